@@ -1,0 +1,402 @@
+"""GradientContextAdapter: the inner loop, the meta-loss, and fine-tuning at meta-test."""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from mier_adapt._typing import Float, Int, Tensor
+from mier_adapt.context_model import ContextModel
+from mier_adapt.transitions import Transitions
+
+__all__ = [
+    "FineTuneResult",
+    "FineTuneStep",
+    "GradientContextAdapter",
+    "MetaLoss",
+    "adapt_context",
+]
+
+
+def adapt_context(
+    loss_fn: Callable[[Tensor], Tensor],
+    context: Float[Tensor, "*tasks C"],
+    *,
+    lrs: Sequence[float],
+    max_grad_norm: float | None = None,
+    create_graph: bool = False,
+    detach_grads: bool = False,
+) -> Float[Tensor, "*tasks C"]:
+    r"""Move each task's context down that task's loss.
+
+    Repeats, for each step size $\alpha$ in turn,
+
+    $$\phi \leftarrow \phi - \alpha \nabla_\phi L_{adapt}(\phi).$$
+
+    Args:
+        loss_fn: Maps contexts ``(C,)`` or ``(T, C)`` to a loss, ``()`` or ``(T,)``; a
+            task's loss may depend on its own context alone.
+        context: Starting point. Not modified. Must require gradients when
+            ``create_graph`` is set and the start is to be learned.
+        lrs: One step size for each step; empty returns the start unchanged.
+        max_grad_norm: Rescale each task's longer gradients to this L2 norm.
+        create_graph: Keep the graph from the start to the result, so that
+            meta-training can differentiate through the steps. Leave False at meta-test.
+        detach_grads: With ``create_graph``, treat the steps themselves as constants
+            (first-order meta-gradients).
+
+    Returns:
+        Adapted contexts, of ``context``'s shape; detached unless ``create_graph``.
+
+    Source:
+        Mendonca et al. (2020), arXiv:2006.07178, equation 3. The rescaling follows the
+        authors' released code (norm 10).
+    """
+    if create_graph and not context.requires_grad:
+        context = context.clone().requires_grad_()
+    elif not create_graph:
+        context = context.detach().requires_grad_()
+    for lr in lrs:
+        second_order = create_graph and not detach_grads
+        (grad,) = torch.autograd.grad(
+            loss_fn(context).sum(), context, create_graph=second_order, retain_graph=second_order
+        )
+        if max_grad_norm is not None:
+            # Where the gradient is short its norm takes no part in the result: a
+            # multiplication by min(1, ...) alone would give NaN second derivatives at 0.
+            squared = grad.square().sum(-1, keepdim=True)
+            too_long = squared > max_grad_norm**2
+            norm = torch.where(too_long, squared, torch.ones_like(squared)).sqrt()
+            grad = torch.where(too_long, grad * (max_grad_norm / norm), grad)
+        context = context - lr * grad
+        if not create_graph:
+            context = context.detach().requires_grad_()
+    return context if create_graph else context.detach()
+
+
+@dataclass(frozen=True, eq=False)
+class MetaLoss:
+    """What one meta-batch gives: a loss to descend, and the contexts that it found."""
+
+    loss: Float[Tensor, ""]
+    """Mean evaluation loss of the tasks, plus the model's regulariser; differentiable."""
+    contexts: Float[Tensor, "T C"]
+    """Adapted contexts, detached."""
+    evaluation_loss: Float[Tensor, " T"]
+    """Each task's loss on its evaluation set under its adapted context, detached."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuneStep:
+    """Losses before one step of fine-tuning (and, in the last entry, after all)."""
+
+    stage: Literal["context", "weights", "end"]
+    step: int
+    train_loss: float
+    validation_loss: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FineTuneResult:
+    """A model fitted to one task, with the evidence for it.
+
+    Losses are in the units of :meth:`ContextModel.loss`: ``initial`` with the model and
+    context that came in, ``context`` with the adapted context alone, ``final`` with the
+    returned weights as well.
+    """
+
+    model: ContextModel
+    """A fine-tuned copy."""
+    context: Float[Tensor, " C"]
+    """The adapted context."""
+    train_indices: Int[Tensor, " N"]
+    """Which of the given transitions were trained on; the others validated."""
+    validation_indices: Int[Tensor, " M"]
+    train_loss_initial: float
+    train_loss_context: float
+    train_loss_final: float
+    validation_loss_initial: float
+    validation_loss_context: float
+    validation_loss_final: float
+    weight_steps: int
+    """Weight steps behind the returned model: those before validation was best."""
+    trace: tuple[FineTuneStep, ...]
+    """Every step's losses, in order."""
+
+
+class GradientContextAdapter:
+    """Identifies tasks by gradient steps on the context of a :class:`ContextModel`.
+
+    Example:
+        >>> import torch
+        >>> model = ContextModel(3, 2, 5, hidden_sizes=(32, 32))
+        >>> adapter = GradientContextAdapter(model)
+        >>> tasks = Transitions(
+        ...     obs=torch.randn(10, 64, 3),
+        ...     act=torch.rand(10, 64, 2),
+        ...     rew=torch.randn(10, 64),
+        ...     obs_next=torch.randn(10, 64, 3),
+        ...     terminated=torch.zeros(10, 64, dtype=torch.bool),
+        ... )
+        >>> adapter.adapt(tasks).shape
+        torch.Size([10, 5])
+        >>> meta = adapter.meta_loss(tasks, tasks)
+        >>> meta.loss.backward()
+
+    Args:
+        model: The model whose context is adapted. Never modified here.
+        steps: Context steps of :meth:`adapt` and :meth:`meta_loss`.
+        lr: Size of a step; or one size for each step, the last of which is repeated.
+            Released code at meta-test: ``(0.01, 0.01, 0.001)``.
+        max_grad_norm: Longer context gradients are rescaled to this L2 norm, each task's
+            by itself. ``None`` for no limit.
+
+    Raises:
+        ValueError: If ``steps`` is negative or a size or norm is not positive.
+    """
+
+    def __init__(
+        self,
+        model: ContextModel,
+        *,
+        steps: int = 2,
+        lr: float | Sequence[float] = 0.01,
+        max_grad_norm: float | None = 10.0,
+    ) -> None:
+        lrs = tuple(lr) if isinstance(lr, Sequence) else (lr,)
+        if steps < 0:
+            raise ValueError(f"GradientContextAdapter expected steps >= 0, got {steps}.")
+        if not lrs or not all(0 < size < math.inf for size in lrs):
+            raise ValueError(f"GradientContextAdapter expected positive, finite lr, got {lr!r}.")
+        if max_grad_norm is not None and not max_grad_norm > 0:
+            raise ValueError(
+                "GradientContextAdapter expected max_grad_norm > 0 or None, "
+                f"got {max_grad_norm}. To leave contexts as they are, set steps=0."
+            )
+        self.model = model
+        self.steps = steps
+        self.lrs = lrs
+        self.max_grad_norm = max_grad_norm
+
+    def adapt(
+        self,
+        adaptation: Transitions,
+        *,
+        steps: int | None = None,
+        initial_context: Float[Tensor, "*tasks C"] | None = None,
+    ) -> Float[Tensor, "*tasks C"]:
+        """Fit a context to each task's adaptation set.
+
+        Args:
+            adaptation: One task's ``(B, ...)``, or a batch of tasks' ``(T, B, ...)``,
+                which is solved in one graph and gives what T separate calls give.
+            steps: Number of context steps, if not the adapter's own.
+            initial_context: Where to start, ``(C,)`` or ``(T, C)``; the model's initial
+                context by default.
+
+        Returns:
+            Contexts, ``(C,)`` or ``(T, C)``, detached.
+
+        Raises:
+            ValueError: If a shape does not fit the model, or ``steps`` is negative.
+        """
+        start = self._start(adaptation, initial_context)
+        return adapt_context(
+            lambda context: self.model.loss(adaptation, context),
+            start,
+            lrs=self._schedule(self.steps if steps is None else steps),
+            max_grad_norm=self.max_grad_norm,
+        )
+
+    def meta_loss(
+        self, adaptation: Transitions, evaluation: Transitions, *, first_order: bool = False
+    ) -> MetaLoss:
+        r"""The meta-training loss of a batch of tasks, differentiable through adaptation.
+
+        $$\min_{\theta, \phi} \frac{1}{T} \sum_T L_{eval}^T(\theta, \phi_T), \qquad
+          \phi_T = \phi - \alpha \nabla_\phi L_{adapt}^T(\theta, \phi).$$
+
+        Args:
+            adaptation: Transitions gathered with the initial context, ``(T, B, ...)``.
+            evaluation: Transitions of the same tasks, in the same order, ``(T, B', ...)``.
+            first_order: Treat the context's steps as constants. Cheaper; not the paper.
+
+        Returns:
+            The loss, the adapted contexts, and each task's evaluation loss.
+
+        Raises:
+            ValueError: If the two differ in their tasks, or a shape does not fit.
+
+        Source:
+            Mendonca et al. (2020), arXiv:2006.07178, equation 4.
+        """
+        if adaptation.obs.ndim != 3 or len(adaptation) != len(evaluation):
+            raise ValueError(
+                "meta_loss expected adaptation and evaluation sets of the same T tasks, "
+                f"(T, B, dim), got obs {tuple(adaptation.obs.shape)} and "
+                f"{tuple(evaluation.obs.shape)}."
+            )
+        contexts_TC = adapt_context(
+            lambda context: self.model.loss(adaptation, context),
+            self._start(adaptation, None),
+            lrs=self._schedule(self.steps),
+            max_grad_norm=self.max_grad_norm,
+            create_graph=True,
+            detach_grads=first_order,
+        )
+        loss_T = self.model.loss(evaluation, contexts_TC)
+        return MetaLoss(
+            loss=loss_T.mean() + self.model.bound_penalty(),
+            contexts=contexts_TC.detach(),
+            evaluation_loss=loss_T.detach(),
+        )
+
+    def fine_tune(
+        self,
+        transitions: Transitions,
+        *,
+        context_steps: int = 10,
+        weight_steps: int = 100,
+        weight_lr: float = 1e-3,
+        validation_fraction: float = 0.2,
+        patience: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> FineTuneResult:
+        """Fit context, then weights, to one task, watched on held-out transitions.
+
+        Takes ``context_steps`` steps on the context alone, then ``weight_steps`` full-batch
+        Adam steps on all weights of a copy of the model but not on the context, and returns
+        the weights that were best on the validation part.
+
+        Args:
+            transitions: The task's ``(B, ...)``.
+            context_steps: N of the paper's Algorithm 2.
+            weight_steps: M of the paper's Algorithm 2; 0 leaves the weights as they are.
+            weight_lr: Adam's step size.
+            validation_fraction: Share of the transitions that is held out, in (0, 1).
+            patience: Stop after this many weight steps without a better validation loss;
+                ``None`` takes all of them.
+            generator: Draws the split; torch's global one when ``None``.
+
+        Returns:
+            The fitted copy and context, losses before and after, and the trace.
+
+        Raises:
+            ValueError: If there are fewer than two transitions or a number is out of range.
+            FloatingPointError: If a loss stops being finite; names stage and step.
+
+        Source:
+            Mendonca et al. (2020), arXiv:2006.07178, Algorithm 2; the 80/20 split and Adam
+            follow the released code; keeping the best weights is ours.
+        """
+        if transitions.obs.ndim != 2 or len(transitions) < 2:
+            raise ValueError(
+                "fine_tune expected at least 2 transitions of one task, (B, dim), got obs "
+                f"{tuple(transitions.obs.shape)}."
+            )
+        if not 0 < validation_fraction < 1:
+            raise ValueError(
+                f"fine_tune expected validation_fraction in (0, 1), got {validation_fraction}."
+            )
+        if context_steps < 0 or weight_steps < 0 or not weight_lr > 0:
+            raise ValueError(
+                "fine_tune expected context_steps >= 0, weight_steps >= 0 and weight_lr > 0, "
+                f"got {context_steps=}, {weight_steps=}, {weight_lr=}."
+            )
+        if patience is not None and patience < 1:
+            raise ValueError(f"fine_tune expected patience >= 1 or None, got {patience}.")
+        count = len(transitions)
+        num_validation = min(max(1, round(validation_fraction * count)), count - 1)
+        order = torch.randperm(
+            count, generator=generator, device=generator.device if generator else None
+        ).to(transitions.obs.device)
+        validation_indices, train_indices = order[:num_validation], order[num_validation:]
+        train, validation = transitions[train_indices], transitions[validation_indices]
+
+        model = copy.deepcopy(self.model)
+        trace: list[FineTuneStep] = []
+
+        def record(stage: Literal["context", "weights", "end"], step: int) -> FineTuneStep:
+            with torch.no_grad():
+                entry = FineTuneStep(
+                    stage=stage,
+                    step=step,
+                    train_loss=float(model.loss(train, context)),
+                    validation_loss=float(model.loss(validation, context)),
+                )
+            if not math.isfinite(entry.train_loss + entry.validation_loss):
+                raise FloatingPointError(
+                    f"fine_tune reached a loss that is not finite at {stage} step {step}: "
+                    f"training {entry.train_loss}, validation {entry.validation_loss}. "
+                    "Lower weight_lr or the adapter's lr."
+                )
+            trace.append(entry)
+            return entry
+
+        context = model.initial_context.detach().clone()
+        initial = record("context", 0)
+        for step, lr in enumerate(self._schedule(context_steps), start=1):
+            context = adapt_context(
+                lambda value: model.loss(train, value),
+                context,
+                lrs=(lr,),
+                max_grad_norm=self.max_grad_norm,
+            )
+            if step < context_steps:
+                record("context", step)
+        adapted = best = record("weights", 0)
+        best_weights = copy.deepcopy(model.state_dict())
+
+        parameters = [p for name, p in model.named_parameters() if name != "initial_context"]
+        optimizer = torch.optim.Adam(parameters, lr=weight_lr)
+        for step in range(1, weight_steps + 1):
+            optimizer.zero_grad()
+            loss = model.loss(train, context) + model.bound_penalty()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            entry = record("weights" if step < weight_steps else "end", step)
+            if entry.validation_loss < best.validation_loss:
+                best = entry
+                best_weights = copy.deepcopy(model.state_dict())
+            elif patience is not None and step - best.step >= patience:
+                break
+        model.load_state_dict(best_weights)
+        optimizer.zero_grad()
+        return FineTuneResult(
+            model=model,
+            context=context,
+            train_indices=train_indices,
+            validation_indices=validation_indices,
+            train_loss_initial=initial.train_loss,
+            train_loss_context=adapted.train_loss,
+            train_loss_final=best.train_loss,
+            validation_loss_initial=initial.validation_loss,
+            validation_loss_context=adapted.validation_loss,
+            validation_loss_final=best.validation_loss,
+            weight_steps=best.step,
+            trace=tuple(trace),
+        )
+
+    def _schedule(self, steps: int) -> tuple[float, ...]:
+        if steps < 0:
+            raise ValueError(f"Expected steps >= 0, got {steps}.")
+        return (*self.lrs, *(self.lrs[-1:] * max(0, steps - len(self.lrs))))[:steps]
+
+    def _start(self, adaptation: Transitions, start: Tensor | None) -> Tensor:
+        if start is None:
+            start = self.model.initial_context
+        tasks = adaptation.obs.shape[:-2]
+        if start.ndim == 0 or start.shape[-1] != self.model.context_dim:
+            raise ValueError(
+                f"adapt expected initial_context of shape (..., {self.model.context_dim}), "
+                f"got {tuple(start.shape)}."
+            )
+        if start.shape[:-1] not in (tasks, ()):
+            raise ValueError(
+                f"adapt expected initial_context of shape ({self.model.context_dim},) or "
+                f"{(*tasks, self.model.context_dim)}, got {tuple(start.shape)}."
+            )
+        return start.expand(*tasks, -1)

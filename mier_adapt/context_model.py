@@ -1,0 +1,320 @@
+"""ContextModel: p(rew, obs_next | obs, act, context), a diagonal Gaussian network."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mier_adapt._typing import Float, Tensor
+from mier_adapt.transitions import Transitions
+
+__all__ = ["ContextModel", "Prediction", "Varies"]
+
+Varies = Literal["reward", "reward_and_dynamics"]
+"""What differs between the tasks of a family, and so what the model predicts."""
+
+Activation = Literal["leaky_relu", "relu", "elu", "silu", "tanh"]
+
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    # Slope 0.2 is the released code's; torch's own default is 0.01.
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+    "relu": F.relu,
+    "elu": F.elu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+
+_LOG_VAR_MIN_START = -10.0
+_LOG_VAR_MAX_START = 0.5
+_BOUND_PENALTY = 0.01
+
+
+class Prediction(NamedTuple):
+    """Means and log-variances of one step, in the environment's units.
+
+    The state part is that of the *change* ``obs_next - obs``; it is ``None`` in a
+    model of rewards alone.
+    """
+
+    rew_mean: Float[Tensor, "*axes"]
+    rew_log_var: Float[Tensor, "*axes"]
+    delta_mean: Float[Tensor, "*axes O"] | None
+    delta_log_var: Float[Tensor, "*axes O"] | None
+
+
+class ContextModel(nn.Module):
+    r"""A probabilistic model of reward and dynamics, conditioned on a context.
+
+    A network on ``[obs, act, context]`` gives, for the reward and for each dimension
+    of the observation's change, the mean $\mu$ and the log-variance $\ell$ of a
+    Gaussian. Log-variances are softly kept between learned limits:
+
+    $$\ell \leftarrow \ell_{max} - \mathrm{softplus}(\ell_{max} - \ell), \qquad
+      \ell \leftarrow \ell_{min} + \mathrm{softplus}(\ell - \ell_{min}).$$
+
+    Inputs and targets may be z-scored (:meth:`fit_normalization`). The statistics are
+    buffers, so they are saved in the state dict; predictions and losses are always in
+    the environment's units. A new model normalises nothing.
+
+    **Shapes.** Observations and actions have any leading axes. A context is ``(C,)``,
+    the same for all; or it has one axis less than the observations, ``(T, C)`` for
+    ``(T, B, O)``, one for each task; or as many, one for each transition.
+    ``context_dim`` 0 is legal and makes this an ordinary dynamics model.
+
+    **State dict.** ``layers.<i>.weight`` and ``.bias`` (torch's ``(out, in)`` layout),
+    inputs in the order obs, act, context, outputs in the order reward mean, change
+    means, reward log-variance, change log-variances; ``min_log_var`` and
+    ``max_log_var`` (reward first); ``initial_context``; the normalisation statistics.
+
+    Example:
+        >>> import torch
+        >>> model = ContextModel(3, 2, 5, hidden_sizes=(32, 32))
+        >>> obs, act = torch.zeros(8, 3), torch.zeros(8, 2)
+        >>> rew, obs_next = model.mean(obs, act, model.initial_context)
+        >>> rew.shape, obs_next.shape
+        (torch.Size([8]), torch.Size([8, 3]))
+
+    Args:
+        obs_dim: Dimensions of an observation.
+        act_dim: Dimensions of an action.
+        context_dim: Dimensions of the context; 0 for none.
+        hidden_sizes: Widths of the hidden layers.
+        activation: ``"leaky_relu"`` (slope 0.2), ``"relu"``, ``"elu"``, ``"silu"`` or
+            ``"tanh"``.
+        varies: ``"reward_and_dynamics"``; or ``"reward"``, to predict rewards alone.
+        learn_initial_context: Make the initial context, which starts at zero, a
+            parameter (paper) rather than a constant (released code).
+        generator: Draws the initial weights; torch's global one when ``None``.
+
+    Raises:
+        ValueError: For a dimension or width out of range or an unknown choice.
+
+    Source:
+        Mendonca et al. (2020), arXiv:2006.07178, sections 3 and 4. Sizes, initial
+        values and the bounds on the variance follow the authors' released code;
+        normalisation is ours.
+    """
+
+    initial_context: Tensor
+    input_mean: Tensor
+    input_std: Tensor
+    target_mean: Tensor
+    target_std: Tensor
+
+    def __init__(
+        self,
+        obs_dim: int,
+        act_dim: int,
+        context_dim: int,
+        *,
+        hidden_sizes: Sequence[int] = (200, 200, 200, 200),
+        activation: Activation = "leaky_relu",
+        varies: Varies = "reward_and_dynamics",
+        learn_initial_context: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("obs_dim", obs_dim, 1),
+            ("act_dim", act_dim, 1),
+            ("context_dim", context_dim, 0),
+            *(("hidden_sizes", size, 1) for size in hidden_sizes),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"ContextModel expected {name} >= {least}, got {value!r}.")
+        if activation not in _ACTIVATIONS:
+            raise ValueError(
+                f"ContextModel expected activation in {list(_ACTIVATIONS)}, got {activation!r}."
+            )
+        if varies not in get_args(Varies):
+            raise ValueError(
+                f"ContextModel expected varies in {list(get_args(Varies))}, got {varies!r}."
+            )
+        self.obs_dim = obs_dim
+        self.act_dim = act_dim
+        self.context_dim = context_dim
+        self.hidden_sizes = tuple(hidden_sizes)
+        self.activation = activation
+        self.varies = varies
+
+        target_dim = 1 if varies == "reward" else 1 + obs_dim
+        input_dim = obs_dim + act_dim
+        sizes = (input_dim + context_dim, *hidden_sizes, 2 * target_dim)
+        layers = [nn.Linear(size_in, size_out) for size_in, size_out in itertools.pairwise(sizes)]
+        for layer in layers:
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            nn.init.zeros_(layer.bias)
+        self.layers = nn.ModuleList(layers)
+        self.min_log_var = nn.Parameter(torch.full((target_dim,), _LOG_VAR_MIN_START))
+        self.max_log_var = nn.Parameter(torch.full((target_dim,), _LOG_VAR_MAX_START))
+        if learn_initial_context:
+            self.initial_context = nn.Parameter(torch.zeros(context_dim))
+        else:
+            self.register_buffer("initial_context", torch.zeros(context_dim))
+        self.register_buffer("input_mean", torch.zeros(input_dim))
+        self.register_buffer("input_std", torch.ones(input_dim))
+        self.register_buffer("target_mean", torch.zeros(target_dim))
+        self.register_buffer("target_std", torch.ones(target_dim))
+
+    @torch.no_grad()
+    def fit_normalization(self, transitions: Transitions) -> None:
+        """Z-score inputs and targets by the statistics of these transitions.
+
+        Call it once, before training: it changes what existing weights mean. A
+        dimension that does not vary keeps its scale of 1.
+
+        Raises:
+            ValueError: If the transitions' dimensions are not the model's, or there is
+                only one of them.
+        """
+        self._check(transitions.obs, transitions.act)
+        if transitions.rew.numel() < 2:
+            raise ValueError("fit_normalization expected at least 2 transitions, got 1.")
+        inputs = torch.cat((transitions.obs, transitions.act), -1).flatten(0, -2)
+        targets = self._targets(transitions).flatten(0, -2)
+        for name, values in (("input", inputs), ("target", targets)):
+            std, mean = torch.std_mean(values.double(), dim=0)
+            std = torch.where(std > 1e-6 * (1 + mean.abs()), std, torch.ones_like(std))
+            getattr(self, f"{name}_mean").copy_(mean)
+            getattr(self, f"{name}_std").copy_(std)
+
+    def forward(
+        self,
+        obs: Float[Tensor, "*axes O"],
+        act: Float[Tensor, "*axes A"],
+        context: Float[Tensor, "*some C"],
+    ) -> Prediction:
+        """Predict means and log-variances, in the environment's units.
+
+        Raises:
+            ValueError: If a shape does not fit; the message names the argument.
+        """
+        self._check(obs, act)
+        if (
+            context.ndim == 0
+            or context.shape[-1] != self.context_dim
+            or (context.ndim > 1 and context.shape[:-1] != obs.shape[: context.ndim - 1])
+            or context.ndim not in (1, obs.ndim - 1, obs.ndim)
+        ):
+            raise ValueError(
+                f"ContextModel expected context of shape ({self.context_dim},), or one for each "
+                f"task or transition of obs {tuple(obs.shape)}, got {tuple(context.shape)}."
+            )
+        if 1 < context.ndim < obs.ndim:
+            context = context.unsqueeze(-2)
+        inputs = (torch.cat((obs, act), -1) - self.input_mean) / self.input_std
+        activate = _ACTIVATIONS[self.activation]
+        first, *others = (cast(nn.Linear, layer) for layer in self.layers)
+        # Multiplying the context apart from the inputs gives the same sum without
+        # repeating it for every transition of its task.
+        input_weight, context_weight = torch.split(
+            first.weight,
+            [self.obs_dim + self.act_dim, self.context_dim],
+            dim=1,
+        )
+        hidden = F.linear(inputs, input_weight, first.bias) + F.linear(context, context_weight)
+        for layer in others:
+            hidden = layer(activate(hidden))
+        mean, log_var = hidden.chunk(2, dim=-1)
+        log_var = self.max_log_var - F.softplus(self.max_log_var - log_var)
+        log_var = self.min_log_var + F.softplus(log_var - self.min_log_var)
+        mean = mean * self.target_std + self.target_mean
+        log_var = log_var + 2 * self.target_std.log()
+        if self.varies == "reward":
+            return Prediction(mean[..., 0], log_var[..., 0], None, None)
+        return Prediction(mean[..., 0], log_var[..., 0], mean[..., 1:], log_var[..., 1:])
+
+    def loss_terms(
+        self, transitions: Transitions, context: Float[Tensor, "*some C"]
+    ) -> tuple[Float[Tensor, "*tasks"], Float[Tensor, "*tasks"]]:
+        r"""The reward's and the state's part of the loss, for each task.
+
+        Each is the mean over transitions (and dimensions) of
+
+        $$(\mu - y)^2 e^{-\ell} + \ell,$$
+
+        twice a per-dimension negative log-likelihood without its constant. The state's
+        part is zero in a model of rewards alone.
+
+        Args:
+            transitions: ``(B, ...)`` or ``(T, B, ...)``.
+            context: As in :meth:`forward`.
+
+        Returns:
+            Two tensors, scalars or of shape ``(T,)``.
+        """
+        prediction = self(transitions.obs, transitions.act, context)
+        rew = _gaussian_loss(prediction.rew_mean, prediction.rew_log_var, transitions.rew).mean(-1)
+        if prediction.delta_mean is None or prediction.delta_log_var is None:
+            return rew, torch.zeros_like(rew)
+        delta = transitions.obs_next - transitions.obs
+        state = _gaussian_loss(prediction.delta_mean, prediction.delta_log_var, delta)
+        return rew, state.mean((-2, -1))
+
+    def loss(
+        self, transitions: Transitions, context: Float[Tensor, "*some C"]
+    ) -> Float[Tensor, "*tasks"]:
+        """Sum of :meth:`loss_terms`: a scalar, or one loss for each of T tasks."""
+        rew, state = self.loss_terms(transitions, context)
+        return rew + state
+
+    def bound_penalty(self) -> Float[Tensor, ""]:
+        """The regulariser that keeps the variance's limits tight (released code)."""
+        return _BOUND_PENALTY * (self.max_log_var.sum() - self.min_log_var.sum())
+
+    def mean(
+        self,
+        obs: Float[Tensor, "*axes O"],
+        act: Float[Tensor, "*axes A"],
+        context: Float[Tensor, "*some C"],
+    ) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes O"] | None]:
+        """Most likely reward and next observation (``None`` in a model of rewards alone)."""
+        prediction = self(obs, act, context)
+        if prediction.delta_mean is None:
+            return prediction.rew_mean, None
+        return prediction.rew_mean, obs + prediction.delta_mean
+
+    def sample(
+        self,
+        obs: Float[Tensor, "*axes O"],
+        act: Float[Tensor, "*axes A"],
+        context: Float[Tensor, "*some C"],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes O"] | None]:
+        """Draw a reward and a next observation (``None`` in a model of rewards alone)."""
+        prediction = self(obs, act, context)
+        rew = _draw(prediction.rew_mean, prediction.rew_log_var, generator)
+        if prediction.delta_mean is None or prediction.delta_log_var is None:
+            return rew, None
+        return rew, obs + _draw(prediction.delta_mean, prediction.delta_log_var, generator)
+
+    def _targets(self, transitions: Transitions) -> Float[Tensor, "*axes Y"]:
+        rew = transitions.rew.unsqueeze(-1)
+        if self.varies == "reward":
+            return rew
+        return torch.cat((rew, transitions.obs_next - transitions.obs), -1)
+
+    def _check(self, obs: Tensor, act: Tensor) -> None:
+        for name, value, dim in (("obs", obs, self.obs_dim), ("act", act, self.act_dim)):
+            if value.ndim == 0 or value.shape[-1] != dim:
+                raise ValueError(
+                    f"ContextModel expected {name} of shape (..., {dim}), got {tuple(value.shape)}."
+                )
+        if obs.shape[:-1] != act.shape[:-1]:
+            raise ValueError(
+                f"ContextModel expected act to share obs's leading axes {tuple(obs.shape[:-1])}, "
+                f"got {tuple(act.shape[:-1])}."
+            )
+
+
+def _gaussian_loss(mean: Tensor, log_var: Tensor, target: Tensor) -> Tensor:
+    return (mean - target).square() * torch.exp(-log_var) + log_var
+
+
+def _draw(mean: Tensor, log_var: Tensor, generator: torch.Generator | None) -> Tensor:
+    noise = torch.empty_like(mean).normal_(generator=generator)
+    return mean + noise * torch.exp(0.5 * log_var)
