@@ -1,0 +1,28 @@
+"""The components in Tianshou 2: replay buffers, algorithms, collection."""
+
+from mier_adapt.integration.algorithms import (
+    algorithm_state,
+    build_sac,
+    load_algorithm_state,
+    restart_optimizers,
+    update,
+)
+from mier_adapt.integration.collection import Rollout, act, collect, relabeling_policy
+from mier_adapt.integration.context_replay import ContextReplayBuffer
+from mier_adapt.integration.mixed_replay import MixedReplayBuffer
+from mier_adapt.integration.task_replay import TaskReplayBuffer
+
+__all__ = [
+    "ContextReplayBuffer",
+    "MixedReplayBuffer",
+    "Rollout",
+    "TaskReplayBuffer",
+    "act",
+    "algorithm_state",
+    "build_sac",
+    "collect",
+    "load_algorithm_state",
+    "relabeling_policy",
+    "restart_optimizers",
+    "update",
+]

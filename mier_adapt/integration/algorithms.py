@@ -1,0 +1,178 @@
+"""Context-conditioned algorithms from stock Tianshou parts, and all of their state."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from tianshou.algorithm.algorithm_base import Algorithm, OffPolicyAlgorithm
+from tianshou.algorithm.modelfree.sac import SAC, AutoAlpha, FixedAlpha, SACPolicy
+from tianshou.algorithm.optim import AdamOptimizerFactory
+from tianshou.data import ReplayBuffer
+from tianshou.utils.net.common import Net
+from tianshou.utils.net.continuous import ContinuousActorProbabilistic, ContinuousCritic
+from tianshou.utils.torch_utils import policy_within_training_step
+from torch import nn
+
+__all__ = ["algorithm_state", "build_sac", "load_algorithm_state", "restart_optimizers", "update"]
+
+_COUNTERS = ("_cnt", "_last", "critic_gradient_step", "_last_actor_loss")
+"""Plain attributes of TD3 and REDQ that steer their updates and that state_dict misses."""
+
+
+def build_sac(
+    observation_space: spaces.Box,
+    action_space: spaces.Box,
+    context_dim: int,
+    *,
+    hidden_sizes: Sequence[int] = (256, 256),
+    critic_layer_norm: bool = False,
+    lr: float = 3e-4,
+    gamma: float = 0.99,
+    tau: float = 0.005,
+    target_entropy: float = -1.0,
+    device: torch.device | str = "cpu",
+) -> SAC[Any]:
+    """A stock Tianshou SAC whose actor and critics see ``[obs, context]``.
+
+    Args:
+        observation_space: The environment's own, without a context.
+        action_space: The environment's; the policy acts in [-1, 1] and Tianshou scales.
+        context_dim: Dimensions of the context; 0 for an ordinary SAC.
+        hidden_sizes: Widths of the hidden layers of actor and critics (ReLU).
+        critic_layer_norm: Normalise each hidden layer of the critics (``LayerNorm``).
+        lr: Adam's step size for actor, critics and temperature.
+        gamma: Discount factor per environment step.
+        tau: Share of the critics that enters their targets with every update.
+        target_entropy: In nats; the temperature starts at 1 and is learned.
+        device: Where the networks live.
+
+    Raises:
+        ValueError: If a space is not a ``Box`` of one axis or the context's dimension is
+            negative.
+
+    Source:
+        Mendonca et al. (2020), arXiv:2006.07178, appendix; the released configurations use
+        two hidden layers of 256 for negated joints, ant direction and walker.
+    """
+    for name, space in (("observation_space", observation_space), ("action_space", action_space)):
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            raise ValueError(f"build_sac expected {name} to be a Box of one axis, got {space}.")
+    if context_dim < 0:
+        raise ValueError(f"build_sac expected context_dim >= 0, got {context_dim}.")
+    obs_dim = observation_space.shape[0] + context_dim
+    actor = ContinuousActorProbabilistic(
+        preprocess_net=Net(state_shape=(obs_dim,), hidden_sizes=hidden_sizes),
+        action_shape=action_space.shape,
+        unbounded=True,
+        conditioned_sigma=True,
+    )
+    policy = SACPolicy(actor=actor, action_space=action_space)
+
+    def critic() -> ContinuousCritic:
+        return ContinuousCritic(
+            preprocess_net=Net(
+                state_shape=(obs_dim,),
+                action_shape=action_space.shape,
+                hidden_sizes=hidden_sizes,
+                norm_layer=nn.LayerNorm if critic_layer_norm else None,
+                concat=True,
+            )
+        )
+
+    optimizer = AdamOptimizerFactory(lr=lr)
+    algorithm: SAC[Any] = SAC(
+        policy=policy,
+        policy_optim=optimizer,
+        critic=critic(),
+        critic_optim=optimizer,
+        critic2=critic(),
+        gamma=gamma,
+        tau=tau,
+        alpha=AutoAlpha(target_entropy, 0.0, optimizer),
+    )
+    return algorithm.to(device)
+
+
+def update(
+    algorithm: OffPolicyAlgorithm[Any], buffer: ReplayBuffer, batch_size: int
+) -> dict[str, float]:
+    """One of the algorithm's own updates on ``batch_size`` transitions; its losses by name."""
+    with policy_within_training_step(algorithm.policy):
+        return algorithm.update(buffer, batch_size).get_loss_stats_dict()
+
+
+def restart_optimizers(algorithm: SAC[Any], *, actor_lr: float, critic_lr: float) -> None:
+    """Forget the optimizers' moments, set their step sizes, and fix the temperature.
+
+    Fine-tuning on another task starts from here: moments of the old tasks' gradients would
+    push the first steps, and a temperature that is learned anew would first undo the policy.
+    """
+    for optimizer, lr in (
+        (algorithm.policy_optim, actor_lr),
+        (algorithm.critic_optim, critic_lr),
+        (algorithm.critic2_optim, critic_lr),
+    ):
+        optimizer._optim.state.clear()
+        for group in optimizer._optim.param_groups:
+            group["lr"] = lr
+    temperature = algorithm.alpha.value
+    del algorithm.alpha  # a learned one is a module, which a plain value cannot replace
+    algorithm.alpha = FixedAlpha(temperature)
+
+
+def algorithm_state(algorithm: Algorithm[Any, Any]) -> dict[str, Any]:
+    """Everything that an algorithm's further updates depend on.
+
+    Beyond ``state_dict()`` that is a learned temperature's optimizer and the counters by
+    which TD3 and REDQ delay their actors. The global generators of NumPy and torch, from
+    which Tianshou draws, are the caller's to keep.
+
+    Returns:
+        A tree of dictionaries, lists, tensors and plain numbers. Tensors are the
+        algorithm's own, not copies.
+    """
+    state: dict[str, Any] = {
+        "algorithm": dict(algorithm.state_dict()),  # type: ignore[no-untyped-call]
+        "counters": {
+            name: getattr(algorithm, name) for name in _COUNTERS if hasattr(algorithm, name)
+        },
+    }
+    alpha = getattr(algorithm, "alpha", None)
+    if isinstance(alpha, AutoAlpha):
+        state["alpha_optimizer"] = alpha._optim.state_dict()
+    return state
+
+
+def load_algorithm_state(algorithm: Algorithm[Any, Any], state: dict[str, Any]) -> None:
+    """Restore what :func:`algorithm_state` gave, into an algorithm built the same way.
+
+    Raises:
+        ValueError: If the state belongs to an algorithm with other parts; nothing is
+            changed then.
+    """
+    expected = algorithm_state(algorithm)
+    problems = [
+        f"{part} ({'missing' if part in expected else 'unexpected'})"
+        for part in expected.keys() ^ state.keys()
+    ]
+    mine, given = expected["algorithm"], state.get("algorithm", {})
+    problems += [
+        f"{name} ({'missing' if name in mine else 'unexpected'})"
+        for name in mine.keys() ^ given.keys()
+    ]
+    problems += [
+        f"{name}: expected shape {tuple(value.shape)}, got {tuple(given[name].shape)}"
+        for name, value in mine.items()
+        if isinstance(value, torch.Tensor) and name in given and given[name].shape != value.shape
+    ]
+    if problems:
+        raise ValueError(
+            f"load_algorithm_state expected the state of a {type(algorithm).__name__} built with "
+            f"the same options; it differs in: {'; '.join(sorted(problems)[:5])}."
+        )
+    algorithm.load_state_dict(dict(given))  # it pops from what it is given
+    for name, value in state["counters"].items():
+        setattr(algorithm, name, value)
+    if "alpha_optimizer" in state:
+        algorithm.alpha._optim.load_state_dict(state["alpha_optimizer"])  # type: ignore[union-attr]

@@ -1,0 +1,141 @@
+"""Rollouts of a Tianshou policy in a vector environment with a task in every slot."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Space
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+from tianshou.algorithm.algorithm_base import Policy
+from tianshou.data import Batch
+from tianshou.utils.torch_utils import policy_within_training_step
+
+from mier_adapt.transitions import Transitions
+
+__all__ = ["Rollout", "act", "collect", "relabeling_policy"]
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """What a vector environment of N slots did in S steps, without contexts."""
+
+    transitions: Transitions
+    """Shape ``(N, S, ...)``, actions in [-1, 1]."""
+    truncated: NDArray[np.bool_]
+    """Where a time limit cut an episode, ``(N, S)``."""
+
+    @property
+    def first_returns(self) -> NDArray[np.float64]:
+        """Undiscounted return of each slot's first episode (as far as it got), ``(N,)``."""
+        rew = self.transitions.rew.numpy().astype(np.float64)
+        ended = self.transitions.terminated.numpy() | self.truncated
+        before_end: NDArray[np.bool_] = np.cumsum(ended, axis=1) - ended == 0
+        return np.asarray((rew * before_end).sum(axis=1))
+
+
+def act(policy: Policy, obs: NDArray[np.floating], *, explore: bool) -> NDArray[np.float32]:
+    """Ask a policy for actions in [-1, 1], shape ``(B, A)``.
+
+    Args:
+        policy: Any Tianshou policy for continuous actions.
+        obs: ``(B, O)``, with the context behind it if the policy is conditioned on one.
+        explore: Sample from a stochastic policy and add the exploration noise of one that
+            has it; otherwise take the most probable action.
+    """
+    batch = Batch(obs=obs, info=Batch())
+    with torch.no_grad(), policy_within_training_step(policy, enabled=explore):
+        action = policy(batch).act.cpu().numpy()
+    if explore:
+        action = policy.add_exploration_noise(action, batch)
+    return np.asarray(np.clip(action, -1, 1), dtype=np.float32)
+
+
+def collect(
+    env: VectorEnv[Any, Any, Any],
+    tasks: Sequence[Any],
+    policy: Policy,
+    contexts: NDArray[np.floating],
+    *,
+    steps: int,
+    generator: np.random.Generator,
+    explore: bool = True,
+) -> Rollout:
+    """Run every slot for the same number of steps, from fresh starts.
+
+    The result is a function of the arguments and the generators' state alone: nothing is
+    carried over from the environment's past. A slot whose episode ends starts another.
+
+    Args:
+        env: Of N slots, with same-step autoreset and ``reset(options={"tasks": ...})``.
+        tasks: One task for each slot.
+        policy: Acts on ``[obs, context]``.
+        contexts: One for each slot, ``(N, C)``; C may be 0.
+        steps: Environment steps of each slot.
+        generator: Draws the starts.
+        explore: As in :func:`act`.
+
+    Raises:
+        ValueError: If counts do not fit or the environment resets in another way.
+    """
+    if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
+        raise ValueError(
+            "collect expected env with autoreset mode SAME_STEP, got "
+            f"{env.metadata.get('autoreset_mode')}. Make it with "
+            "autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP."
+        )
+    if len(tasks) != env.num_envs or len(contexts) != env.num_envs or steps < 1:
+        raise ValueError(
+            f"collect expected a task and a context for each of {env.num_envs} slots and "
+            f"steps >= 1, got {len(tasks)} tasks, {len(contexts)} contexts, {steps=}."
+        )
+    shape = (env.num_envs, steps)
+    (obs_dim,), (act_dim,) = _shape(env.single_observation_space), _shape(env.single_action_space)
+    obs_NSO = np.empty((*shape, obs_dim), dtype=np.float32)
+    act_NSA = np.empty((*shape, act_dim), dtype=np.float32)
+    obs_next_NSO = np.empty_like(obs_NSO)
+    rew_NS = np.empty(shape, dtype=np.float32)
+    terminated_NS, truncated_NS = np.empty(shape, dtype=bool), np.empty(shape, dtype=bool)
+
+    seeds = generator.integers(2**31, size=env.num_envs).tolist()
+    obs, _ = env.reset(seed=seeds, options={"tasks": list(tasks)})
+    for step in range(steps):
+        action = act(
+            policy, np.concatenate((obs, contexts), axis=-1, dtype=np.float32), explore=explore
+        )
+        obs_NSO[:, step], act_NSA[:, step] = obs, action
+        obs, rew, terminated, truncated, infos = env.step(policy.map_action(action))
+        rew_NS[:, step], terminated_NS[:, step] = rew, terminated
+        truncated_NS[:, step], obs_next_NSO[:, step] = truncated, obs
+        for slot in np.flatnonzero(terminated | truncated):
+            obs_next_NSO[slot, step] = infos["final_obs"][slot]
+    transitions = Transitions(
+        obs=torch.from_numpy(obs_NSO),
+        act=torch.from_numpy(act_NSA),
+        rew=torch.from_numpy(rew_NS),
+        obs_next=torch.from_numpy(obs_next_NSO),
+        terminated=torch.from_numpy(terminated_NS),
+    )
+    return Rollout(transitions, truncated_NS & ~terminated_NS)
+
+
+def _shape(space: Space[Any]) -> tuple[int, ...]:
+    if space.shape is None or len(space.shape) != 1:
+        raise ValueError(f"collect expected spaces of one axis, got {space}.")
+    return space.shape
+
+
+def relabeling_policy(
+    policy: Policy, context: torch.Tensor, *, explore: bool = True
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A Tianshou policy under one context, as the plain callable that relabeling takes."""
+
+    def act_on(obs: torch.Tensor) -> torch.Tensor:
+        repeated = context.to(obs).expand(len(obs), -1)
+        with torch.no_grad(), policy_within_training_step(policy, enabled=explore):
+            action = policy(Batch(obs=torch.cat((obs, repeated), -1), info=Batch())).act
+        return torch.as_tensor(action).clamp(-1, 1)
+
+    return act_on

@@ -1,0 +1,242 @@
+"""ContextReplayBuffer: many tasks' transitions, seen by an algorithm with their contexts."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tianshou.data import Batch, ReplayBuffer
+from tianshou.data.buffer.manager import ReplayBufferManager
+
+from mier_adapt._typing import Float, Tensor
+from mier_adapt.integration.task_replay import TaskReplayBuffer, allocate, gather
+from mier_adapt.transitions import Transitions
+
+__all__ = ["ContextReplayBuffer"]
+
+_COLUMNS = ("obs", "act", "rew", "terminated", "truncated", "done", "obs_next")
+
+
+class ContextReplayBuffer(ReplayBufferManager):
+    """One :class:`TaskReplayBuffer` for each task; sampling appends each task's context.
+
+    A stock Tianshou algorithm that is given this buffer trains on ``[obs, context]``: the
+    current context of a transition's task is appended to ``obs`` and ``obs_next`` when they
+    are read, never stored, so a new estimate applies to all of the task's past at once.
+    ``buffer.obs`` is the bare storage, without contexts.
+
+    Samples are drawn in equal shares from the tasks that :meth:`set_contexts` last named.
+
+    Args:
+        num_tasks: Number of tasks T.
+        size_per_task: Capacity for each task, in transitions.
+        obs_dim: Dimensions of a bare observation.
+        act_dim: Dimensions of an action.
+        context_dim: Dimensions of a context; 0 appends nothing.
+        generator: Draws the samples.
+
+    Raises:
+        ValueError: If a count or dimension is out of range.
+    """
+
+    def __init__(
+        self,
+        num_tasks: int,
+        size_per_task: int,
+        *,
+        obs_dim: int,
+        act_dim: int,
+        context_dim: int,
+        generator: np.random.Generator,
+    ) -> None:
+        if num_tasks < 1 or context_dim < 0:
+            raise ValueError(
+                "ContextReplayBuffer expected num_tasks >= 1 and context_dim >= 0, got "
+                f"{num_tasks=}, {context_dim=}."
+            )
+        buffers: list[ReplayBuffer] = [TaskReplayBuffer(size_per_task) for _ in range(num_tasks)]
+        super().__init__(buffers)
+        self.set_batch(allocate(self.maxsize, obs_dim, act_dim))
+        self.num_tasks = num_tasks
+        self.size_per_task = size_per_task
+        self.context_dim = context_dim
+        self.generator = generator
+        self._contexts = np.zeros((num_tasks, context_dim), dtype=np.float32)
+        self._active = np.arange(num_tasks)
+
+    def task_buffer(self, task: int) -> TaskReplayBuffer:
+        """One task's own buffer; read from it, but add through :meth:`extend`."""
+        buffer: TaskReplayBuffer = self.buffers[task]
+        return buffer
+
+    def extend(
+        self,
+        task: int,
+        transitions: Transitions,
+        *,
+        truncated: NDArray[np.bool_] | None = None,
+        initial_context: bool = False,
+    ) -> NDArray[np.int_]:
+        """Append a stretch of one task's transitions; see :meth:`TaskReplayBuffer.extend`."""
+        buffer = self.task_buffer(task)
+        indices = buffer.extend(transitions, truncated=truncated, initial_context=initial_context)
+        indices = indices + int(self._offset[task])
+        self.last_index[task] = indices[-1]
+        self._lengths[task] = len(buffer)
+        return indices
+
+    def set_contexts(self, tasks: NDArray[np.int_], contexts: Float[Tensor, "T C"]) -> None:
+        """Draw from these tasks from now on, and see them under these contexts.
+
+        Raises:
+            ValueError: If the shape does not fit, a value is not finite, or a task is not
+                there or has no transitions.
+        """
+        values = contexts.detach().cpu().numpy()
+        if values.shape != (len(tasks), self.context_dim) or not np.isfinite(values).all():
+            raise ValueError(
+                f"set_contexts expected finite contexts of shape ({len(tasks)}, "
+                f"{self.context_dim}), got {values.shape} with "
+                f"{np.count_nonzero(~np.isfinite(values))} entries that are not finite."
+            )
+        self._require_data(tasks, adaptation=False)
+        self._contexts[tasks] = values
+        self._active = np.asarray(tasks)
+
+    def sample_transitions(
+        self,
+        tasks: NDArray[np.int_],
+        batch_size: int,
+        *,
+        adaptation: bool,
+        generator: np.random.Generator | None = None,
+    ) -> Transitions:
+        """Draw transitions of several tasks, without contexts, for the model.
+
+        Args:
+            tasks: Task indices, ``(T,)``.
+            batch_size: Transitions of each task, drawn with replacement.
+            adaptation: Draw only from data gathered with the initial context.
+            generator: Draws the transitions, if not the buffer's own.
+
+        Returns:
+            Transitions of shape ``(T, batch_size, ...)``.
+
+        Raises:
+            ValueError: If a task has no such transitions.
+        """
+        self._require_data(tasks, adaptation=adaptation)
+        picks = (generator or self.generator).random((len(tasks), batch_size))
+        rows = np.empty(picks.shape, dtype=np.int_)
+        for row, task in enumerate(tasks):
+            if adaptation:
+                held = self.task_buffer(task).adaptation_indices()
+                rows[row] = held[(picks[row] * len(held)).astype(np.int_)]
+            else:
+                rows[row] = picks[row] * self._lengths[task]
+        return gather(self._meta, rows + self._offset[tasks][:, None])
+
+    def sample_indices(self, batch_size: int | None) -> NDArray[np.int_]:
+        """Draw in equal shares from the current tasks; 0 gives all of their indices in order."""
+        lengths, offsets = self._lengths[self._active], self._offset[self._active]
+        if batch_size is None or batch_size == 0:
+            everything = np.concatenate(
+                [offset + np.arange(n) for offset, n in zip(offsets, lengths, strict=True)]
+            )
+            return everything if batch_size == 0 else self.generator.permutation(everything)
+        self._require_data(self._active, adaptation=False)
+        # Whole rounds over the tasks, then some of them once more.
+        rows = np.arange(batch_size) % len(self._active)
+        rest = batch_size % len(self._active)
+        if rest:
+            rows[-rest:] = self.generator.choice(len(self._active), rest, replace=False)
+        picks = self.generator.random(batch_size) * lengths[rows]
+        return np.asarray(offsets[rows] + picks.astype(np.int_))
+
+    def stored(self) -> Transitions:
+        """Everything stored, ``(B, ...)``, task by task and without contexts."""
+        return gather(self._meta, self.stored_indices())
+
+    def state(self) -> dict[str, Any]:
+        """All that is stored, as a tree of tensors and numbers; see :meth:`load_state`."""
+        rows = self.stored_indices()
+        storage: Any = self._meta
+        columns = {name: torch.from_numpy(storage[name][rows]) for name in _COLUMNS}
+        columns["initial_context"] = torch.from_numpy(storage.info.initial_context[rows])
+        return {
+            "columns": columns,
+            "lengths": [int(n) for n in self._lengths],
+            "insertion": [self.task_buffer(task)._insertion_idx for task in range(self.num_tasks)],
+            "contexts": torch.from_numpy(self._contexts.copy()),
+            "active": [int(task) for task in self._active],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state` gave, into a buffer of the same sizes.
+
+        Raises:
+            ValueError: If the sizes differ; nothing is changed then.
+        """
+        lengths = np.asarray(state["lengths"])
+        storage: Any = self._meta
+        columns = {name: state["columns"][name].numpy() for name in (*_COLUMNS, "initial_context")}
+        expected = {name: (lengths.sum(), *storage[name].shape[1:]) for name in _COLUMNS}
+        expected["initial_context"] = (lengths.sum(),)
+        if (
+            len(lengths) != self.num_tasks
+            or lengths.max(initial=0) > self.size_per_task
+            or tuple(state["contexts"].shape) != self._contexts.shape
+            or any(columns[name].shape != shape for name, shape in expected.items())
+        ):
+            raise ValueError(
+                f"ContextReplayBuffer expected the state of {self.num_tasks} tasks with at most "
+                f"{self.size_per_task} transitions each and contexts {self._contexts.shape}, got "
+                f"{len(lengths)} tasks with at most {lengths.max(initial=0)} and contexts "
+                f"{tuple(state['contexts'].shape)}."
+            )
+        self._lengths = lengths
+        rows = self.stored_indices()
+        for name in _COLUMNS:
+            storage[name][rows] = columns[name]
+        storage.info.initial_context[rows] = columns["initial_context"]
+        for task, buffer in enumerate(self.buffers):
+            last = buffer.restore(int(lengths[task]), int(state["insertion"][task]))
+            self.last_index[task] = last + self._offset[task]
+        self._contexts = state["contexts"].numpy().copy()
+        self._active = np.asarray(state["active"])
+
+    def stored_indices(self) -> NDArray[np.int_]:
+        """Indices of everything stored, task by task."""
+        return np.concatenate(
+            [start + np.arange(n) for start, n in zip(self._offset, self._lengths, strict=True)]
+        )
+
+    def get(
+        self,
+        index: int | list[int] | NDArray[np.int_],
+        key: str,
+        default_value: Any = None,
+        stack_num: int | None = None,
+    ) -> Batch | NDArray[Any]:
+        """As Tianshou's; ``obs`` and ``obs_next`` come with their task's context behind them."""
+        value = super().get(index, key, default_value, stack_num)
+        if key not in ("obs", "obs_next") or not self.context_dim:
+            return value
+        contexts = self._contexts[np.asarray(index) // self.size_per_task]
+        return np.concatenate((value, contexts), axis=-1)
+
+    def _require_data(self, tasks: NDArray[np.int_], *, adaptation: bool) -> None:
+        for task in tasks:
+            if not 0 <= task < self.num_tasks:
+                raise ValueError(
+                    f"ContextReplayBuffer expected tasks from 0 to {self.num_tasks - 1}, "
+                    f"got {task}."
+                )
+            buffer = self.task_buffer(task)
+            if not (len(buffer.adaptation_indices()) if adaptation else len(buffer)):
+                raise ValueError(
+                    f"ContextReplayBuffer has no "
+                    f"{'transitions gathered with the initial context' if adaptation else 'data'} "
+                    f"for task {task}. Collect some first"
+                    f"{' with initial_context=True.' if adaptation else '.'}"
+                )

@@ -1,0 +1,146 @@
+"""TaskReplayBuffer: one task's transitions, and which of them may identify the task."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tianshou.data import Batch, ReplayBuffer
+
+from mier_adapt.transitions import Transitions
+
+__all__ = ["TaskReplayBuffer", "allocate"]
+
+
+class TaskReplayBuffer(ReplayBuffer):
+    """A ring of one task's transitions that remembers under which context they were gathered.
+
+    Only transitions gathered with the *initial* context may serve as adaptation data: at
+    meta-test nothing else will be there when a task has to be identified. ``info`` holds that
+    flag as ``initial_context``.
+
+    Transitions come in whole stretches (:meth:`extend`), in the order in which they happened.
+
+    Args:
+        size: Capacity in transitions; beyond it the oldest are overwritten.
+
+    Source:
+        Mendonca et al. (2020), arXiv:2006.07178, Algorithm 1.
+    """
+
+    def __init__(self, size: int, **kwargs: Any) -> None:
+        if size < 1:
+            raise ValueError(f"TaskReplayBuffer expected size >= 1, got {size}.")
+        super().__init__(size, **kwargs)
+        self._adaptation_indices: NDArray[np.int_] | None = None
+
+    def extend(
+        self,
+        transitions: Transitions,
+        *,
+        truncated: NDArray[np.bool_] | None = None,
+        initial_context: bool = False,
+    ) -> NDArray[np.int_]:
+        """Append a stretch of transitions, ``(B, ...)``, overwriting the oldest when full.
+
+        Args:
+            transitions: In the order of time. Of more than the capacity, the last are kept.
+            truncated: ``(B,)``, where a time limit cut an episode; nowhere by default.
+            initial_context: Whether all were gathered with the initial context.
+
+        Returns:
+            The indices that were written.
+
+        Raises:
+            ValueError: If a shape does not fit what is stored already.
+        """
+        count = len(transitions)
+        obs, act = transitions.obs.cpu().numpy(), transitions.act.cpu().numpy()
+        if obs.ndim != 2:
+            raise ValueError(
+                f"extend expected transitions of shape (B, dim), got obs {obs.shape}. "
+                "Flatten them, or extend one task at a time."
+            )
+        if not self._meta.get_keys():
+            self.set_batch(allocate(self.maxsize, obs.shape[-1], act.shape[-1]))
+        stored = (self._meta.obs.shape[-1], self._meta.act.shape[-1])
+        if (obs.shape[-1], act.shape[-1]) != stored:
+            raise ValueError(
+                f"extend expected observations and actions of {stored} dimensions, as the buffer "
+                f"holds, got {(obs.shape[-1], act.shape[-1])}."
+            )
+        if truncated is None:
+            truncated = np.zeros(count, dtype=bool)
+        if truncated.shape != (count,):
+            raise ValueError(
+                f"extend expected truncated of shape ({count},), got {truncated.shape}."
+            )
+        kept = slice(max(0, count - self.maxsize), count)
+        terminated = transitions.terminated.cpu().numpy()
+        columns: dict[str, NDArray[Any]] = {
+            "obs": obs,
+            "act": act,
+            "rew": transitions.rew.cpu().numpy(),
+            "obs_next": transitions.obs_next.cpu().numpy(),
+            "terminated": terminated,
+            "truncated": truncated,
+            "done": terminated | truncated,
+        }
+        indices = (self._insertion_idx + np.arange(kept.stop - kept.start)) % self.maxsize
+        for name, column in columns.items():
+            self._storage[name][indices] = column[kept]
+        self._storage.info.initial_context[indices] = initial_context
+        self._size = min(self._size + len(indices), self.maxsize)
+        self._insertion_idx = int((indices[-1] + 1) % self.maxsize)
+        self._ep_start_idx = self._insertion_idx
+        self.last_index[0] = indices[-1]
+        self._adaptation_indices = None
+        return indices
+
+    def restore(self, size: int, insertion_index: int) -> int:
+        """Declare the first ``size`` rows filled; return the index of the newest."""
+        self._size, self._insertion_idx = size, insertion_index
+        self._ep_start_idx = insertion_index
+        self.last_index[0] = (insertion_index - 1) % self.maxsize if size else 0
+        self._adaptation_indices = None
+        return int(self.last_index[0])
+
+    @property
+    def _storage(self) -> Any:
+        return self._meta  # allocate's Batch, whose fields no type describes
+
+    def adaptation_indices(self) -> NDArray[np.int_]:
+        """Indices of the transitions that were gathered with the initial context."""
+        if self._adaptation_indices is None:
+            held = self._storage.info.initial_context[: self._size] if self._size else []
+            self._adaptation_indices = np.flatnonzero(held)
+        return self._adaptation_indices
+
+    def transitions(self, indices: NDArray[np.int_]) -> Transitions:
+        """The stored transitions at these indices (of any shape), as tensors."""
+        return gather(self._storage, indices)
+
+
+def allocate(size: int, obs_dim: int, act_dim: int) -> Batch:
+    """Zeroed storage for ``size`` transitions, in the form of Tianshou's buffers."""
+    return Batch(
+        obs=np.zeros((size, obs_dim), dtype=np.float32),
+        act=np.zeros((size, act_dim), dtype=np.float32),
+        rew=np.zeros(size),
+        terminated=np.zeros(size, dtype=bool),
+        truncated=np.zeros(size, dtype=bool),
+        done=np.zeros(size, dtype=bool),
+        obs_next=np.zeros((size, obs_dim), dtype=np.float32),
+        info=Batch(initial_context=np.zeros(size, dtype=bool)),
+    )
+
+
+def gather(storage: Any, indices: NDArray[np.int_]) -> Transitions:
+    """Rows of :func:`allocate`'s storage, as tensors with the indices' leading axes."""
+    return Transitions(
+        obs=torch.from_numpy(storage.obs[indices]),
+        act=torch.from_numpy(storage.act[indices]),
+        rew=torch.from_numpy(storage.rew[indices].astype(np.float32)),
+        obs_next=torch.from_numpy(storage.obs_next[indices]),
+        terminated=torch.from_numpy(storage.terminated[indices]),
+    )
