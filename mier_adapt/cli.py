@@ -1,0 +1,378 @@
+"""The ``mier-adapt`` command."""
+
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import mier_adapt_envs
+
+__all__ = ["main"]
+
+_console = Console(highlight=False, soft_wrap=False)
+
+
+@dataclass
+class MetaTrain:
+    """Meta-train a model and a policy; the same command resumes an interrupted run.
+
+    Example: mier-adapt meta-train halfcheetah-negated-joints --out runs/negated
+    """
+
+    preset: Annotated[str, tyro.conf.Positional]
+    """Name of a preset; a wrong one lists them."""
+    out: Path
+    """Directory of the run."""
+    seed: int = 0
+    """Fixes the run; a run is resumed with the seed that it began with."""
+    device: str = "cpu"
+    """Where networks live and learn: cpu, cuda."""
+    updates: int | None = None
+    """SAC updates of the whole run, instead of the preset's."""
+    checkpoint_seconds: float = 120.0
+    """Wall-clock seconds between checkpoints."""
+
+    def run(self) -> int:
+        """Train, showing progress."""
+        from mier_adapt.workflows.meta_training import MetaTrainer, meta_train
+        from mier_adapt.workflows.presets import preset
+
+        config = preset(self.preset)
+        if self.updates is not None:
+            config = dataclasses.replace(config, updates=self.updates)
+        total = config.model.pretrain_steps + config.updates
+        with _progress() as progress, _stop_signals() as stopped:
+            bar = progress.add_task(self.preset, total=total, status="collecting first data")
+            shown: dict[str, Any] = {}
+            first: tuple[int, float] | None = None
+
+            def show(trainer: MetaTrainer, row: dict[str, Any] | None) -> None:
+                nonlocal first
+                steps = trainer.pretrain_steps + trainer.updates
+                first = first or (steps, trainer.seconds)
+                if row is not None:
+                    shown.update(row)
+                    if "return_adapted" in row:
+                        progress.console.print(_evaluation_line(row))
+                    elif not progress.console.is_terminal:
+                        progress.console.print(f"{row['updates']:>8} updates")
+                if steps % 20 == 0 or row is not None or steps == total:
+                    rate = (steps - first[0]) / max(trainer.seconds - first[1], 1e-9)
+                    progress.update(bar, completed=steps, status=_status(trainer, shown, rate))
+
+            finished = meta_train(
+                config,
+                self.out,
+                seed=self.seed,
+                device=self.device,
+                checkpoint_seconds=self.checkpoint_seconds,
+                should_stop=lambda: bool(stopped),
+                on_step=show,
+            )
+        if not finished:
+            _console.print(f"Stopped; checkpoint saved. The same command goes on in {self.out}.")
+            return 128 + stopped[0]
+        _console.print(f"Finished: {self.out} (learning curve: {self.out / 'learning_curve.png'})")
+        return 0
+
+
+@dataclass
+class Adapt:
+    """Adapt a run to tasks that it has not seen, and show what each stage achieved.
+
+    Example: mier-adapt adapt runs/negated --task 12
+    """
+
+    run_directory: Annotated[Path, tyro.conf.Positional]
+    """What `mier-adapt meta-train --out` was given."""
+    task: tuple[int, ...]
+    """Tasks by their index, as `mier-adapt tasks FAMILY` lists them."""
+    seed: int = 0
+    """Fixes the adaptation: its transitions, its split, its training."""
+    episodes: int = 4
+    """Deterministic evaluation episodes after each stage."""
+    device: str = "cpu"
+    """Where networks live and learn: cpu, cuda."""
+    out: Path | None = None
+    """Where table, JSON and figures go; RUN_DIRECTORY/adapt by default."""
+
+    def run(self) -> int:
+        """Adapt to each task in turn."""
+        from mier_adapt.workflows.environments import TaskEnvs
+        from mier_adapt.workflows.fine_tuning import fine_tune_by_relabeling
+        from mier_adapt.workflows.plots import plot_adaptation
+        from mier_adapt.workflows.runs import load_run, read_run_file
+
+        config, _, _ = read_run_file(self.run_directory)
+        tasks = mier_adapt_envs.task_set(config.family, config.task_set)
+        for index in self.task:
+            if not 0 <= index < len(tasks):
+                raise ValueError(
+                    f"Expected --task from 0 to {len(tasks) - 1}, got {index}. "
+                    f"`mier-adapt tasks {config.family}` lists them."
+                )
+        out = self.out or self.run_directory / "adapt"
+        out.mkdir(parents=True, exist_ok=True)
+        reports = []
+        with TaskEnvs(tasks) as envs, _progress() as progress:
+            run = load_run(self.run_directory, envs, device=self.device)
+            for index in self.task:
+                bar = progress.add_task(f"task {index}", total=1.0, status="")
+                _, _, report = fine_tune_by_relabeling(
+                    run,
+                    envs,
+                    tasks[index],
+                    seed=self.seed,
+                    evaluation_episodes=self.episodes,
+                    on_stage=lambda stage, done, bar=bar: progress.update(  # type: ignore[misc]
+                        bar, completed=done, status=stage
+                    ),
+                )
+                progress.update(bar, completed=1.0, status=report.reason)
+                name = f"task-{index}-seed-{self.seed}"
+                (out / f"{name}.json").write_text(
+                    json.dumps(dataclasses.asdict(report), indent=2) + "\n"
+                )
+                plot_adaptation(report.returns, f"Task {index}: {report.task}", out / f"{name}.png")
+                reports.append((index, report))
+        table = Table(
+            title=f"{config.family}, return of a deterministic episode "
+            f"({self.episodes} episodes, seed {self.seed})"
+        )
+        for column in (
+            "task",
+            "initial context",
+            "adapted context",
+            "relabeled",
+            "real transitions",
+            "seconds",
+        ):
+            table.add_column(column, justify="left" if column == "task" else "right")
+        for index, report in reports:
+            table.add_row(
+                f"{index}: {report.task}",
+                *(
+                    _mean_spread(report.returns.get(stage))
+                    for stage in ("initial context", "adapted context", "relabeled")
+                ),
+                str(report.real_transitions),
+                f"{sum(report.seconds.values()):.0f}",
+            )
+        _console.print(table)
+        for index, report in reports:
+            if not report.relabeled:
+                _console.print(f"Task {index} was not relabeled: {report.reason}.")
+        _console.print(f"Reports and figures: {out}")
+        return 0
+
+
+@dataclass
+class Evaluate:
+    """Measure a run on its task set: returns and model losses before and after adaptation.
+
+    Example: mier-adapt evaluate runs/negated --episodes 4 --seeds 3
+    """
+
+    run_directory: Annotated[Path, tyro.conf.Positional]
+    """What `mier-adapt meta-train --out` was given."""
+    split: str = "all"
+    """Which tasks: train, test or all."""
+    episodes: int = 4
+    """Deterministic evaluation episodes for each task and context."""
+    seeds: int = 1
+    """Adaptation seeds 0, 1, ...: each gathers its own transitions."""
+    context_steps: int | None = None
+    """Context steps, if not those of meta-training."""
+    device: str = "cpu"
+    """Where networks live: cpu, cuda."""
+
+    def run(self) -> int:
+        """Evaluate and print a table."""
+        from mier_adapt.workflows.environments import TaskEnvs
+        from mier_adapt.workflows.evaluation import evaluate_tasks
+        from mier_adapt.workflows.runs import load_run, read_run_file
+
+        config, _, _ = read_run_file(self.run_directory)
+        tasks = mier_adapt_envs.task_set(config.family, config.task_set)
+        splits = {"train": tasks.meta_train, "test": tasks.meta_test}
+        if self.split not in (*splits, "all"):
+            raise ValueError(f"Expected --split train, test or all, got {self.split!r}.")
+        if self.seeds < 1 or self.episodes < 1:
+            raise ValueError(
+                f"Expected --seeds and --episodes >= 1, got {self.seeds}, {self.episodes}."
+            )
+        table = Table(
+            title=f"{config.family} {config.task_set}: {self.seeds} adaptation seed(s), "
+            f"{self.episodes} episodes, {config.adapt.adaptation_steps} transitions"
+        )
+        for column in (
+            "task",
+            "return, initial context",
+            "return, adapted context",
+            "model loss, initial",
+            "model loss, adapted",
+        ):
+            table.add_column(column, justify="left" if column == "task" else "right")
+        results: dict[str, Any] = {}
+        with TaskEnvs(tasks) as envs:
+            run = load_run(self.run_directory, envs, device=self.device)
+            for split, members in splits.items():
+                if self.split not in (split, "all"):
+                    continue
+                seeds = [
+                    evaluate_tasks(
+                        run,
+                        envs,
+                        members,
+                        seed=1000 * seed,
+                        episodes=self.episodes,
+                        context_steps=self.context_steps,
+                    )
+                    for seed in range(self.seeds)
+                ]
+                rows = [_summary(list(each)) for each in zip(*seeds, strict=True)]
+                results[split] = {str(t): row for t, row in zip(members, rows, strict=True)}
+                for offset, (task, row) in enumerate(zip(members, rows, strict=True)):
+                    index = offset + (len(tasks.meta_train) if split == "test" else 0)
+                    table.add_row(f"{index}: {task}", *_cells(row))
+                means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+                table.add_row(
+                    f"mean of {split} tasks", *_cells(means), style="bold", end_section=True
+                )
+        _console.print(table)
+        path = self.run_directory / "evaluation.json"
+        path.write_text(json.dumps(results, indent=2) + "\n")
+        _console.print(f"Figures: {path}")
+        return 0
+
+
+@dataclass
+class Tasks:
+    """List families, or one family's task sets and tasks.
+
+    Example: mier-adapt tasks HalfCheetahVel --set hard
+    """
+
+    family: Annotated[str | None, tyro.conf.Positional] = None
+    """Family whose tasks to list; all families if not given."""
+    set: str | None = None
+    """Task set; the family's default one if not given."""
+
+    def run(self) -> int:
+        """Print a table."""
+        if self.family is None:
+            table = Table("family", "varies", "task sets", caption="IDs: MIER/<family>-v0")
+            for family in mier_adapt_envs.families():
+                table.add_row(
+                    family,
+                    mier_adapt_envs.varies(family).replace("_", " "),
+                    ", ".join(mier_adapt_envs.task_sets(family)),
+                )
+            _console.print(table)
+            return 0
+        tasks = mier_adapt_envs.task_set(self.family, self.set)
+        table = Table(
+            "index", "split", "task", title=f"{self.family} {tasks.name}, hash {tasks.hash[:16]}"
+        )
+        for index, task in enumerate(tasks):
+            split = "meta-train" if index < len(tasks.meta_train) else "meta-test"
+            table.add_row(str(index), split, str(task))
+        _console.print(table)
+        return 0
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"meta-train": MetaTrain, "adapt": Adapt, "evaluate": Evaluate, "tasks": Tasks},
+        prog="mier-adapt",
+        description="Meta-train policies and adapt them to changed tasks.",
+    )
+    try:
+        sys.exit(command.run())
+    except (ValueError, OSError, FloatingPointError) as error:
+        # What the user can act on; anything else is a fault of ours and keeps its traceback.
+        Console(stderr=True, highlight=False).print(f"mier-adapt: {error}", markup=False)
+        sys.exit(1)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that gets the number of the first SIGINT or SIGTERM; a second SIGINT kills."""
+    received: list[int] = []
+
+    def remember(number: int, _frame: Any) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}"),
+        console=_console,
+    )
+
+
+def _status(trainer: Any, row: dict[str, Any], rate: float) -> str:
+    if trainer.updates == 0:
+        return f"pre-training the model, {rate:.0f} steps/s"
+    parts = [f"{trainer.updates} updates, {rate:.0f}/s"]
+    if "model_loss" in row:
+        parts.append(f"model loss {row['model_loss']:.2f}")
+    if "return_adapted" in row:
+        parts.append(f"return {row['return_initial']:.0f} → {row['return_adapted']:.0f}")
+    return ", ".join(parts)
+
+
+def _evaluation_line(row: dict[str, Any]) -> str:
+    return (
+        f"{row['updates']:>8} updates {row['env_steps']:>9} env steps {row['seconds']:>6.0f} s   "
+        f"return {row['return_initial']:8.1f} → {row['return_adapted']:8.1f}   "
+        f"model loss {row['loss_initial']:7.2f} → {row['loss_adapted']:7.2f}"
+    )
+
+
+def _mean_spread(returns: tuple[float, ...] | None) -> str:
+    if returns is None:
+        return "not run"
+    return f"{np.mean(returns):.0f} ± {np.std(returns):.0f}"
+
+
+def _summary(evaluations: list[Any]) -> dict[str, float]:
+    return {
+        "return_initial": float(np.mean([each.returns_initial for each in evaluations])),
+        "return_adapted": float(np.mean([each.returns_adapted for each in evaluations])),
+        "loss_initial": float(np.mean([each.loss_initial for each in evaluations])),
+        "loss_adapted": float(np.mean([each.loss_adapted for each in evaluations])),
+    }
+
+
+def _cells(row: dict[str, float]) -> list[str]:
+    return [
+        f"{row['return_initial']:.0f}",
+        f"{row['return_adapted']:.0f}",
+        f"{row['loss_initial']:.2f}",
+        f"{row['loss_adapted']:.2f}",
+    ]

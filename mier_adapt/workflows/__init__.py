@@ -1,0 +1,1 @@
+"""Meta-training, adaptation and evaluation, end to end."""

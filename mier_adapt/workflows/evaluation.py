@@ -1,0 +1,158 @@
+"""Evaluation: returns and model losses before and after identifying each task."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mier_adapt.integration import Rollout, collect
+from mier_adapt.transitions import Transitions
+from mier_adapt.workflows.environments import TaskEnvs
+from mier_adapt.workflows.runs import Run
+from mier_adapt_envs import Task
+
+__all__ = ["TaskEvaluation", "collect_for_tasks", "evaluate_tasks", "fork_torch"]
+
+
+def fork_torch(seed: int) -> Any:
+    """A block in which torch's generators start from ``seed``; theirs come back after it."""
+    fork = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
+
+    class _Seeded:
+        def __enter__(self) -> None:
+            fork.__enter__()
+            torch.manual_seed(seed)
+
+        def __exit__(self, *error: Any) -> None:
+            fork.__exit__(*error)
+
+    return _Seeded()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TaskEvaluation:
+    """One task under the initial context and under its adapted one."""
+
+    task: Task
+    context: NDArray[np.floating]
+    """The adapted context, ``(C,)``."""
+    returns_initial: NDArray[np.floating]
+    """Undiscounted returns of deterministic episodes under the initial context, ``(E,)``."""
+    returns_adapted: NDArray[np.floating]
+    """The same from the same starts under the adapted context, ``(E,)``."""
+    loss_initial: float
+    """Model loss on fresh initial-context transitions, under the initial context."""
+    loss_adapted: float
+    """The same under the adapted context."""
+
+
+def collect_for_tasks(
+    run: Run,
+    envs: TaskEnvs,
+    tasks: Sequence[Task],
+    contexts: NDArray[np.floating],
+    *,
+    steps: int,
+    generator: np.random.Generator,
+    explore: bool = True,
+) -> list[Rollout]:
+    """Run each task for ``steps`` environment steps under its context, side by side.
+
+    Args:
+        run: Gives the policy and the length of an episode.
+        envs: The family's environments.
+        tasks: T tasks.
+        contexts: ``(T, C)``.
+        steps: Steps of each task, in whole episodes' worth; a last one may be shorter.
+        generator: Draws the starts.
+        explore: Sample the policy's actions instead of taking the most probable.
+
+    Returns:
+        For each task a rollout of shape ``(episodes, episode_steps)``.
+    """
+    length = min(steps, run.config.episode_steps)
+    episodes = -(-steps // length)
+    rollout = collect(
+        envs.of_size(len(tasks) * episodes),
+        [task for task in tasks for _ in range(episodes)],
+        run.algorithm.policy,
+        np.repeat(contexts, episodes, axis=0),
+        steps=length,
+        generator=generator,
+        explore=explore,
+    )
+    slots = (slice(i, i + episodes) for i in range(0, len(tasks) * episodes, episodes))
+    return [Rollout(rollout.transitions[slot], rollout.truncated[slot]) for slot in slots]
+
+
+def stack_tasks(rollouts: Sequence[Rollout], steps: int) -> Transitions:
+    """The first ``steps`` transitions of each task's rollout, shape ``(T, steps, ...)``."""
+    flat = [rollout.transitions.flatten() for rollout in rollouts]
+    return Transitions.stack([transitions[:steps] for transitions in flat])
+
+
+def evaluate_tasks(
+    run: Run,
+    envs: TaskEnvs,
+    tasks: Sequence[Task],
+    *,
+    seed: int,
+    episodes: int = 1,
+    context_steps: int | None = None,
+) -> list[TaskEvaluation]:
+    """Identify each task from fresh initial-context transitions, then act on it.
+
+    Draws nothing from the generators of a training run. Every task, and both contexts, see
+    the same starts.
+
+    Args:
+        run: The agent; not changed.
+        envs: The family's environments.
+        tasks: Tasks of the family.
+        seed: Fixes adaptation data and starts.
+        episodes: Deterministic episodes under each of the two contexts.
+        context_steps: Context steps, if not those of meta-training.
+    """
+    config = run.config
+    budget = config.adapt.adaptation_steps
+    initial_C = run.model.initial_context.detach()
+    initial_TC = initial_C.expand(len(tasks), -1).cpu().numpy()
+    generator = np.random.default_rng(seed)
+    with fork_torch(seed):
+        adaptation, fresh = (
+            stack_tasks(
+                collect_for_tasks(run, envs, tasks, initial_TC, steps=budget, generator=generator),
+                budget,
+            ).to(run.device)
+            for _ in range(2)
+        )
+        contexts = run.adapter.adapt(adaptation, steps=context_steps)
+        with torch.no_grad():
+            loss_initial = run.model.loss(fresh, initial_C)
+            loss_adapted = run.model.loss(fresh, contexts)
+        returns = []
+        for used in (initial_TC, contexts.cpu().numpy()):
+            rollouts = collect_for_tasks(
+                run,
+                envs,
+                tasks,
+                used,
+                steps=episodes * config.episode_steps,
+                generator=np.random.default_rng(seed + 1),
+                explore=False,
+            )
+            returns.append([rollout.first_returns for rollout in rollouts])
+    return [
+        TaskEvaluation(
+            task=task,
+            context=contexts[i].cpu().numpy(),
+            returns_initial=returns[0][i],
+            returns_adapted=returns[1][i],
+            loss_initial=float(loss_initial[i]),
+            loss_adapted=float(loss_adapted[i]),
+        )
+        for i, task in enumerate(tasks)
+    ]

@@ -1,0 +1,191 @@
+"""Run: the parts of a meta-trained agent, built from a configuration or read from a directory."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mier_adapt.context_adapter import GradientContextAdapter
+from mier_adapt.context_model import ContextModel
+from mier_adapt.integration import (
+    ContextReplayBuffer,
+    algorithm_state,
+    build_sac,
+    load_algorithm_state,
+)
+from mier_adapt.workflows.checkpoints import CheckpointError, load_tree
+from mier_adapt.workflows.environments import TaskEnvs
+from mier_adapt.workflows.presets import MetaTrainConfig
+from mier_adapt_envs import TaskSet, task_set, varies
+
+__all__ = ["CHECKPOINT_FILE", "RUN_FILE", "Run", "load_run", "read_run_file", "write_run_file"]
+
+RUN_FILE = "run.json"
+CHECKPOINT_FILE = "checkpoint.safetensors"
+
+
+@dataclass(eq=False)
+class Run:
+    """A model, a policy that is conditioned on its context, and their tasks' experience."""
+
+    config: MetaTrainConfig
+    task_set: TaskSet
+    model: ContextModel
+    adapter: GradientContextAdapter
+    algorithm: Any
+    """Tianshou's SAC."""
+    replay: ContextReplayBuffer
+    """One buffer for each meta-training task, in the task set's order."""
+    device: torch.device
+
+    @classmethod
+    def build(
+        cls,
+        config: MetaTrainConfig,
+        envs: TaskEnvs,
+        *,
+        generator: np.random.Generator,
+        device: torch.device | str = "cpu",
+    ) -> "Run":
+        """A new agent. Initial weights come from torch's global generator."""
+        model_config, policy_config = config.model, config.policy
+        observation_space, action_space = envs.observation_space, envs.action_space
+        obs_dim, act_dim = observation_space.shape[0], action_space.shape[0]
+        model = ContextModel(
+            obs_dim,
+            act_dim,
+            model_config.context_dim,
+            hidden_sizes=model_config.hidden_sizes,
+            varies=varies(config.family),
+            learn_initial_context=model_config.learn_initial_context,
+        ).to(device)
+        return cls(
+            config=config,
+            task_set=envs.task_set,
+            model=model,
+            adapter=GradientContextAdapter(
+                model,
+                steps=model_config.inner_steps,
+                lr=(model_config.inner_lr,) * model_config.inner_steps
+                + (config.adapt.later_context_lr,),
+                max_grad_norm=model_config.max_inner_grad_norm,
+            ),
+            algorithm=build_sac(
+                observation_space,
+                action_space,
+                model_config.context_dim,
+                hidden_sizes=policy_config.hidden_sizes,
+                critic_layer_norm=policy_config.critic_layer_norm,
+                lr=policy_config.lr,
+                gamma=policy_config.gamma,
+                tau=policy_config.tau,
+                target_entropy=policy_config.target_entropy,
+                device=device,
+            ),
+            replay=ContextReplayBuffer(
+                len(envs.task_set.meta_train),
+                config.replay_per_task,
+                obs_dim=obs_dim,
+                act_dim=act_dim,
+                context_dim=model_config.context_dim,
+                generator=generator,
+            ),
+            device=torch.device(device),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """All parameters, optimizers of the algorithm, and experience, as a tree."""
+        return {
+            "model": dict(self.model.state_dict()),
+            "algorithm": algorithm_state(self.algorithm),
+            "replay": self.replay.state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state` gave, into a run of the same configuration."""
+        self.model.load_state_dict(state["model"])
+        load_algorithm_state(self.algorithm, state["algorithm"])
+        self.replay.load_state(state["replay"])
+
+
+def write_run_file(directory: Path, config: MetaTrainConfig, seed: int, tasks: TaskSet) -> None:
+    """Say in ``run.json`` what the run is: configuration, seed, tasks, versions."""
+    contents = {
+        "config": config.to_dict(),
+        "seed": seed,
+        "task_set_hash": tasks.hash,
+        "versions": {
+            name: version(name) for name in ("gymnasium", "mujoco", "numpy", "tianshou", "torch")
+        },
+    }
+    partial = directory / f"{RUN_FILE}.partial"
+    partial.write_text(json.dumps(contents, indent=2) + "\n")
+    partial.replace(directory / RUN_FILE)
+
+
+def read_run_file(directory: Path) -> tuple[MetaTrainConfig, int, str]:
+    """Configuration, seed and task-set hash of a run.
+
+    Raises:
+        FileNotFoundError: If the directory holds no run.
+        CheckpointError: If ``run.json`` is not one of this version.
+    """
+    path = directory / RUN_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Expected a run directory, but {directory} holds no {RUN_FILE}. "
+            "`mier-adapt meta-train PRESET --out DIR` makes one."
+        )
+    try:
+        contents = json.loads(path.read_text())
+        config = MetaTrainConfig.from_dict(contents["config"])
+        return config, int(contents["seed"]), str(contents["task_set_hash"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} does not describe a run of this version: {error}") from error
+
+
+def load_run(directory: Path, envs: TaskEnvs | None = None, *, device: str = "cpu") -> Run:
+    """Read the newest checkpoint of a run, for evaluation or adaptation.
+
+    Args:
+        directory: What ``mier-adapt meta-train --out`` was given.
+        envs: The family's environments, to share them; otherwise made for the moment.
+        device: Where the networks go.
+
+    Raises:
+        FileNotFoundError: If there is no run or no checkpoint yet.
+        CheckpointError: If a file is damaged, or the tasks are not those of the run.
+    """
+    config, seed, task_set_hash = read_run_file(directory)
+    tasks = task_set(config.family, config.task_set)
+    if tasks.hash != task_set_hash:
+        raise CheckpointError(
+            f"{directory} was trained on other tasks than this version's {config.family} "
+            f"{config.task_set!r}: expected hash {task_set_hash}, got {tasks.hash}."
+        )
+    path = directory / CHECKPOINT_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{directory} holds no {CHECKPOINT_FILE} yet. Let `mier-adapt meta-train` go on."
+        )
+    tree = load_tree(path)
+    own_envs = TaskEnvs(tasks) if envs is None else envs
+    # Replay memory is filled from the checkpoint and not added to: give it no more room.
+    held = max(tree["run"]["replay"]["lengths"])
+    config = dataclasses.replace(config, replay_per_task=max(1, held))
+    try:
+        run = Run.build(config, own_envs, generator=np.random.default_rng(seed), device=device)
+    finally:
+        if envs is None:
+            own_envs.close()
+    try:
+        run.load_state(tree["run"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} does not fit {directory / RUN_FILE}: {error}") from error
+    return run
