@@ -9,11 +9,13 @@ from mier_adapt.integration.algorithms import (
 )
 from mier_adapt.integration.collection import Rollout, act, collect, relabeling_policy
 from mier_adapt.integration.context_replay import ContextReplayBuffer
+from mier_adapt.integration.fast_sac import FastSAC
 from mier_adapt.integration.mixed_replay import MixedReplayBuffer
 from mier_adapt.integration.task_replay import TaskReplayBuffer
 
 __all__ = [
     "ContextReplayBuffer",
+    "FastSAC",
     "MixedReplayBuffer",
     "Rollout",
     "TaskReplayBuffer",

@@ -7,14 +7,23 @@ import torch
 from gymnasium import spaces
 from tianshou.algorithm.algorithm_base import Algorithm, OffPolicyAlgorithm
 from tianshou.algorithm.modelfree.sac import SAC, AutoAlpha, FixedAlpha, SACPolicy
-from tianshou.algorithm.optim import AdamOptimizerFactory
+from tianshou.algorithm.optim import TorchOptimizerFactory
 from tianshou.data import ReplayBuffer
 from tianshou.utils.net.common import Net
 from tianshou.utils.net.continuous import ContinuousActorProbabilistic, ContinuousCritic
 from tianshou.utils.torch_utils import policy_within_training_step
 from torch import nn
 
-__all__ = ["algorithm_state", "build_sac", "load_algorithm_state", "restart_optimizers", "update"]
+from mier_adapt._state import require_keys, require_like, require_optimizer_state
+
+__all__ = [
+    "algorithm_state",
+    "build_sac",
+    "check_algorithm_state",
+    "load_algorithm_state",
+    "restart_optimizers",
+    "update",
+]
 
 _COUNTERS = ("_cnt", "_last", "critic_gradient_step", "_last_actor_loss")
 """Plain attributes of TD3 and REDQ that steer their updates and that state_dict misses."""
@@ -32,8 +41,9 @@ def build_sac(
     tau: float = 0.005,
     target_entropy: float = -1.0,
     device: torch.device | str = "cpu",
+    algorithm_class: type[SAC[Any]] = SAC,
 ) -> SAC[Any]:
-    """A stock Tianshou SAC whose actor and critics see ``[obs, context]``.
+    """A Tianshou SAC whose actor and critics see ``[obs, context]``.
 
     Args:
         observation_space: The environment's own, without a context.
@@ -46,6 +56,8 @@ def build_sac(
         tau: Share of the critics that enters their targets with every update.
         target_entropy: In nats; the temperature starts at 1 and is learned.
         device: Where the networks live.
+        algorithm_class: Tianshou's ``SAC``, or a subclass such as :class:`FastSAC`, which takes
+            the same steps in less time.
 
     Raises:
         ValueError: If a space is not a ``Box`` of one axis or the context's dimension is
@@ -80,8 +92,8 @@ def build_sac(
             )
         )
 
-    optimizer = AdamOptimizerFactory(lr=lr)
-    algorithm: SAC[Any] = SAC(
+    optimizer = TorchOptimizerFactory(torch.optim.Adam, lr=lr, fused=True)
+    algorithm = algorithm_class(
         policy=policy,
         policy_optim=optimizer,
         critic=critic(),
@@ -151,28 +163,45 @@ def load_algorithm_state(algorithm: Algorithm[Any, Any], state: dict[str, Any]) 
         ValueError: If the state belongs to an algorithm with other parts; nothing is
             changed then.
     """
-    expected = algorithm_state(algorithm)
-    problems = [
-        f"{part} ({'missing' if part in expected else 'unexpected'})"
-        for part in expected.keys() ^ state.keys()
-    ]
-    mine, given = expected["algorithm"], state.get("algorithm", {})
-    problems += [
-        f"{name} ({'missing' if name in mine else 'unexpected'})"
-        for name in mine.keys() ^ given.keys()
-    ]
-    problems += [
-        f"{name}: expected shape {tuple(value.shape)}, got {tuple(given[name].shape)}"
-        for name, value in mine.items()
-        if isinstance(value, torch.Tensor) and name in given and given[name].shape != value.shape
-    ]
-    if problems:
-        raise ValueError(
-            f"load_algorithm_state expected the state of a {type(algorithm).__name__} built with "
-            f"the same options; it differs in: {'; '.join(sorted(problems)[:5])}."
-        )
+    check_algorithm_state(algorithm, state)
+    given = state["algorithm"]
     algorithm.load_state_dict(dict(given))  # it pops from what it is given
     for name, value in state["counters"].items():
         setattr(algorithm, name, value)
     if "alpha_optimizer" in state:
         algorithm.alpha._optim.load_state_dict(state["alpha_optimizer"])  # type: ignore[union-attr]
+
+
+def check_algorithm_state(algorithm: Algorithm[Any, Any], state: Any) -> None:
+    """Check that :func:`load_algorithm_state` would take this state.
+
+    Raises:
+        ValueError: If it would not; the message says where the two differ.
+    """
+    expected = algorithm_state(algorithm)
+    try:
+        require_keys(expected, state, "state")
+        mine, given = expected["algorithm"], state["algorithm"]
+        require_keys(mine, given, "algorithm")
+        for name, value in mine.items():
+            if name != algorithm._STATE_DICT_KEY_OPTIMIZERS:
+                require_like(value, given[name], f"algorithm/{name}")
+        optimizers = given[algorithm._STATE_DICT_KEY_OPTIMIZERS]
+        if not isinstance(optimizers, list) or len(optimizers) != len(algorithm._optimizers):
+            raise ValueError(f"optimizers: expected {len(algorithm._optimizers)}.")
+        for number, (optimizer, one) in enumerate(
+            zip(algorithm._optimizers, optimizers, strict=True)
+        ):
+            require_optimizer_state(optimizer._optim, one, f"optimizers/{number}")
+        require_like(expected["counters"], state["counters"], "counters")
+        if "alpha_optimizer" in expected:
+            require_optimizer_state(
+                algorithm.alpha._optim,  # type: ignore[union-attr]
+                state["alpha_optimizer"],
+                "alpha_optimizer",
+            )
+    except ValueError as error:
+        raise ValueError(
+            f"load_algorithm_state expected the state of a {type(algorithm).__name__} built with "
+            f"the same options; it differs: {error}"
+        ) from error

@@ -15,7 +15,7 @@ from tianshou.utils.torch_utils import policy_within_training_step
 
 from mier_adapt.transitions import Transitions
 
-__all__ = ["Rollout", "act", "collect", "relabeling_policy"]
+__all__ = ["Rollout", "act", "collect", "relabeling_policy", "require_finite_parameters"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +44,17 @@ def act(policy: Policy, obs: NDArray[np.floating], *, explore: bool) -> NDArray[
         obs: ``(B, O)``, with the context behind it if the policy is conditioned on one.
         explore: Sample from a stochastic policy and add the exploration noise of one that
             has it; otherwise take the most probable action.
+
+    Raises:
+        FloatingPointError: If the policy's parameters are not finite; names one.
     """
     batch = Batch(obs=obs, info=Batch())
-    with torch.no_grad(), policy_within_training_step(policy, enabled=explore):
-        action = policy(batch).act.cpu().numpy()
+    try:
+        with torch.no_grad(), policy_within_training_step(policy, enabled=explore):
+            action = policy(batch).act.cpu().numpy()
+    except ValueError:  # by which torch's distributions refuse a network's NaN
+        require_finite_parameters(policy, "The policy")
+        raise
     if explore:
         action = policy.add_exploration_noise(action, batch)
     return np.asarray(np.clip(action, -1, 1), dtype=np.float32)
@@ -78,7 +85,10 @@ def collect(
         explore: As in :func:`act`.
 
     Raises:
-        ValueError: If counts do not fit or the environment resets in another way.
+        ValueError: If counts do not fit, contexts are not finite, or the environment resets in
+            another way.
+        FloatingPointError: If an action, reward or observation is not finite; names it, the step
+            and the task.
     """
     if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
         raise ValueError(
@@ -91,6 +101,8 @@ def collect(
             f"collect expected a task and a context for each of {env.num_envs} slots and "
             f"steps >= 1, got {len(tasks)} tasks, {len(contexts)} contexts, {steps=}."
         )
+    if not np.isfinite(contexts).all():
+        raise ValueError(f"collect expected finite contexts, got {contexts}.")
     shape = (env.num_envs, steps)
     (obs_dim,), (act_dim,) = _shape(env.single_observation_space), _shape(env.single_action_space)
     obs_NSO = np.empty((*shape, obs_dim), dtype=np.float32)
@@ -105,12 +117,15 @@ def collect(
         action = act(
             policy, np.concatenate((obs, contexts), axis=-1, dtype=np.float32), explore=explore
         )
+        _require_finite("action", action, step, tasks)
         obs_NSO[:, step], act_NSA[:, step] = obs, action
         obs, rew, terminated, truncated, infos = env.step(policy.map_action(action))
         rew_NS[:, step], terminated_NS[:, step] = rew, terminated
         truncated_NS[:, step], obs_next_NSO[:, step] = truncated, obs
         for slot in np.flatnonzero(terminated | truncated):
             obs_next_NSO[slot, step] = infos["final_obs"][slot]
+        _require_finite("reward", rew_NS[:, step], step, tasks)
+        _require_finite("observation", obs_next_NSO[:, step], step, tasks)
     transitions = Transitions(
         obs=torch.from_numpy(obs_NSO),
         act=torch.from_numpy(act_NSA),
@@ -119,6 +134,40 @@ def collect(
         terminated=torch.from_numpy(terminated_NS),
     )
     return Rollout(transitions, truncated_NS & ~terminated_NS)
+
+
+def require_finite_parameters(module: torch.nn.Module, name: str) -> None:
+    """Check a network's parameters, at the price of one wait for the device.
+
+    Args:
+        module: The network.
+        name: What to call it in the message, at the start of a sentence.
+
+    Raises:
+        FloatingPointError: If one is not finite; names it.
+    """
+    tensors = {key: value for key, value in module.named_parameters() if value.numel()}
+    norms = torch._foreach_norm([value.detach() for value in tensors.values()], float("inf"))
+    if norms and bool(torch.stack([norm.float() for norm in norms]).isfinite().all()):
+        return
+    for key, value in tensors.items():
+        if not bool(value.isfinite().all()):
+            raise FloatingPointError(
+                f"{name}'s parameter {key} holds {int((~value.isfinite()).sum())} values that are "
+                "not finite: training diverged. Lower the learning rate."
+            )
+
+
+def _require_finite(
+    name: str, values: NDArray[np.floating], step: int, tasks: Sequence[Any]
+) -> None:
+    finite = np.isfinite(values)
+    if not finite.all():
+        slot = int(np.argwhere(~finite)[0][0])
+        raise FloatingPointError(
+            f"The {name} at step {step} in task {tasks[slot]} (slot {slot}) is not finite: "
+            f"{values[slot]}. Look for a policy that diverged, or an unstable simulation."
+        )
 
 
 def _shape(space: Space[Any]) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from tianshou.data import Batch, ReplayBuffer
 from tianshou.data.buffer.manager import ReplayBufferManager
 
+from mier_adapt._state import Pieces, require_keys, require_like
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.integration.task_replay import TaskReplayBuffer, allocate, gather
 from mier_adapt.transitions import Transitions
@@ -63,6 +64,11 @@ class ContextReplayBuffer(ReplayBufferManager):
         self.generator = generator
         self._contexts = np.zeros((num_tasks, context_dim), dtype=np.float32)
         self._active = np.arange(num_tasks)
+
+    @property
+    def active_tasks(self) -> NDArray[np.int_]:
+        """The tasks that samples are drawn from."""
+        return self._active
 
     def task_buffer(self, task: int) -> TaskReplayBuffer:
         """One task's own buffer; read from it, but add through :meth:`extend`."""
@@ -158,11 +164,14 @@ class ContextReplayBuffer(ReplayBufferManager):
         return gather(self._meta, self.stored_indices())
 
     def state(self) -> dict[str, Any]:
-        """All that is stored, as a tree of tensors and numbers; see :meth:`load_state`."""
-        rows = self.stored_indices()
-        storage: Any = self._meta
-        columns = {name: torch.from_numpy(storage[name][rows]) for name in _COLUMNS}
-        columns["initial_context"] = torch.from_numpy(storage.info.initial_context[rows])
+        """All that is stored, as a tree of tensors and numbers; see :meth:`load_state`.
+
+        Columns are views of the buffer's memory, task by task, not copies.
+        """
+        columns = {
+            name: Pieces([torch.from_numpy(column[rows]) for rows in self._stored_rows()])
+            for name, column in self._columns().items()
+        }
         return {
             "columns": columns,
             "lengths": [int(n) for n in self._lengths],
@@ -177,33 +186,66 @@ class ContextReplayBuffer(ReplayBufferManager):
         Raises:
             ValueError: If the sizes differ; nothing is changed then.
         """
-        lengths = np.asarray(state["lengths"])
-        storage: Any = self._meta
-        columns = {name: state["columns"][name].numpy() for name in (*_COLUMNS, "initial_context")}
-        expected = {name: (lengths.sum(), *storage[name].shape[1:]) for name in _COLUMNS}
-        expected["initial_context"] = (lengths.sum(),)
-        if (
-            len(lengths) != self.num_tasks
-            or lengths.max(initial=0) > self.size_per_task
-            or tuple(state["contexts"].shape) != self._contexts.shape
-            or any(columns[name].shape != shape for name, shape in expected.items())
-        ):
-            raise ValueError(
-                f"ContextReplayBuffer expected the state of {self.num_tasks} tasks with at most "
-                f"{self.size_per_task} transitions each and contexts {self._contexts.shape}, got "
-                f"{len(lengths)} tasks with at most {lengths.max(initial=0)} and contexts "
-                f"{tuple(state['contexts'].shape)}."
-            )
-        self._lengths = lengths
-        rows = self.stored_indices()
-        for name in _COLUMNS:
-            storage[name][rows] = columns[name]
-        storage.info.initial_context[rows] = columns["initial_context"]
+        self.check_state(state)
+        self._lengths = np.asarray(state["lengths"], dtype=self._lengths.dtype)
+        for name, column in self._columns().items():
+            given = _joined(state["columns"][name]).numpy()
+            done = 0
+            for rows in self._stored_rows():
+                count = rows.stop - rows.start
+                column[rows] = given[done : done + count]
+                done += count
         for task, buffer in enumerate(self.buffers):
-            last = buffer.restore(int(lengths[task]), int(state["insertion"][task]))
+            length, insertion = (int(state[name][task]) for name in ("lengths", "insertion"))
+            last = buffer.restore(length, insertion % self.size_per_task)
             self.last_index[task] = last + self._offset[task]
         self._contexts = state["contexts"].numpy().copy()
-        self._active = np.asarray(state["active"])
+        self._active = np.asarray(state["active"], dtype=np.int_)
+
+    def check_state(self, state: Any) -> None:
+        """Check that :meth:`load_state` would take this state.
+
+        Raises:
+            ValueError: If it would not; the message says why.
+        """
+        own = dict.fromkeys(("columns", "lengths", "insertion", "contexts", "active"))
+        require_keys(own, state, "replay")
+        for name, most in (
+            ("lengths", self.size_per_task),
+            ("insertion", self.size_per_task),
+            ("active", self.num_tasks - 1),
+        ):
+            numbers = state[name]
+            if (
+                not isinstance(numbers, list)
+                or not all(type(number) is int and 0 <= number <= most for number in numbers)
+                or (not numbers if name == "active" else len(numbers) != self.num_tasks)
+            ):
+                raise ValueError(
+                    f"ContextReplayBuffer expected the state of {self.num_tasks} tasks with at "
+                    f"most {self.size_per_task} transitions each, but {name} is "
+                    f"{str(numbers)[:80]}."
+                )
+        require_like(torch.from_numpy(self._contexts), state["contexts"], "replay/contexts")
+        columns, held = self._columns(), sum(state["lengths"])
+        require_keys(columns, state["columns"], "replay/columns")
+        for name, column in columns.items():
+            # Described, not allocated.
+            like = torch.from_numpy(column[:1]).expand(held, *column.shape[1:])
+            require_like(like, _joined(state["columns"][name]), f"replay/columns/{name}")
+
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        """The storage, by column."""
+        storage: Any = self._meta
+        columns = {name: storage[name] for name in _COLUMNS}
+        return {**columns, "initial_context": storage.info.initial_context}
+
+    def _stored_rows(self) -> list[slice]:
+        """Where in the storage each task's transitions are."""
+        return [
+            slice(int(start), int(start + n))
+            for start, n in zip(self._offset, self._lengths, strict=True)
+        ]
 
     def stored_indices(self) -> NDArray[np.int_]:
         """Indices of everything stored, task by task."""
@@ -240,3 +282,8 @@ class ContextReplayBuffer(ReplayBufferManager):
                     f"for task {task}. Collect some first"
                     f"{' with initial_context=True.' if adaptation else '.'}"
                 )
+
+
+def _joined(column: Any) -> Any:
+    """A column as a checkpoint holds it (a tensor) or as ``state`` gives it (pieces)."""
+    return column.joined() if isinstance(column, Pieces) else column

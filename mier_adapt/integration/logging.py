@@ -5,7 +5,7 @@ from pathlib import Path
 from tianshou.utils import TensorboardLogger
 from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["tensorboard_logger"]
+__all__ = ["TensorboardLogger", "tensorboard_logger"]
 
 
 def tensorboard_logger(directory: Path, *, resume_step: int | None = None) -> TensorboardLogger:

@@ -4,30 +4,44 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from mier_adapt._state import require_keys, require_like
 from mier_adapt.context_adapter import GradientContextAdapter
 from mier_adapt.context_model import ContextModel
 from mier_adapt.integration import (
     ContextReplayBuffer,
+    FastSAC,
     algorithm_state,
     build_sac,
     load_algorithm_state,
 )
-from mier_adapt.workflows.checkpoints import CheckpointError, load_tree
+from mier_adapt.integration.algorithms import check_algorithm_state
+from mier_adapt.workflows.checkpoints import (
+    CHECKPOINT_FILE,
+    CheckpointError,
+    library_versions,
+    load_checkpoint,
+)
 from mier_adapt.workflows.environments import TaskEnvs
 from mier_adapt.workflows.presets import MetaTrainConfig
 from mier_adapt_envs import TaskSet, task_set, varies
 
-__all__ = ["CHECKPOINT_FILE", "RUN_FILE", "Run", "load_run", "read_run_file", "write_run_file"]
+__all__ = [
+    "RUN_FILE",
+    "Run",
+    "load_run",
+    "read_run_file",
+    "require_same_run",
+    "run_manifest",
+    "write_run_file",
+]
 
 RUN_FILE = "run.json"
-CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
 @dataclass(eq=False)
@@ -39,7 +53,7 @@ class Run:
     model: ContextModel
     adapter: GradientContextAdapter
     algorithm: Any
-    """Tianshou's SAC."""
+    """A Tianshou SAC."""
     replay: ContextReplayBuffer
     """One buffer for each meta-training task, in the task set's order."""
     device: torch.device
@@ -87,6 +101,7 @@ class Run:
                 tau=policy_config.tau,
                 target_entropy=policy_config.target_entropy,
                 device=device,
+                algorithm_class=FastSAC,
             ),
             replay=ContextReplayBuffer(
                 len(envs.task_set.meta_train),
@@ -108,25 +123,66 @@ class Run:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state` gave, into a run of the same configuration."""
+        """Restore what :meth:`state` gave, into a run of the same configuration.
+
+        Raises:
+            ValueError: If it does not fit; nothing is changed then.
+        """
+        self.check_state(state)
         self.model.load_state_dict(state["model"])
         load_algorithm_state(self.algorithm, state["algorithm"])
         self.replay.load_state(state["replay"])
 
+    def check_state(self, state: Any) -> None:
+        """Check that :meth:`load_state` would take this state.
 
-def write_run_file(directory: Path, config: MetaTrainConfig, seed: int, tasks: TaskSet) -> None:
-    """Say in ``run.json`` what the run is: configuration, seed, tasks, versions."""
-    contents = {
+        Raises:
+            ValueError: If it would not; the message says why.
+        """
+        require_keys(dict.fromkeys(("model", "algorithm", "replay")), state, "run")
+        require_like(dict(self.model.state_dict()), state["model"], "run/model")
+        check_algorithm_state(self.algorithm, state["algorithm"])
+        self.replay.check_state(state["replay"])
+
+
+def run_manifest(config: MetaTrainConfig, seed: int, tasks: TaskSet) -> dict[str, Any]:
+    """What a run is: configuration, seed, tasks, and the versions that work on it."""
+    return {
         "config": config.to_dict(),
         "seed": seed,
         "task_set_hash": tasks.hash,
-        "versions": {
-            name: version(name) for name in ("gymnasium", "mujoco", "numpy", "tianshou", "torch")
-        },
+        "versions": library_versions(),
     }
+
+
+def write_run_file(directory: Path, manifest: dict[str, Any]) -> None:
+    """Write :func:`run_manifest` to ``run.json``, atomically."""
     partial = directory / f"{RUN_FILE}.partial"
-    partial.write_text(json.dumps(contents, indent=2) + "\n")
+    partial.write_text(json.dumps(manifest, indent=2) + "\n")
     partial.replace(directory / RUN_FILE)
+
+
+def require_same_run(directory: Path, manifest: dict[str, Any]) -> None:
+    """Check that a directory's run is this one, perhaps with other ``updates``.
+
+    Raises:
+        ValueError: If it is not; the message names what differs.
+        CheckpointError: If ``run.json`` is not one of this version.
+    """
+    found_config, found_seed, found_tasks = read_run_file(directory)
+    found, wanted = found_config.to_dict(), manifest["config"]
+    fields = [name for name in wanted if name != "updates" and wanted[name] != found[name]]
+    if fields:
+        raise ValueError(
+            f"{directory} holds a run of another configuration: {', '.join(fields)} differ. "
+            "Choose another directory, or the options of that run (see its run.json)."
+        )
+    seed, tasks = manifest["seed"], manifest["task_set_hash"]
+    if (found_seed, found_tasks) != (seed, tasks):
+        raise ValueError(
+            f"{directory} holds a run with seed {found_seed} and tasks {found_tasks[:12]}, not "
+            f"seed {seed} and tasks {tasks[:12]}. Choose another directory, or that seed."
+        )
 
 
 def read_run_file(directory: Path) -> tuple[MetaTrainConfig, int, str]:
@@ -151,7 +207,7 @@ def read_run_file(directory: Path) -> tuple[MetaTrainConfig, int, str]:
 
 
 def load_run(directory: Path, envs: TaskEnvs | None = None, *, device: str = "cpu") -> Run:
-    """Read the newest checkpoint of a run, for evaluation or adaptation.
+    """Read the newest whole checkpoint of a run, for evaluation or adaptation.
 
     Args:
         directory: What ``mier-adapt meta-train --out`` was given.
@@ -169,16 +225,20 @@ def load_run(directory: Path, envs: TaskEnvs | None = None, *, device: str = "cp
             f"{directory} was trained on other tasks than this version's {config.family} "
             f"{config.task_set!r}: expected hash {task_set_hash}, got {tasks.hash}."
         )
-    path = directory / CHECKPOINT_FILE
-    if not path.is_file():
+    try:
+        path, tree = load_checkpoint(directory)
+    except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{directory} holds no {CHECKPOINT_FILE} yet. Let `mier-adapt meta-train` go on."
-        )
-    tree = load_tree(path)
+        ) from error
+    try:
+        require_same_manifest(config, seed, task_set_hash, tree)
+        # Replay memory is filled from the checkpoint and not added to: give it no more room.
+        held = min(max(tree["run"]["replay"]["lengths"]), config.replay_per_task)
+        config = dataclasses.replace(config, replay_per_task=max(1, held))
+    except (ValueError, TypeError, LookupError) as error:
+        raise CheckpointError(f"{path} does not fit {directory / RUN_FILE}: {error}") from error
     own_envs = TaskEnvs(tasks) if envs is None else envs
-    # Replay memory is filled from the checkpoint and not added to: give it no more room.
-    held = max(tree["run"]["replay"]["lengths"])
-    config = dataclasses.replace(config, replay_per_task=max(1, held))
     try:
         run = Run.build(config, own_envs, generator=np.random.default_rng(seed), device=device)
     finally:
@@ -186,6 +246,28 @@ def load_run(directory: Path, envs: TaskEnvs | None = None, *, device: str = "cp
             own_envs.close()
     try:
         run.load_state(tree["run"])
-    except (RuntimeError, ValueError, KeyError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path} does not fit {directory / RUN_FILE}: {error}") from error
     return run
+
+
+def require_same_manifest(
+    config: MetaTrainConfig, seed: int, task_set_hash: str, tree: Any
+) -> None:
+    """Check that a checkpoint is of the run that its directory's ``run.json`` describes.
+
+    Raises:
+        ValueError: If it is not. Checkpoints of the first format do not say and pass.
+    """
+    if not isinstance(tree, dict):
+        raise ValueError(f"expected a dictionary, got {type(tree).__name__}")
+    manifest = tree.get("manifest")
+    if manifest is None:
+        return
+    wanted = {"config": config.to_dict(), "seed": seed, "task_set_hash": task_set_hash}
+    for name, value in wanted.items():
+        found = manifest.get(name) if isinstance(manifest, dict) else None
+        if name == "config" and isinstance(found, dict):
+            value, found = ({**one, "updates": None} for one in (value, found))
+        if found != value:
+            raise ValueError(f"it is of another run, whose {name} differs")
