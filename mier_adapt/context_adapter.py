@@ -186,7 +186,7 @@ class GradientContextAdapter:
         adaptation: Transitions,
         *,
         steps: int | None = None,
-        initial_context: Float[Tensor, "*tasks C"] | None = None,
+        initial_context: Float[Tensor, "*start C"] | None = None,
     ) -> Float[Tensor, "*tasks C"]:
         """Fit a context to each task's adaptation set.
 
@@ -201,8 +201,13 @@ class GradientContextAdapter:
             Contexts, ``(C,)`` or ``(T, C)``, detached.
 
         Raises:
-            ValueError: If a shape does not fit the model, or ``steps`` is negative.
+            ValueError: If a shape does not fit the model, ``initial_context`` is not finite, or
+                ``steps`` is negative.
         """
+        if initial_context is not None and not bool(initial_context.isfinite().all()):
+            raise ValueError(
+                f"adapt expected initial_context with finite values, got {initial_context}."
+            )
         start = self._start(adaptation, initial_context)
         return adapt_context(
             lambda context: self.model.loss(adaptation, context),
@@ -319,7 +324,13 @@ class GradientContextAdapter:
         model = copy.deepcopy(self.model)
         trace: list[FineTuneStep] = []
 
-        def record(stage: Literal["context", "weights", "end"], step: int) -> FineTuneStep:
+        def record(context_done: int, weights_done: int) -> FineTuneStep:
+            stage: Literal["context", "weights", "end"] = "end"
+            step = weights_done
+            if context_done < context_steps:
+                stage, step = "context", context_done
+            elif weights_done < weight_steps:
+                stage = "weights"
             with torch.no_grad():
                 entry = FineTuneStep(
                     stage=stage,
@@ -337,7 +348,7 @@ class GradientContextAdapter:
             return entry
 
         context = model.initial_context.detach().clone()
-        initial = record("context", 0)
+        initial = adapted = best = record(0, 0)
         for step, lr in enumerate(self._schedule(context_steps), start=1):
             context = adapt_context(
                 lambda value: model.loss(train, value),
@@ -345,9 +356,7 @@ class GradientContextAdapter:
                 lrs=(lr,),
                 max_grad_norm=self.max_grad_norm,
             )
-            if step < context_steps:
-                record("context", step)
-        adapted = best = record("weights", 0)
+            adapted = best = record(step, 0)
         best_weights = copy.deepcopy(model.state_dict())
 
         parameters = [p for name, p in model.named_parameters() if name != "initial_context"]
@@ -357,7 +366,7 @@ class GradientContextAdapter:
             loss = model.loss(train, context) + model.bound_penalty()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            entry = record("weights" if step < weight_steps else "end", step)
+            entry = record(context_steps, step)
             if entry.validation_loss < best.validation_loss:
                 best = entry
                 best_weights = copy.deepcopy(model.state_dict())

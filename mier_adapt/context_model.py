@@ -143,7 +143,11 @@ class ContextModel(nn.Module):
         target_dim = 1 if varies == "reward" else 1 + obs_dim
         input_dim = obs_dim + act_dim
         sizes = (input_dim + context_dim, *hidden_sizes, 2 * target_dim)
-        layers = [nn.Linear(size_in, size_out) for size_in, size_out in itertools.pairwise(sizes)]
+        layers = [
+            # Without torch's own initial values, which would come from the global generator.
+            torch.nn.utils.skip_init(nn.Linear, size_in, size_out)  # type: ignore[no-untyped-call]
+            for size_in, size_out in itertools.pairwise(sizes)
+        ]
         for layer in layers:
             nn.init.xavier_uniform_(layer.weight, generator=generator)
             nn.init.zeros_(layer.bias)

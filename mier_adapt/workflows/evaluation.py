@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,25 +10,11 @@ from numpy.typing import NDArray
 from mier_adapt.integration import Rollout, collect
 from mier_adapt.transitions import Transitions
 from mier_adapt.workflows.environments import TaskEnvs
+from mier_adapt.workflows.randomness import forked_global_generators
 from mier_adapt.workflows.runs import Run
 from mier_adapt_envs import Task
 
-__all__ = ["TaskEvaluation", "collect_for_tasks", "evaluate_tasks", "fork_torch"]
-
-
-def fork_torch(seed: int) -> Any:
-    """A block in which torch's generators start from ``seed``; theirs come back after it."""
-    fork = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
-
-    class _Seeded:
-        def __enter__(self) -> None:
-            fork.__enter__()
-            torch.manual_seed(seed)
-
-        def __exit__(self, *error: Any) -> None:
-            fork.__exit__(*error)
-
-    return _Seeded()
+__all__ = ["TaskEvaluation", "collect_for_tasks", "evaluate_tasks"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -66,7 +51,7 @@ def collect_for_tasks(
         envs: The family's environments.
         tasks: T tasks.
         contexts: ``(T, C)``.
-        steps: Steps of each task, in whole episodes' worth; a last one may be shorter.
+        steps: Steps of each task, rounded up to whole episodes.
         generator: Draws the starts.
         explore: Sample the policy's actions instead of taking the most probable.
 
@@ -121,7 +106,7 @@ def evaluate_tasks(
     initial_C = run.model.initial_context.detach()
     initial_TC = initial_C.expand(len(tasks), -1).cpu().numpy()
     generator = np.random.default_rng(seed)
-    with fork_torch(seed):
+    with forked_global_generators(seed):
         adaptation, fresh = (
             stack_tasks(
                 collect_for_tasks(run, envs, tasks, initial_TC, steps=budget, generator=generator),

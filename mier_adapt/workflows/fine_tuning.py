@@ -21,7 +21,8 @@ from mier_adapt.integration import (
 from mier_adapt.relabeler import ExperienceRelabeler
 from mier_adapt.transitions import Transitions
 from mier_adapt.workflows.environments import TaskEnvs
-from mier_adapt.workflows.evaluation import collect_for_tasks, fork_torch
+from mier_adapt.workflows.evaluation import collect_for_tasks
+from mier_adapt.workflows.randomness import forked_global_generators
 from mier_adapt.workflows.runs import Run
 from mier_adapt_envs import Task, termination_fn
 
@@ -111,7 +112,7 @@ def fine_tune_by_relabeling(
     def evaluate(stage: str, context: torch.Tensor, policy_run: Run) -> None:
         returns[stage] = _evaluate(policy_run, envs, task, context, seed, evaluation_episodes)
 
-    with fork_torch(seed):
+    with forked_global_generators(seed):
         started = time.monotonic()
         on_stage("collect", 0.0)
         initial = run.model.initial_context.detach()

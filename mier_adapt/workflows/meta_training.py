@@ -1,6 +1,7 @@
 """Algorithm 1: meta-train a context model and a policy that is conditioned on its context."""
 
-import dataclasses
+import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -11,29 +12,45 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mier_adapt._state import require_keys, require_like, require_optimizer_state
 from mier_adapt.integration import update
+from mier_adapt.integration.collection import require_finite_parameters
 from mier_adapt.transitions import Transitions
-from mier_adapt.workflows.checkpoints import CheckpointError, load_tree, save_tree
+from mier_adapt.workflows.checkpoints import (
+    CHECKPOINT_FILE,
+    PREVIOUS_FILE,
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+)
 from mier_adapt.workflows.environments import TaskEnvs
 from mier_adapt.workflows.evaluation import collect_for_tasks, evaluate_tasks
+from mier_adapt.workflows.locks import LOCK_FILE, run_lock
 from mier_adapt.workflows.metrics import MetricsLog
 from mier_adapt.workflows.presets import MetaTrainConfig
 from mier_adapt.workflows.randomness import (
+    check_global_generator_state,
     global_generator_state,
     seed_global_generators,
     set_global_generator_state,
 )
 from mier_adapt.workflows.runs import (
-    CHECKPOINT_FILE,
     RUN_FILE,
     Run,
-    read_run_file,
+    require_same_manifest,
+    require_same_run,
+    run_manifest,
     write_run_file,
 )
 from mier_adapt_envs import task_set
 
 __all__ = ["MetaTrainer", "meta_train"]
 
+_logger = logging.getLogger(__name__)
+
+_FINAL_SAVE_WAITS = (1.0, 2.0, 4.0, 8.0)
+"""Seconds before each further try of a run's last save. Schedulers that stop a process give it
+ten seconds and more."""
 _EVALUATION_SEED = 20_000
 """Evaluations of one run share their starts, so that its curve shows the policy alone."""
 
@@ -97,6 +114,12 @@ class MetaTrainer:
         stats = update(self.run.algorithm, self.run.replay, config.policy.batch_size)
         self.updates += 1
         for name, value in stats.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"SAC's {name} is {value} at update {self.updates}, on tasks "
+                    f"{[int(task) for task in self.run.replay.active_tasks]}. The checkpoint "
+                    "before it is whole. Lower policy.lr and start a new run."
+                )
             self._add(name, value)
         row = None
         if self.updates % config.updates_per_iteration == 0 or self.finished:
@@ -121,7 +144,12 @@ class MetaTrainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state` gave in a run of the same configuration."""
+        """Go on from what :meth:`state` gave in a run of the same configuration.
+
+        Raises:
+            ValueError: If it does not fit; nothing is changed then.
+        """
+        self._check_state(state)
         self.run.load_state(state["run"])
         self.model_optimizer.load_state_dict(state["model_optimizer"])
         self.updates = state["updates"]
@@ -131,6 +159,25 @@ class MetaTrainer:
         self._sums = dict(state["sums"])
         self.generator.bit_generator.state = state["generator"]
         set_global_generator_state(state["global_generators"])
+
+    def _check_state(self, state: Any) -> None:
+        own = {**self.state(), "run": None}
+        require_keys(own, state, "state")
+        self.run.check_state(state["run"])
+        require_optimizer_state(self.model_optimizer, state["model_optimizer"], "model_optimizer")
+        for name in ("updates", "env_steps", "pretrain_steps", "seconds"):
+            require_like(own[name], state[name], name)
+            if state[name] < 0:
+                raise ValueError(f"{name}: expected a count, got {state[name]}.")
+        if not isinstance(state["sums"], dict):
+            raise ValueError(f"sums: expected a dictionary, got {type(state['sums']).__name__}.")
+        for name, value in state["sums"].items():
+            require_like((0.0, 0), value, f"sums/{name}")
+        try:
+            type(self.generator.bit_generator)().state = state["generator"]
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            raise ValueError(f"generator: not a state of ours: {error}") from error
+        check_global_generator_state(state["global_generators"])
 
     def _collect_initial(self) -> None:
         """Every task's first data, all with the initial context."""
@@ -151,6 +198,7 @@ class MetaTrainer:
             initial=True,
         )
         contexts = run.adapter.adapt(adaptation.to(run.device)).cpu().numpy()
+        self._require_finite_contexts(tasks, contexts)
         self._gather(tasks, contexts, episodes=config.evaluation_episodes, initial=False)
 
     def _gather(
@@ -202,14 +250,40 @@ class MetaTrainer:
             )
         self.model_optimizer.zero_grad()
         meta.loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.max_grad_norm)
+        if not math.isfinite(float(norm)):
+            worst = [
+                name
+                for name, parameter in run.model.named_parameters()
+                if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
+            ]
+            raise FloatingPointError(
+                f"The meta-gradient of {', '.join(worst) or 'the model'} is not finite at SAC "
+                f"update {self.updates}, on tasks {tasks.tolist()}. The checkpoint before it is "
+                "whole. Lower model.lr or model.inner_lr and start a new run."
+            )
+        self._require_finite_contexts(tasks, meta.contexts.cpu().numpy())
         self.model_optimizer.step()
         run.replay.set_contexts(tasks, meta.contexts)
         self._add("model_loss", float(meta.evaluation_loss.mean()))
 
+    def _require_finite_contexts(
+        self, tasks: NDArray[np.int_], contexts: NDArray[np.floating]
+    ) -> None:
+        finite = np.isfinite(contexts).all(axis=1)
+        if not finite.all():
+            task = int(tasks[np.argmin(finite)])
+            raise FloatingPointError(
+                f"The context of task {task} ({self.run.task_set.meta_train[task]}) is not finite "
+                f"at SAC update {self.updates}. The checkpoint before it is whole. Lower "
+                "model.inner_lr and start a new run."
+            )
+
     def _measure(self) -> dict[str, Any]:
         """Close an iteration: means since the last one, and an evaluation where it is due."""
         config = self.config
+        for network, name in ((self.run.model, "The model"), (self.run.algorithm, "SAC")):
+            require_finite_parameters(network, f"After update {self.updates}: {name}")
         row: dict[str, Any] = {"updates": self.updates, "env_steps": self.env_steps}
         row |= {name: total / count for name, (total, count) in self._sums.items()}
         self._sums = {}
@@ -269,56 +343,98 @@ def meta_train(
 
     Raises:
         ValueError: If the directory holds a run of another configuration or seed.
-        CheckpointError: If a file of the run is damaged.
-        FloatingPointError: If the model's loss stops being finite.
+        RunLockedError: If another process is at work in the directory.
+        CheckpointError: If a file of the run is damaged and there is no older one.
+        FloatingPointError: If something stops being finite; names it, the step and the task. The
+            checkpoint before it stays.
+        OSError: If the last checkpoint cannot be written after several tries. Checkpoints on the
+            way that the disk refuses cost nothing: the run goes on in memory, says so in the log,
+            and tries again at the next one.
     """
     tasks = task_set(config.family, config.task_set)
+    manifest = run_manifest(config, seed, tasks)
     directory.mkdir(parents=True, exist_ok=True)
-    checkpoint = directory / CHECKPOINT_FILE
-    if (directory / RUN_FILE).is_file():
-        _require_same_run(directory, config, seed, tasks.hash)
-    elif any(directory.iterdir()):
-        raise ValueError(
-            f"Expected an empty directory or one with a run, but {directory} holds other files. "
-            "Choose another one."
-        )
-    write_run_file(directory, config, seed, tasks)
-    with TaskEnvs(tasks) as envs:
+    with run_lock(directory), TaskEnvs(tasks) as envs:
+        _enter(directory, manifest)
         trainer = MetaTrainer(config, envs, seed=seed, device=device)
-        if checkpoint.is_file():
-            tree = load_tree(checkpoint)
+        if (directory / CHECKPOINT_FILE).exists() or (directory / PREVIOUS_FILE).exists():
+            path, tree = load_checkpoint(directory, set_damaged_aside=True)
             try:
+                require_same_manifest(config, seed, tasks.hash, tree)
+                tree.pop("manifest", None)
                 trainer.load_state(tree)
-            except (KeyError, TypeError, ValueError, RuntimeError) as error:
-                raise CheckpointError(f"{checkpoint} does not fit its run: {error}") from error
-        log = MetricsLog(directory, updates=trainer.updates)
-        saved = time.monotonic()
-        try:
+            except ValueError as error:
+                raise CheckpointError(f"{path} does not fit its run: {error}") from error
+        with contextlib.closing(MetricsLog(directory, updates=trainer.updates)) as log:
+            saved = time.monotonic()
             while not (trainer.finished or should_stop()):
                 row = trainer.step()
                 if row is not None:
                     log.write(row)
                 on_step(trainer, row)
                 if time.monotonic() - saved > checkpoint_seconds:
-                    save_tree(checkpoint, trainer.state())
+                    try:
+                        _save(directory, manifest, trainer)
+                    except OSError as error:
+                        _warn_of_failed_save(
+                            directory, trainer, error, f"in {checkpoint_seconds:.0f} s"
+                        )
                     saved = time.monotonic()
-            save_tree(checkpoint, trainer.state())
-        finally:
-            log.close()
+            for wait in _FINAL_SAVE_WAITS:
+                try:
+                    _save(directory, manifest, trainer)
+                except OSError as error:
+                    _warn_of_failed_save(directory, trainer, error, f"in {wait:.0f} s")
+                    time.sleep(wait)
+                else:
+                    break
+            else:
+                try:
+                    _save(directory, manifest, trainer)
+                except OSError as error:
+                    raise OSError(
+                        f"The run's last checkpoint, at SAC update {trainer.updates}, could not be "
+                        f"written to {directory}: {error}. What was computed since the one before "
+                        "it is lost; free space or make the directory writable, and call again."
+                    ) from error
         return trainer.finished
 
 
-def _require_same_run(directory: Path, config: MetaTrainConfig, seed: int, tasks: str) -> None:
-    found_config, found_seed, found_tasks = read_run_file(directory)
-    if dataclasses.replace(found_config, updates=config.updates) != config:
-        wanted, found = config.to_dict(), found_config.to_dict()
-        fields = [name for name in wanted if name != "updates" and wanted[name] != found[name]]
+def _enter(directory: Path, manifest: dict[str, Any]) -> None:
+    """Make sure that a directory is this run's, or becomes it."""
+    if (directory / RUN_FILE).is_file():
+        require_same_run(directory, manifest)
+    elif any(
+        # what a run that was killed in its first moments leaves
+        path.name not in (LOCK_FILE, f"{RUN_FILE}.partial")
+        for path in directory.iterdir()
+    ):
         raise ValueError(
-            f"{directory} holds a run of another configuration: {', '.join(fields)} differ. "
-            "Choose another directory, or the options of that run (see its run.json)."
+            f"Expected an empty directory or one with a run, but {directory} holds other files. "
+            "Choose another one."
         )
-    if (found_seed, found_tasks) != (seed, tasks):
-        raise ValueError(
-            f"{directory} holds a run with seed {found_seed} and tasks {found_tasks[:12]}, not "
-            f"seed {seed} and tasks {tasks[:12]}. Choose another directory, or that seed."
-        )
+    write_run_file(directory, manifest)
+
+
+def _save(directory: Path, manifest: dict[str, Any], trainer: MetaTrainer) -> None:
+    if not (directory / RUN_FILE).is_file():  # the directory was made anew
+        write_run_file(directory, manifest)
+    try:
+        save_checkpoint(directory, {"manifest": manifest, **trainer.state()})
+    except ValueError as error:
+        raise FloatingPointError(f"After SAC update {trainer.updates}: {error}") from error
+
+
+def _warn_of_failed_save(
+    directory: Path, trainer: MetaTrainer, error: OSError, next_try: str
+) -> None:
+    _logger.warning(
+        "The checkpoint at SAC update %d was not written: %s. The run goes on in memory and loses "
+        "nothing while this process lives. %s The next try is %s.",
+        trainer.updates,
+        error,
+        f"Free space on the disk of {directory}, or make it writable again."
+        if directory.is_dir()
+        else f"Bring {directory} back: mkdir -p '{directory}', or mount its disk again.",
+        next_try,
+    )

@@ -24,8 +24,9 @@ class ModelConfig:
     """Z-score inputs and targets by the first data. Ours: much faster learning."""
     inner_steps: int = 2
     """Context steps in meta-training and before acting (paper)."""
-    inner_lr: float = 0.01
-    """Size of a context step (paper)."""
+    inner_lr: float = 1.0
+    """Size of a context step (paper: 0.01, which with the limit below keeps contexts within 0.2
+    of their start; see docs/results.md)."""
     max_inner_grad_norm: float = 10.0
     """L2 norm to which longer context gradients are rescaled (paper)."""
     first_order: bool = False
@@ -88,8 +89,9 @@ class AdaptConfig:
     """Real transitions, gathered with the initial context (paper, Table 1)."""
     context_steps: int = 10
     """N: gradient steps on the context (paper, Table 1)."""
-    later_context_lr: float = 0.001
-    """Size of the context steps beyond those of meta-training (released code)."""
+    later_context_lr: float = 0.1
+    """Size of the context steps beyond those of meta-training (a tenth of theirs, as in the
+    released code)."""
     weight_steps: int = 100
     """M: Adam steps on the model's weights (paper, Table 1)."""
     weight_lr: float = 1e-3
@@ -262,9 +264,12 @@ PRESETS: dict[str, MetaTrainConfig] = {
     "halfcheetah-negated-joints": _NEGATED_JOINTS,
     "halfcheetah-negated-joints-paper": MetaTrainConfig(
         family="HalfCheetahNegatedJoints",
-        model=ModelConfig(context_dim=10, normalize=False, batch_size=400, pretrain_steps=0),
+        model=ModelConfig(
+            context_dim=10, normalize=False, inner_lr=0.01, batch_size=400, pretrain_steps=0
+        ),
         policy=PolicyConfig(lr=3e-4, batch_size=256, updates_per_model_step=1),
         adapt=AdaptConfig(
+            later_context_lr=0.001,
             weight_steps=0,
             validation_threshold=-3.0,
             relabel_rounds=40,

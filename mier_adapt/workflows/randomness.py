@@ -1,17 +1,36 @@
 """Every source of random numbers in a run: seeded once, kept in checkpoints."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["global_generator_state", "seed_global_generators", "set_global_generator_state"]
+__all__ = [
+    "check_global_generator_state",
+    "forked_global_generators",
+    "global_generator_state",
+    "seed_global_generators",
+    "set_global_generator_state",
+]
 
 
 def seed_global_generators(seed: int) -> None:
     """Seed the global NumPy and torch generators, from which stock Tianshou draws."""
     np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.manual_seed(seed)
+
+
+@contextmanager
+def forked_global_generators(seed: int) -> Iterator[None]:
+    """A block in which the global generators start from ``seed``; theirs come back after it."""
+    state = global_generator_state()
+    seed_global_generators(seed)
+    try:
+        yield
+    finally:
+        set_global_generator_state(state)
 
 
 def global_generator_state() -> dict[str, Any]:
@@ -34,16 +53,29 @@ def global_generator_state() -> dict[str, Any]:
 
 def set_global_generator_state(state: dict[str, Any]) -> None:
     """Restore what :func:`global_generator_state` gave."""
-    numpy_state = state["numpy"]
-    np.random.set_state(  # noqa: NPY002
-        (
-            numpy_state["kind"],
-            numpy_state["keys"].numpy().astype(np.uint32),
-            numpy_state["position"],
-            numpy_state["has_gauss"],
-            numpy_state["gauss"],
-        )
-    )
+    np.random.set_state(_numpy_state(state))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
+
+
+def check_global_generator_state(state: Any) -> None:
+    """Check that :func:`set_global_generator_state` would take this state.
+
+    Raises:
+        ValueError: If it would not.
+    """
+    try:
+        np.random.RandomState().set_state(_numpy_state(state))
+        torch.Generator().set_state(state["torch"])
+        for one in state.get("cuda", ()):
+            if torch.cuda.is_available():
+                torch.Generator("cuda").set_state(one)
+    except (AttributeError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"The global generators' state is unfit: {error}") from error
+
+
+def _numpy_state(state: dict[str, Any]) -> tuple[Any, ...]:
+    legacy = state["numpy"]
+    keys = legacy["keys"].numpy().astype(np.uint32)
+    return legacy["kind"], keys, legacy["position"], legacy["has_gauss"], legacy["gauss"]

@@ -71,10 +71,15 @@ class ContextObservation(
 
 def append_context_space(space: spaces.Space[Any], context_dim: int) -> spaces.Box:
     """The space of vectors of ``space`` followed by ``context_dim`` unbounded entries."""
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+    if (
+        not isinstance(space, spaces.Box)
+        or len(space.shape) != 1
+        or not np.issubdtype(space.dtype, np.floating)
+    ):
         raise ValueError(
-            f"ContextObservation expected env's observation space to be a Box of one axis, got "
-            f"{space}. Wrap the environment in gymnasium.wrappers.FlattenObservation first."
+            "ContextObservation expected env's observation space to be a Box of one axis and a "
+            f"floating-point dtype, got {space}. Wrap the environment in "
+            "gymnasium.wrappers.FlattenObservation or DtypeObservation first."
         )
     if context_dim < 0:
         raise ValueError(f"ContextObservation expected context_dim >= 0, got {context_dim}.")
