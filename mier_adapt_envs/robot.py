@@ -1,0 +1,99 @@
+"""A MuJoCo robot as all its families share it: model file, timing, starting noise, read-out."""
+
+import copy
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import mujoco
+import numpy as np
+from gymnasium.envs.mujoco.mujoco_env import expand_model_path
+from numpy.typing import NDArray
+
+__all__ = ["Robot", "State"]
+
+State = Mapping[str, NDArray[np.float64]]
+"""What was read from a batch of simulations: MjData field name -> ``(B, *field shape)``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Robot:
+    """How a robot is simulated, started and read.
+
+    One simulation and many take timing, noise and fields from here, so that both give the same
+    numbers.
+    """
+
+    xml_file: str
+    """MuJoCo model: a file name among gymnasium's assets, or a path."""
+    timestep: float
+    """Seconds of one simulation step; replaces the model file's own value."""
+    frame_skip: int
+    """Simulation steps per environment step."""
+    reads: tuple[str, ...] = ("qpos", "qvel")
+    """MjData fields that observations, rewards and terminations depend on."""
+    contact_forces: bool = False
+    """Call ``mj_rnePostConstraint`` after each environment step, without which MuJoCo leaves
+    ``cfrc_ext`` at zero."""
+    reset_noise: float = 0.0
+    """Half-width of the uniform noise on the initial positions, and scale of that on velocities."""
+    velocity_noise: Literal["normal", "uniform"] = "normal"
+    """Distribution of the initial velocities."""
+    camera: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """MuJoCo camera settings for rendering."""
+
+    @property
+    def dt(self) -> float:
+        """Seconds of one environment step."""
+        return self.timestep * self.frame_skip
+
+    @property
+    def path(self) -> str:
+        """Where the model file lies."""
+        return str(expand_model_path(self.xml_file))
+
+    def compile(self) -> mujoco.MjModel:
+        """Return a model of one's own. The file is parsed once per process."""
+        model = copy.copy(_compile(self.path))
+        model.opt.timestep = self.timestep
+        return model
+
+    def draw_start(
+        self, model: mujoco.MjModel, np_random: np.random.Generator
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Draw the positions and velocities of an initial state."""
+        noise = self.reset_noise
+        qpos = model.qpos0 + np_random.uniform(-noise, noise, size=model.nq)
+        if self.velocity_noise == "normal":
+            return qpos, noise * np_random.standard_normal(model.nv)
+        return qpos, np_random.uniform(-noise, noise, size=model.nv)
+
+    def reset(
+        self, model: mujoco.MjModel, data: mujoco.MjData, np_random: np.random.Generator
+    ) -> None:
+        """Put ``data`` into an initial state drawn from ``np_random``."""
+        mujoco.mj_resetData(model, data)
+        data.qpos[:], data.qvel[:] = self.draw_start(model, np_random)
+        mujoco.mj_forward(model, data)
+
+    def step(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+        """Advance ``data`` by one environment step under its ``ctrl``."""
+        mujoco.mj_step(model, data, self.frame_skip)
+        if self.contact_forces:
+            mujoco.mj_rnePostConstraint(model, data)
+
+
+@functools.cache
+def _compile(path: str) -> mujoco.MjModel:
+    # MuJoCo 4 announces the deprecated `settotalmass` from C, on stderr and in a MUJOCO_LOG.TXT in
+    # the working directory. Its replacement, called after compilation, gives the same model.
+    spec = mujoco.MjSpec.from_file(path)
+    total_mass = getattr(spec.compiler, "settotalmass", -1.0)
+    if total_mass > 0:
+        spec.compiler.settotalmass = -1.0
+    model = spec.compile()
+    if total_mass > 0:
+        mujoco.mj_setTotalmass(model, total_mass)
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+    return model

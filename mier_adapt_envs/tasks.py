@@ -1,0 +1,200 @@
+"""Tasks and task sets: frozen values that say exactly what a policy was trained and tested on."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Task", "TaskSet", "freeze"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a family: a name and the numbers that set it apart from its siblings.
+
+    Two tasks are equal when family and parameters are; the label is for people.
+
+    Example:
+        >>> task = Task("HalfCheetahVel", (1.5,), label="velocity 1.5")
+        >>> Task.from_json(task.to_json()) == task
+        True
+    """
+
+    family: str
+    """Family the task belongs to, e.g. ``"HalfCheetahVel"``."""
+    parameters: tuple[float, ...]
+    """Its numbers, in the order of the environment's ``parameter_names``."""
+    label: str = field(default="", compare=False)
+    """Short description for tables and plots, e.g. ``"velocity 1.5"``."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.family, str) or not self.family:
+            raise ValueError(f"family must be a non-empty string, got {self.family!r}.")
+        if isinstance(self.parameters, str | bytes):
+            raise ValueError(f"parameters must be numbers, got {self.parameters!r}.")
+        try:
+            parameters = tuple(float(value) for value in self.parameters)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"parameters must be a flat sequence of numbers, got {self.parameters!r}. "
+                "Write a single number as a tuple: (1.5,)."
+            ) from error
+        if not all(math.isfinite(value) for value in parameters):
+            raise ValueError(f"parameters must be finite, got {parameters} for {self.family}.")
+        if not isinstance(self.label, str):
+            raise ValueError(f"label must be a string, got {self.label!r}.")
+        object.__setattr__(self, "parameters", parameters)
+
+    def __str__(self) -> str:
+        if self.label:
+            return self.label
+        shown = ", ".join(f"{value:.3g}" for value in self.parameters[:8])
+        more = ", …" if len(self.parameters) > 8 else ""
+        return f"{self.family}({shown}{more})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the task as plain strings, floats and lists, ready for JSON."""
+        return {**asdict(self), "parameters": list(self.parameters)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Task":
+        """Read a task from the form that ``to_dict`` writes.
+
+        Raises:
+            ValueError: If ``values`` is no mapping, or lacks or adds an entry.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"task must be a Task or its dict form, got {values!r}.")
+        entries = set(values)
+        if not {"family", "parameters"} <= entries <= {"family", "parameters", "label"}:
+            raise ValueError(
+                "A task's dict form has the entries 'family', 'parameters' and optionally 'label', "
+                f"got {sorted(map(str, entries))}."
+            )
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """Return the task as JSON. Floats keep every bit."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Task":
+        """Read a task from the form that ``to_json`` writes."""
+        return cls.from_dict(json.loads(text))
+
+
+@dataclass(frozen=True)
+class TaskSet(Sequence[Task]):
+    """Named tasks of one family, split into meta-training and meta-test.
+
+    Indices number the meta-training tasks first and continue through the meta-test tasks, so
+    that "task 12" means the same everywhere. A task may stand in both splits (the two directions
+    of HalfCheetahDir do).
+
+    Example:
+        >>> tasks = tuple(Task("HalfCheetahVel", (speed,)) for speed in (0.5, 1.0, 4.0))
+        >>> mine = TaskSet("HalfCheetahVel", "mine", "MIER/HalfCheetahVel-v0", tasks[:2], tasks[2:])
+        >>> len(mine), mine[2] is mine.meta_test[0]
+        (3, True)
+    """
+
+    family: str
+    """Family of every task in the set."""
+    name: str
+    """Name within the family, e.g. ``"standard"``."""
+    env_id: str
+    """Gymnasium ID of the environment that runs these tasks."""
+    meta_train: tuple[Task, ...]
+    """Tasks to meta-train on."""
+    meta_test: tuple[Task, ...]
+    """Tasks to adapt to."""
+
+    def __post_init__(self) -> None:
+        for split in ("meta_train", "meta_test"):
+            tasks = tuple(getattr(self, split))
+            for position, task in enumerate(tasks):
+                if not isinstance(task, Task):
+                    raise ValueError(f"{split}[{position}] must be a Task, got {task!r}.")
+                if task.family != self.family:
+                    raise ValueError(
+                        f"{split}[{position}] must be a task of {self.family}, got one of "
+                        f"{task.family}. Put each family into a TaskSet of its own."
+                    )
+            object.__setattr__(self, split, tasks)
+
+    def __len__(self) -> int:
+        return len(self.meta_train) + len(self.meta_test)
+
+    @overload
+    def __getitem__(self, index: int) -> Task: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Task, ...]: ...
+    def __getitem__(self, index: int | slice) -> Task | tuple[Task, ...]:
+        return (self.meta_train + self.meta_test)[index]
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.meta_train + self.meta_test)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the environment's ID and every task's numbers, in hexadecimal.
+
+        Equal hashes mean bit-equal tasks in the same order and split; names and labels do not
+        count.
+        """
+        numbers = {
+            "env_id": self.env_id,
+            "family": self.family,
+            "meta_train": [task.parameters for task in self.meta_train],
+            "meta_test": [task.parameters for task in self.meta_test],
+        }
+        canonical = json.dumps(numbers, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the set as plain strings, floats and lists, ready for JSON."""
+        return {
+            "family": self.family,
+            "name": self.name,
+            "env_id": self.env_id,
+            "meta_train": [task.to_dict() for task in self.meta_train],
+            "meta_test": [task.to_dict() for task in self.meta_test],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TaskSet":
+        """Read a set from the form that ``to_dict`` writes.
+
+        Raises:
+            ValueError: If ``values`` is no mapping, or lacks or adds an entry.
+        """
+        expected = {"family", "name", "env_id", "meta_train", "meta_test"}
+        if not isinstance(values, Mapping) or set(values) != expected:
+            raise ValueError(f"A task set's dict form has the entries {expected}, got {values!r}.")
+        splits = {
+            split: tuple(Task.from_dict(task) for task in values[split])
+            for split in ("meta_train", "meta_test")
+        }
+        return cls(values["family"], values["name"], values["env_id"], **splits)
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Return the set as JSON. Floats keep every bit."""
+        return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str) -> "TaskSet":
+        """Read a set from the form that ``to_json`` writes."""
+        return cls.from_dict(json.loads(text))
+
+
+def freeze(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round computed parameters to 9 decimals, so that no processor's last bit changes a hash.
+
+    Uniform draws need none of this: they are the same bits everywhere.
+    """
+    return np.round(parameters, 9)
