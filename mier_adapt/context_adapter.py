@@ -61,9 +61,13 @@ def adapt_context(
         context = context.detach().requires_grad_()
     for lr in lrs:
         second_order = create_graph and not detach_grads
-        (grad,) = torch.autograd.grad(
-            loss_fn(context).sum(), context, create_graph=second_order, retain_graph=second_order
-        )
+        with torch.set_grad_enabled(True):  # also where the caller evaluates without gradients
+            (grad,) = torch.autograd.grad(
+                loss_fn(context).sum(),
+                context,
+                create_graph=second_order,
+                retain_graph=second_order,
+            )
         if max_grad_norm is not None:
             # Where the gradient is short its norm takes no part in the result: a
             # multiplication by min(1, ...) alone would give NaN second derivatives at 0.

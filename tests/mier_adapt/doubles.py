@@ -1,0 +1,381 @@
+"""Shared doubles: random transitions, a linear-Gaussian task, stock algorithms, tiny runs."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+from tianshou.algorithm.modelfree.ddpg import ContinuousDeterministicPolicy
+from tianshou.algorithm.modelfree.redq import REDQ, REDQPolicy
+from tianshou.algorithm.modelfree.sac import SAC, AutoAlpha, SACPolicy
+from tianshou.algorithm.modelfree.td3 import TD3
+from tianshou.algorithm.optim import AdamOptimizerFactory
+from tianshou.exploration import GaussianNoise
+from tianshou.utils.net.common import EnsembleLinear, Net
+from tianshou.utils.net.continuous import (
+    ContinuousActorDeterministic,
+    ContinuousActorProbabilistic,
+    ContinuousCritic,
+)
+
+from mier_adapt import ContextModel, Transitions
+from mier_adapt.context_model import Varies
+from mier_adapt.integration import build_sac
+from mier_adapt.workflows.presets import AdaptConfig, MetaTrainConfig, ModelConfig, PolicyConfig
+
+OBS_DIM, ACT_DIM, CONTEXT_DIM = 3, 2, 2
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+# Transitions and models ---------------------------------------------------------------------
+
+
+def random_transitions(
+    *axes: int,
+    obs_dim: int = OBS_DIM,
+    act_dim: int = ACT_DIM,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Transitions:
+    """Transitions without any structure, with the given leading axes."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=dtype)
+
+    return Transitions(
+        obs=normal(*axes, obs_dim),
+        act=normal(*axes, act_dim).tanh(),
+        rew=normal(*axes),
+        obs_next=normal(*axes, obs_dim),
+        terminated=torch.rand(*axes, generator=generator) < 0.3,
+    )
+
+
+def random_model(
+    *, obs_dim: int = OBS_DIM, act_dim: int = ACT_DIM, context_dim: int = CONTEXT_DIM, **kwargs: Any
+) -> ContextModel:
+    """A small float64 model whose every parameter is random, biases included."""
+    seed = kwargs.pop("seed", 0)
+    options: dict[str, Any] = {"hidden_sizes": (5, 4), "activation": "tanh", **kwargs}
+    model = ContextModel(obs_dim, act_dim, context_dim, **options).double()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "log_var" not in name:
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.copy_(0.6 * noise)
+    return model
+
+
+class LinearGaussianTask:
+    """A task whose reward and dynamics are linear in the context, with known noise.
+
+    The model is the real one without hidden layers, so its loss is a parabola in the context,
+    whose lowest point and whose curvature are known in closed form.
+    """
+
+    def __init__(self, *, seed: int = 0, varies: Varies = "reward_and_dynamics") -> None:
+        self.model = random_model(hidden_sizes=(), varies=varies, seed=seed)
+        (layer,) = self.model.layers
+        outputs = layer.out_features // 2
+        with torch.no_grad():
+            layer.weight[outputs:] = 0.0  # variances are the same everywhere
+        prediction = self.model(
+            torch.zeros(1, OBS_DIM, dtype=torch.float64),
+            torch.zeros(1, ACT_DIM, dtype=torch.float64),
+            torch.zeros(CONTEXT_DIM, dtype=torch.float64),
+        )
+        log_var = prediction.rew_log_var
+        if prediction.delta_log_var is not None:
+            log_var = torch.cat((log_var, prediction.delta_log_var[0]))
+        self.log_var_Y = log_var.detach()
+        self.weight_YX, self.context_weight_YC = torch.split(
+            layer.weight.detach()[:outputs], [OBS_DIM + ACT_DIM, CONTEXT_DIM], dim=1
+        )
+        self.bias_Y = layer.bias.detach()[:outputs]
+        # The state's part of the loss is a mean over its dimensions, the reward's is not.
+        share_Y = torch.full_like(self.log_var_Y, 1 / OBS_DIM)
+        share_Y[0] = 1.0
+        self._precision_Y = share_Y * torch.exp(-self.log_var_Y)
+
+    @property
+    def curvature(self) -> float:
+        """Largest second derivative of the loss in the context."""
+        weighted = self.context_weight_YC * self._precision_Y[:, None]
+        hessian = 2 * self.context_weight_YC.T @ weighted
+        return float(torch.linalg.eigvalsh(hessian).max())
+
+    def draw(self, context: torch.Tensor, count: int, *, seed: int = 0) -> Transitions:
+        """Transitions of the task that has this context."""
+        start = random_transitions(count, seed=seed, dtype=torch.float64)
+        noise = torch.randn(
+            count,
+            len(self.bias_Y),
+            generator=torch.Generator().manual_seed(seed + 1),
+            dtype=torch.float64,
+        )
+        inputs = torch.cat((start.obs, start.act), -1)
+        mean = inputs @ self.weight_YX.T + self.context_weight_YC @ context + self.bias_Y
+        target = mean + noise * torch.exp(0.5 * self.log_var_Y)
+        obs_next = start.obs + target[:, 1:] if len(self.bias_Y) > 1 else start.obs_next
+        return Transitions(start.obs, start.act, target[:, 0], obs_next, start.terminated)
+
+    def best_context(self, transitions: Transitions) -> torch.Tensor:
+        """The context of least loss on these transitions: weighted least squares."""
+        inputs = torch.cat((transitions.obs, transitions.act), -1)
+        target = transitions.rew[:, None]
+        if len(self.bias_Y) > 1:
+            target = torch.cat((target, transitions.obs_next - transitions.obs), -1)
+        residual_Y = (target - inputs @ self.weight_YX.T - self.bias_Y).mean(0)
+        weighted_YC = self.context_weight_YC * self._precision_Y[:, None]
+        return torch.linalg.lstsq(
+            self.context_weight_YC.T @ weighted_YC, weighted_YC.T @ residual_Y
+        ).solution
+
+
+# Algorithms ---------------------------------------------------------------------------------
+
+
+def built_sac(obs_dim: int = OBS_DIM, context_dim: int = CONTEXT_DIM) -> Any:
+    """The library's SAC with tiny networks."""
+    return build_sac(_box(obs_dim), _actions(), context_dim, hidden_sizes=(8,), lr=1e-2)
+
+
+def small_sac(obs_dim: int = OBS_DIM, context_dim: int = CONTEXT_DIM) -> Any:
+    """A SAC of stock Tianshou parts, with a learned temperature."""
+    total = obs_dim + context_dim
+    return SAC(
+        policy=SACPolicy(actor=_gaussian_actor(total), action_space=_actions()),
+        policy_optim=AdamOptimizerFactory(lr=1e-2),
+        critic=_critic(total),
+        critic_optim=AdamOptimizerFactory(lr=1e-2),
+        critic2=_critic(total),
+        alpha=AutoAlpha(-1.0, 0.0, AdamOptimizerFactory(lr=1e-2)),
+    )
+
+
+def small_td3(obs_dim: int = OBS_DIM, context_dim: int = CONTEXT_DIM) -> Any:
+    """A TD3 of stock Tianshou parts."""
+    total = obs_dim + context_dim
+    actor = ContinuousActorDeterministic(
+        preprocess_net=Net(state_shape=(total,), hidden_sizes=(8,)), action_shape=(ACT_DIM,)
+    )
+    return TD3(
+        policy=ContinuousDeterministicPolicy(
+            actor=actor, exploration_noise=GaussianNoise(sigma=0.1), action_space=_actions()
+        ),
+        policy_optim=AdamOptimizerFactory(lr=1e-2),
+        critic=_critic(total),
+        critic_optim=AdamOptimizerFactory(lr=1e-2),
+    )
+
+
+def small_redq(obs_dim: int = OBS_DIM, context_dim: int = CONTEXT_DIM) -> Any:
+    """A REDQ of stock Tianshou parts, with a learned temperature."""
+    total, ensemble_size = obs_dim + context_dim, 3
+
+    def linear(inputs: int, outputs: int) -> EnsembleLinear:
+        return EnsembleLinear(ensemble_size, inputs, outputs)
+
+    critic = ContinuousCritic(
+        preprocess_net=Net(
+            state_shape=(total,),
+            action_shape=(ACT_DIM,),
+            hidden_sizes=(8,),
+            concat=True,
+            linear_layer=linear,
+        ),
+        linear_layer=linear,
+        flatten_input=False,
+    )
+    return REDQ(
+        policy=REDQPolicy(actor=_gaussian_actor(total), action_space=_actions()),
+        policy_optim=AdamOptimizerFactory(lr=1e-2),
+        critic=critic,
+        critic_optim=AdamOptimizerFactory(lr=1e-2),
+        ensemble_size=ensemble_size,
+        subset_size=2,
+        actor_delay=3,
+        alpha=AutoAlpha(-1.0, 0.0, AdamOptimizerFactory(lr=1e-2)),
+    )
+
+
+ALGORITHMS: dict[str, Callable[..., Any]] = {
+    "build_sac": built_sac,
+    "SAC": small_sac,
+    "TD3": small_td3,
+    "REDQ": small_redq,
+}
+"""Builders of tiny stock algorithms: ``(obs_dim, context_dim) -> algorithm``."""
+
+
+def _gaussian_actor(total: int) -> ContinuousActorProbabilistic:
+    return ContinuousActorProbabilistic(
+        preprocess_net=Net(state_shape=(total,), hidden_sizes=(8,)),
+        action_shape=(ACT_DIM,),
+        unbounded=True,
+        conditioned_sigma=True,
+    )
+
+
+def _critic(total: int) -> ContinuousCritic:
+    return ContinuousCritic(
+        preprocess_net=Net(
+            state_shape=(total,), action_shape=(ACT_DIM,), hidden_sizes=(8,), concat=True
+        )
+    )
+
+
+def _box(dim: int) -> spaces.Box:
+    return spaces.Box(-np.inf, np.inf, (dim,), np.float32)
+
+
+def _actions() -> spaces.Box:
+    return spaces.Box(-1.0, 1.0, (ACT_DIM,), np.float32)
+
+
+# Environments -------------------------------------------------------------------------------
+
+
+class ClockVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
+    """Slots whose observation is ``[steps in this episode, start, task]``.
+
+    A task is a pair of numbers: steps until its episodes terminate and steps until a time limit
+    cuts them. The reward is the sum of the action, in the environment's own units; the start is
+    drawn at every reset. ``received`` holds the actions of every step.
+    """
+
+    def __init__(self, num_envs: int, *, autoreset_mode: AutoresetMode | None = None) -> None:
+        self.num_envs = num_envs
+        self.metadata = {"autoreset_mode": autoreset_mode or AutoresetMode.SAME_STEP}
+        self.single_observation_space = _box(OBS_DIM)
+        self.single_action_space = spaces.Box(
+            np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32)
+        )
+        self.observation_space = gymnasium.vector.utils.batch_space(
+            self.single_observation_space, num_envs
+        )
+        self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
+        self.received: list[NDArray[np.floating]] = []
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        self._generators = [np.random.default_rng(one) for one in seed]
+        self._tasks = list(options["tasks"])
+        self._clock = np.zeros(self.num_envs, dtype=int)
+        self._start = np.array([generator.normal() for generator in self._generators])
+        return self._observe(), {}
+
+    def step(self, actions: Any) -> Any:
+        assert self.action_space.contains(actions)
+        self.received.append(actions.copy())
+        self._clock += 1
+        terminated = np.array(
+            [time >= task[0] for time, task in zip(self._clock, self._tasks, strict=True)]
+        )
+        truncated = np.array(
+            [time >= task[1] for time, task in zip(self._clock, self._tasks, strict=True)]
+        )
+        ended, infos = terminated | truncated, {}
+        if ended.any():
+            final = np.full(self.num_envs, None, dtype=object)
+            before = self._observe()
+            for slot in np.flatnonzero(ended):
+                final[slot] = before[slot].copy()
+                self._clock[slot] = 0
+                self._start[slot] = self._generators[slot].normal()
+            infos = {"final_obs": final, "_final_obs": ended}
+        return self._observe(), actions.sum(axis=1), terminated, truncated, infos
+
+    def _observe(self) -> NDArray[np.float32]:
+        tasks = [task[0] for task in self._tasks]
+        return np.stack((self._clock, self._start, tasks), axis=1).astype(np.float32)
+
+
+# Runs ---------------------------------------------------------------------------------------
+
+
+def tiny_config(family: str = "HalfCheetahNegatedJoints", **changes: Any) -> MetaTrainConfig:
+    """A run that takes about a second, with every part of a real one."""
+    values: dict[str, Any] = {
+        "family": family,
+        "updates": 24,
+        "updates_per_iteration": 10,
+        "tasks_per_iteration": 3,
+        "adaptation_episodes": 1,
+        "evaluation_episodes": 1,
+        "initial_episodes": 1,
+        "episode_steps": 20,
+        "replay_per_task": 500,
+        "evaluate_every": 1,
+        "evaluated_tasks": 2,
+        "model": ModelConfig(
+            hidden_sizes=(16, 16),
+            context_dim=3,
+            tasks_per_batch=4,
+            batch_size=8,
+            pretrain_steps=5,
+        ),
+        "policy": PolicyConfig(hidden_sizes=(16, 16), batch_size=32),
+        "adapt": AdaptConfig(
+            adaptation_steps=40,
+            weight_steps=5,
+            relabel_rounds=2,
+            relabel_size=100,
+            updates_per_round=3,
+            batch_size=32,
+        ),
+    }
+    return MetaTrainConfig(**{**values, **changes})
+
+
+def assert_same_tree(first: Any, second: Any, *, ignore: Sequence[str] = (), at: str = "") -> None:
+    """Check that two trees of tensors and plain values are equal, bit for bit."""
+    assert type(first) is type(second), at
+    if isinstance(first, torch.Tensor):
+        assert first.dtype == second.dtype, at
+        assert torch.equal(first, second), at
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), at
+        for key in first.keys() - set(ignore):
+            assert_same_tree(first[key], second[key], ignore=ignore, at=f"{at}/{key}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), at
+        for position, (one, other) in enumerate(zip(first, second, strict=True)):
+            assert_same_tree(one, other, ignore=ignore, at=f"{at}/{position}")
+    else:
+        assert first == second, at
+
+
+# Processes ----------------------------------------------------------------------------------
+
+
+def start_python(
+    code: str, *arguments: object, cwd: Path | None = None, options: Sequence[str] = ()
+) -> "subprocess.Popen[str]":
+    """Start a fresh interpreter on ``code``, with pipes for its output."""
+    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [sys.executable, *options, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def run_python(code: str, *arguments: object, **kwargs: Any) -> tuple[int, str, str]:
+    """Run ``code`` to its end; its exit code, standard output and standard error."""
+    with start_python(code, *arguments, **kwargs) as process:
+        out, err = process.communicate(timeout=120)
+    return process.returncode, out, err

@@ -1,0 +1,150 @@
+"""FastSAC takes the steps of Tianshou's SAC."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from tianshou.algorithm.modelfree.sac import SAC
+from tianshou.utils.net.common import Net
+from tianshou.utils.net.continuous import ContinuousCritic
+from torch import nn
+
+from mier_adapt.integration import ContextReplayBuffer, FastSAC, build_sac, update
+
+from ..doubles import random_transitions
+
+OBSERVATIONS = spaces.Box(-np.inf, np.inf, (3,))
+ACTIONS = spaces.Box(-1, 1, (2,))
+
+
+def filled_buffer() -> ContextReplayBuffer:
+    buffer = ContextReplayBuffer(
+        2, 100, obs_dim=3, act_dim=2, context_dim=2, generator=np.random.default_rng(0)
+    )
+    for task in range(2):
+        buffer.extend(task, random_transitions(100, seed=task))
+    buffer.set_contexts(np.arange(2), torch.tensor([[0.5, -1.0], [2.0, 0.0]]))
+    return buffer
+
+
+def built(algorithm_class, *, layer_norm=False):
+    torch.manual_seed(0)
+    algorithm = build_sac(
+        OBSERVATIONS,
+        ACTIONS,
+        2,
+        hidden_sizes=(16, 16),
+        critic_layer_norm=layer_norm,
+        lr=1e-3,
+        algorithm_class=algorithm_class,
+    )
+    # As after some training: critics and their targets differ, and so do LayerNorm's weights.
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in algorithm.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return algorithm
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_losses_gradients_and_steps_are_those_of_tianshous_sac(layer_norm):
+    results = []
+    for algorithm_class in (SAC, FastSAC):
+        algorithm = built(algorithm_class, layer_norm=layer_norm)
+        buffer = filled_buffer()
+        torch.manual_seed(2)
+        losses = [update(algorithm, buffer, 32) for _ in range(3)]
+        gradients = [parameter.grad for parameter in algorithm.policy.parameters()]
+        results.append((losses, gradients, list(algorithm.state_dict().items())))
+    (stock_losses, stock_gradients, stock_state), (losses, gradients, state) = results
+    for expected, got in zip(stock_losses, losses, strict=True):
+        assert got == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    for expected, got in zip(stock_gradients, gradients, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    for (name, expected), (same_name, got) in zip(stock_state, state, strict=True):
+        assert name == same_name
+        if isinstance(expected, torch.Tensor):
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_critic_gradients_are_those_of_tianshous_sac():
+    gradients = []
+    for algorithm_class in (SAC, FastSAC):
+        algorithm = built(algorithm_class)
+        critics = [algorithm.critic, algorithm.critic2]
+        seen = []
+        for optimizer, critic in zip(
+            (algorithm.critic_optim, algorithm.critic2_optim), critics, strict=True
+        ):
+            optimizer._optim.register_step_pre_hook(
+                lambda *_, critic=critic, seen=seen: seen.append(
+                    [parameter.grad.clone() for parameter in critic.parameters()]
+                )
+            )
+        torch.manual_seed(2)
+        update(algorithm, filled_buffer(), 32)
+        gradients.append(seen)
+    for expected, got in zip(*gradients, strict=True):
+        for one, other in zip(expected, got, strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
+
+
+def test_the_actors_step_leaves_no_gradient_on_the_critics():
+    algorithm = built(FastSAC)
+    before = []
+    algorithm.policy_optim._optim.register_step_pre_hook(
+        lambda *_: before.extend(p.grad.clone() for p in algorithm.critic.parameters())
+    )
+    at_critic_step = []
+    algorithm.critic_optim._optim.register_step_pre_hook(
+        lambda *_: at_critic_step.extend(p.grad.clone() for p in algorithm.critic.parameters())
+    )
+    update(algorithm, filled_buffer(), 32)
+    assert before
+    for one, other in zip(before, at_critic_step, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_copy_learns_apart():
+    algorithm = built(FastSAC)
+    twin = copy.deepcopy(algorithm)
+    untouched = [parameter.clone() for parameter in algorithm.parameters()]
+    update(twin, filled_buffer(), 32)
+    assert all(torch.equal(*pair) for pair in zip(untouched, algorithm.parameters(), strict=True))
+    assert not torch.equal(next(twin.critic.parameters()), next(algorithm.critic.parameters()))
+
+
+def test_refuses_what_it_cannot_batch():
+    stock = built(SAC)
+    common = {
+        "policy": stock.policy,
+        "policy_optim": _optimizer(),
+        "critic_optim": _optimizer(),
+        "critic": stock.critic,
+    }
+    with pytest.raises(ValueError, match="n_step_return_horizon=1, got 3"):
+        FastSAC(**common, n_step_return_horizon=3)
+    with pytest.raises(ValueError, match="Linear, LayerNorm and ReLU layers, got Tanh"):
+        FastSAC(**common | {"critic": _critic(nn.Tanh, 16)})
+    with pytest.raises(ValueError, match="two critics of one form"):
+        FastSAC(**common, critic2=_critic(nn.ReLU, 8))
+
+
+def _optimizer():
+    from tianshou.algorithm.optim import AdamOptimizerFactory
+
+    return AdamOptimizerFactory(lr=1e-3)
+
+
+def _critic(activation, width):
+    return ContinuousCritic(
+        preprocess_net=Net(
+            state_shape=(5,),
+            action_shape=(2,),
+            hidden_sizes=(width, width),
+            activation=activation,
+            concat=True,
+        )
+    )

@@ -1,0 +1,169 @@
+import json
+import shutil
+import signal
+import time
+
+import pytest
+
+import mier_adapt_envs
+from mier_adapt import cli
+from mier_adapt.workflows.checkpoints import load_tree
+from mier_adapt.workflows.meta_training import meta_train
+from mier_adapt.workflows.metrics import read_metrics
+
+from .doubles import start_python, tiny_config
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("cli") / "run"
+    meta_train(tiny_config(updates=4), directory)
+    return directory
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run the command in this process: its exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["mier-adapt", *map(str, arguments)])
+        monkeypatch.setattr(cli._console, "width", 200)
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def test_lists_families(command):
+    code, out, _ = command("tasks")
+    assert code == 0
+    for family in mier_adapt_envs.families():
+        assert family in out
+    assert "medium" in out
+
+
+def test_lists_a_familys_tasks(command):
+    code, out, _ = command("tasks", "HalfCheetahVel", "--set", "hard")
+    assert code == 0
+    lines = [line for line in out.splitlines() if "velocity" in line]
+    tasks = mier_adapt_envs.task_set("HalfCheetahVel", "hard")
+    assert len(lines) == len(tasks) == 130
+    assert "meta-train" in lines[99]
+    assert "meta-test" in lines[100]
+    assert str(tasks[129]) in lines[129]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("meta-train", "smok", "--out", "{tmp}"), "smoke"),
+        (("tasks", "HalfCheetah"), "HalfCheetahNegatedJoints"),
+        (("evaluate", "{tmp}"), "meta-train PRESET --out"),
+        (("adapt", "{tmp}", "--task", "0"), "meta-train PRESET --out"),
+        (("adapt", "{run}", "--task", "20"), "--task from 0 to 19, got 20"),
+        (("evaluate", "{run}", "--split", "middle"), "--split"),
+        (("evaluate", "{run}", "--seeds", "0"), "--seeds"),
+        (("evaluate", "{run}", "--episodes", "0"), "--episodes"),
+        (("adapt", "{run}", "--task", "12", "--episodes", "0"), "episodes"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_1(
+    command, arguments, message, finished_run, tmp_path
+):
+    places = {"tmp": tmp_path, "run": finished_run}
+    code, _, err = command(*(argument.format(**places) for argument in arguments))
+    assert code == 1
+    assert err.startswith("mier-adapt: ")
+    assert message in err.replace("\n", " ")
+    assert "Traceback" not in err
+
+
+def test_a_wrong_preset_lists_the_presets_and_makes_no_directory(command, tmp_path):
+    code, _, err = command("meta-train", "nothing", "--out", tmp_path / "run")
+    assert code == 1
+    assert "halfcheetah-negated-joints" in err.replace("\n", "")
+    assert not (tmp_path / "run").exists()
+
+
+def test_adapts_and_writes_reports_and_figures(command, finished_run, tmp_path):
+    out = tmp_path / "adapted"
+    code, shown, _ = command(
+        "adapt", finished_run, "--task", 12, 3, "--episodes", 1, "--seed", 5, "--out", out
+    )
+    assert code == 0
+    tasks = mier_adapt_envs.task_set("HalfCheetahNegatedJoints")
+    for index in (12, 3):
+        report = json.loads((out / f"task-{index}-seed-5.json").read_text())
+        assert report["task"] == str(tasks[index])
+        (after,) = report["returns"]["adapted context"]
+        assert f"{after:.0f} ± 0" in shown
+        assert (out / f"task-{index}-seed-5.png").read_bytes().startswith(b"\x89PNG")
+        assert f"{index}: {tasks[index]}" in shown
+
+
+def test_evaluates_and_writes_figures(command, finished_run, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(finished_run, copied)
+    code, shown, _ = command("evaluate", copied, "--split", "test", "--episodes", 1)
+    assert code == 0
+    results = json.loads((copied / "evaluation.json").read_text())
+    tasks = mier_adapt_envs.task_set("HalfCheetahNegatedJoints")
+    assert list(results) == ["test"]
+    assert list(results["test"]) == [str(task) for task in tasks.meta_test]
+    assert set(results["test"][str(tasks[10])]) == {
+        "return_initial",
+        "return_adapted",
+        "loss_initial",
+        "loss_adapted",
+    }
+    assert f"10: {tasks[10]}" in shown
+    assert "mean of test tasks" in shown
+
+
+META_TRAIN = """
+import sys
+
+import torch
+
+torch.set_num_threads(1)
+from mier_adapt import cli
+from mier_adapt.workflows import presets
+from tests.mier_adapt.doubles import tiny_config
+
+presets.PRESETS["tiny"] = tiny_config(updates={updates})
+sys.argv = ["mier-adapt", "meta-train", "tiny", "--checkpoint-seconds", "0", "--out", sys.argv[1]]
+cli.main()
+"""
+
+
+def meta_train_command(directory, updates: int):
+    return start_python(META_TRAIN.format(updates=updates), directory)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_a_checkpoint_and_the_same_command_finishes(number, tmp_path):
+    directory = tmp_path / "run"
+    with meta_train_command(directory, updates=100_000) as process:
+        deadline = time.monotonic() + 60
+        while not (directory / CHECKPOINT).exists():
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    assert "checkpoint saved" in out
+    assert "Traceback" not in err
+    done = load_tree(directory / CHECKPOINT)["updates"]
+
+    if number == signal.SIGINT:
+        with meta_train_command(directory, updates=done + 7) as process:
+            out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert "Finished" in out
+        assert load_tree(directory / CHECKPOINT)["updates"] == done + 7
+        assert read_metrics(directory)[-1]["updates"] == done + 7

@@ -1,0 +1,118 @@
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mier_adapt import Transitions
+
+from .doubles import assert_same_tree, random_transitions
+
+FIELDS = ("obs", "act", "rew", "obs_next", "terminated")
+
+
+def columns(transitions: Transitions) -> dict[str, torch.Tensor]:
+    return {name: getattr(transitions, name) for name in FIELDS}
+
+
+@given(
+    axes=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    obs_dim=st.integers(1, 4),
+    act_dim=st.integers(1, 3),
+)
+def test_flatten_joins_leading_axes_in_order(axes, obs_dim, act_dim):
+    transitions = random_transitions(*axes, obs_dim=obs_dim, act_dim=act_dim)
+    flat = transitions.flatten()
+    assert len(transitions) == axes[0]
+    assert len(flat) == int(np.prod(axes))
+    assert_same_tree(
+        columns(flat),
+        {
+            name: value.reshape(-1, *value.shape[len(axes) :])
+            for name, value in columns(transitions).items()
+        },
+    )
+
+
+@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4))
+def test_cat_undoes_slicing(sizes):
+    whole = random_transitions(sum(sizes))
+    edges = np.cumsum([0, *sizes])
+    parts = [whole[start:stop] for start, stop in itertools.pairwise(edges)]
+    assert [len(part) for part in parts] == sizes
+    assert_same_tree(columns(Transitions.cat(parts)), columns(whole))
+
+
+@given(num_tasks=st.integers(1, 4), batch=st.integers(1, 4))
+def test_an_int_takes_one_task_out_of_a_stack(num_tasks, batch):
+    parts = [random_transitions(batch, seed=task) for task in range(num_tasks)]
+    stacked = Transitions.stack(parts)
+    assert stacked.rew.shape == (num_tasks, batch)
+    for task, part in enumerate(parts):
+        assert_same_tree(columns(stacked[task]), columns(part))
+    assert_same_tree(columns(stacked.flatten()), columns(Transitions.cat(parts)))
+
+
+def test_selects_by_indices_and_by_mask():
+    transitions = random_transitions(6)
+    indices = torch.tensor([4, 1, 1])
+    assert torch.equal(transitions[indices].rew, transitions.rew[indices])
+    mask = torch.tensor([True, False, False, True, False, True])
+    assert torch.equal(transitions[mask].obs, transitions.obs[[0, 3, 5]])
+
+
+def test_moving_to_the_device_where_it_is_copies_nothing():
+    transitions = random_transitions(2)
+    assert transitions.to("cpu").obs.data_ptr() == transitions.obs.data_ptr()
+
+
+def test_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        random_transitions(2).rew = torch.zeros(2)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("field", "value", "error", "message"),
+    [
+        ("obs", np.zeros((4, 3), np.float32), TypeError, "obs to be a floating-point tensor"),
+        ("act", torch.zeros(4, 2, dtype=torch.int64), TypeError, "act .* got torch.int64"),
+        ("rew", [0.0] * 4, TypeError, "rew to be a floating-point tensor"),
+        ("terminated", torch.zeros(4), TypeError, "terminated to be a bool tensor"),
+        ("obs", torch.zeros(3), ValueError, r"obs and act of shape \(\.\.\., B, dim\)"),
+        ("act", torch.zeros(5, 2), ValueError, r"act of shape \(4, 2\).* got \(5, 2\)"),
+        ("rew", torch.zeros(4, 1), ValueError, r"rew of shape \(4,\).* got \(4, 1\)"),
+        ("obs_next", torch.zeros(4, 2), ValueError, r"obs_next of shape \(4, 3\)"),
+        ("terminated", torch.zeros(3, dtype=torch.bool), ValueError, "terminated of shape"),
+        ("rew", torch.zeros(4, dtype=torch.float64), ValueError, "rew in obs's dtype"),
+        ("act", torch.zeros(4, 2, device="meta"), ValueError, "act on obs's device cpu, got meta"),
+    ],
+)
+def test_rejects_a_field_that_does_not_fit(field, value, error, message):
+    with pytest.raises(error, match=message):
+        Transitions(**{**columns(random_transitions(4)), field: value})
+
+
+@given(
+    field=st.sampled_from(["obs", "act", "rew", "obs_next"]),
+    value=st.sampled_from([float("nan"), float("inf"), float("-inf")]),
+    position=st.integers(0, 3),
+)
+def test_names_the_field_that_is_not_finite(field, value, position):
+    given_columns = columns(random_transitions(4))
+    given_columns[field][position] = value
+    with pytest.raises(ValueError, match=rf"but {field} holds [1-3] NaN or infinite entries"):
+        Transitions(**given_columns)
+
+
+def test_rejects_an_empty_set_a_single_row_and_nothing_to_join():
+    with pytest.raises(ValueError, match="at least one transition"):
+        random_transitions(3)[:0]
+    with pytest.raises(ValueError, match="leading axis of 1"):
+        random_transitions(3)[0]
+    for join in (Transitions.cat, Transitions.stack):
+        with pytest.raises(ValueError, match="at least one set"):
+            join([])
