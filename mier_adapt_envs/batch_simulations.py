@@ -45,6 +45,12 @@ class BatchSimulations(Simulations):
     def state(self) -> State:
         return self._state
 
+    @property
+    @override
+    def warnings(self) -> NDArray[np.integer]:
+        counts: NDArray[np.integer] = self._batch.warning[..., 1]  # mjWarningStat.number
+        return counts
+
     @override
     def step(self, ctrl_BA: NDArray[np.float64], restarts: Restarts) -> None:
         self._survive_fork()

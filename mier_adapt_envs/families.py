@@ -83,7 +83,7 @@ def env_class(family: str) -> type[TaskEnv]:
     Raises:
         ValueError: If there is no such family.
     """
-    if family not in _FAMILIES:
+    if not isinstance(family, str) or family not in _FAMILIES:
         raise ValueError(f"family must be one of {', '.join(_FAMILIES)}, got {family!r}.")
     return _FAMILIES[family]
 
@@ -107,7 +107,7 @@ def task_set(family: str, name: str | None = None) -> TaskSet:
     known = env_class(family).task_sets()
     if name is None:
         return next(iter(known.values()))
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(
             f"name of a {family} task set must be one of {', '.join(known)}, got {name!r}."
         )

@@ -11,10 +11,37 @@ import numpy as np
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 from numpy.typing import NDArray
 
-__all__ = ["Robot", "State"]
+__all__ = ["Robot", "State", "instabilities"]
 
 State = Mapping[str, NDArray[np.float64]]
 """What was read from a batch of simulations: MjData field name -> ``(B, *field shape)``."""
+
+
+_INSTABILITIES = {
+    int(mujoco.mjtWarning.mjWARN_BADQPOS): "mjWARN_BADQPOS",
+    int(mujoco.mjtWarning.mjWARN_BADQVEL): "mjWARN_BADQVEL",
+    int(mujoco.mjtWarning.mjWARN_BADQACC): "mjWARN_BADQACC",
+    int(mujoco.mjtWarning.mjWARN_BADCTRL): "mjWARN_BADCTRL",
+}
+
+
+def instabilities(warnings_BW: NDArray[Any]) -> NDArray[np.object_] | None:
+    """Return why each simulation is unstable, by MuJoCo's name for it; None where it is not.
+
+    At these warnings MuJoCo resets a simulation to its defaults, in the middle of a step.
+
+    Args:
+        warnings_BW: How often each simulation was warned since its reset, for every warning.
+
+    Returns:
+        Names or None, ``(B,)``; or None alone if all simulations are stable.
+    """
+    if not warnings_BW.any() or not warnings_BW[:, list(_INSTABILITIES)].any():
+        return None
+    reasons_B = np.full(len(warnings_BW), None, dtype=object)
+    for index, name in _INSTABILITIES.items():
+        reasons_B[warnings_BW[:, index] > 0] = name
+    return reasons_B
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,11 @@ class Simulations(ABC):
     def state(self) -> State:
         """What the last step or reset left in every slot. Kept until the next step but one."""
 
+    @property
+    @abstractmethod
+    def warnings(self) -> NDArray[np.integer]:
+        """How often MuJoCo warned of each slot since its reset, ``(B, kinds of warning)``."""
+
     @abstractmethod
     def step(self, ctrl_BA: NDArray[np.float64], restarts: Restarts) -> None:
         """Step every slot under its controls, but those of ``restarts`` start anew instead."""

@@ -16,7 +16,7 @@ from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from mier_adapt_envs.robot import Robot, State
+from mier_adapt_envs.robot import Robot, State, instabilities
 from mier_adapt_envs.tasks import Task, TaskSet
 
 __all__ = ["TaskEnv", "Transition", "as_task", "check_actions", "transition"]
@@ -176,6 +176,8 @@ class TaskEnv(MujocoEnv):
             ValueError: If ``options`` holds anything but a task of this family.
         """
         self._check_open("reset")
+        if not isinstance(options, Mapping | None):
+            raise ValueError(f"options must be a dict or None, got {options!r}.")
         unknown = set(options or {}) - {"task"}
         if unknown:
             raise ValueError(f"options expected only the entry 'task', got {sorted(unknown)}.")
@@ -195,6 +197,10 @@ class TaskEnv(MujocoEnv):
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Apply ``action``, clipped to [-1, 1], for one environment step.
 
+        Should the simulation become unstable, the episode is truncated, ``info["unstable"]`` is
+        MuJoCo's name of the reason (``"mjWARN_BADQACC"``, say), the observation stays as it was
+        and the reward is 0.
+
         Raises:
             ValueError: If ``action`` has another shape than the action space or is not finite.
             gymnasium.error.ResetNeeded: If no episode was started.
@@ -207,18 +213,27 @@ class TaskEnv(MujocoEnv):
         self.data.ctrl[:] = self.control(act_1A, self._parameters_1P)[0]
         self.robot.step(self.model, self.data)
         before, self._state = self._state, self._read()
+        reasons_1 = instabilities(self.data.warning.number[None])
         outcome = transition(
-            type(self), before, self._state, self._obs_1O, act_1A, self._parameters_1P
+            type(self),
+            before,
+            self._state,
+            self._obs_1O,
+            act_1A,
+            self._parameters_1P,
+            None if reasons_1 is None else np.ones(1, dtype=np.bool_),
         )
         self._obs_1O = outcome.obs_next_BO
         if self.render_mode == "human":
             self.render()
         info = {"task": self._task, **{key: float(v[0]) for key, v in outcome.measured.items()}}
+        if reasons_1 is not None:
+            info["unstable"] = reasons_1[0]
         return (
             self._obs_1O[0].copy(),
             float(outcome.rew_B[0]),
             bool(outcome.terminated_B[0]),
-            False,  # gymnasium's TimeLimit truncates
+            reasons_1 is not None,  # beyond that, gymnasium's TimeLimit truncates
             info,
         )
 
@@ -283,14 +298,24 @@ def transition(
     obs_BO: NDArray[np.float32],
     act_BA: NDArray[np.float64],
     parameters_BP: NDArray[np.float64],
+    unstable_B: NDArray[np.bool_] | None = None,
 ) -> Transition:
-    """Evaluate a batch of simulated steps under a family's definitions."""
+    """Evaluate a batch of simulated steps under a family's definitions.
+
+    Of an unstable simulation nothing is real after the step: its observation stays as it was,
+    and everything measured is 0.
+    """
     obs_next_BO = env_class.observe(after).astype(np.float32)
     measured = env_class.measure(before, after, act_BA, parameters_BP)
+    if unstable_B is not None:
+        obs_next_BO = np.where(unstable_B[:, None], obs_BO, obs_next_BO)
+        measured = {name: np.where(unstable_B, 0.0, v) for name, v in measured.items()}
     terms = [values for name, values in measured.items() if name.startswith("reward_")]
     # Python's sum adds in order for any B; NumPy's associates differently for B = 1.
     rew_B: NDArray[np.float64] = sum(terms, start=np.zeros(len(act_BA)))
     terminated_B = env_class.termination_fn(obs_BO, act_BA, obs_next_BO)
+    if unstable_B is not None:
+        terminated_B = terminated_B & ~unstable_B
     return Transition(obs_next_BO, rew_B, terminated_B, measured)
 
 
@@ -329,7 +354,13 @@ def check_actions(actions: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
     Raises:
         ValueError: If they are neither.
     """
-    act = np.asarray(actions, dtype=np.float64)
+    try:
+        act = np.asarray(actions)
+    except ValueError:  # a list of rows of different lengths
+        act = np.array(None)
+    if act.dtype.kind not in "biuf":
+        raise ValueError(f"action must be an array of real numbers, got {actions!r:.80}.")
+    act = act.astype(np.float64, copy=False)
     if act.shape != shape:
         raise ValueError(f"action expected shape {shape}, got {act.shape}.")
     if not np.isfinite(act).all():

@@ -115,8 +115,15 @@ class TaskSet(Sequence[Task]):
     """Tasks to adapt to."""
 
     def __post_init__(self) -> None:
+        for name in ("family", "name", "env_id"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} must be a string, got {getattr(self, name)!r}.")
         for split in ("meta_train", "meta_test"):
-            tasks = tuple(getattr(self, split))
+            tasks = getattr(self, split)
+            try:
+                tasks = tuple(tasks)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{split} must be a sequence of tasks, got {tasks!r}.") from error
             for position, task in enumerate(tasks):
                 if not isinstance(task, Task):
                     raise ValueError(f"{split}[{position}] must be a Task, got {task!r}.")

@@ -35,6 +35,7 @@ class ThreadSimulations(Simulations):
         # once: making one takes longer than copying what it shows. The two sets of rows take
         # turns, so that a step finds the state before and the state after.
         self._controls = [data.ctrl for data in self._datas]
+        self._warnings = [data.warning.number for data in self._datas]
         self._states: list[dict[str, NDArray[np.float64]]] = []
         self._copies: list[list[list[tuple[NDArray[np.float64], NDArray[np.float64]]]]] = []
         for _ in range(2):
@@ -55,6 +56,11 @@ class ThreadSimulations(Simulations):
     @override
     def state(self) -> State:
         return self._states[self._turn]
+
+    @property
+    @override
+    def warnings(self) -> NDArray[np.integer]:
+        return np.array(self._warnings)
 
     @override
     def step(self, ctrl_BA: NDArray[np.float64], restarts: Restarts) -> None:

@@ -14,7 +14,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from mier_adapt_envs.families import env_class, families
-from mier_adapt_envs.robot import Robot
+from mier_adapt_envs.robot import Robot, instabilities
 from mier_adapt_envs.simulations import Simulations
 from mier_adapt_envs.task_env import as_task, check_actions, default_task, spaces, transition
 from mier_adapt_envs.tasks import Task
@@ -99,13 +99,21 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
             ("num_threads", 1 if num_threads is None else num_threads),
             ("max_episode_steps", 1 if max_episode_steps is None else max_episode_steps),
         ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
-        if render_mode not in (None, "rgb_array"):
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be at least 1 and whole, got {value!r}.")
+        if not (render_mode is None or isinstance(render_mode, str)) or (
+            render_mode not in (None, "rgb_array")
+        ):
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}.")
         self.num_envs = num_envs
         self.render_mode = render_mode
-        self._autoreset_mode = AutoresetMode(autoreset_mode)
+        try:
+            self._autoreset_mode = AutoresetMode(autoreset_mode)
+        except ValueError as error:
+            modes = [mode.value for mode in AutoresetMode]
+            raise ValueError(
+                f"autoreset_mode must be one of {modes}, got {autoreset_mode!r}."
+            ) from error
         self.metadata = {**self._env_class.metadata, "autoreset_mode": self._autoreset_mode}
         registered = gymnasium.spec(self._env_class.env_id).max_episode_steps
         self._max_episode_steps = max_episode_steps or registered or np.inf
@@ -175,6 +183,8 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
             ValueError: If an argument does not fit. Nothing has changed then.
         """
         self._check_open("reset")
+        if not isinstance(options, Mapping | None):
+            raise ValueError(f"options must be a dict or None, got {options!r}.")
         options = options or {}
         unknown = set(options) - {"tasks", "reset_mask"}
         if unknown:
@@ -208,7 +218,8 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
             Observations, rewards, terminations, truncations and infos, as ``SyncVectorEnv``
             gives them. Under ``"NextStep"`` a slot that had ended starts its next episode instead,
             with reward 0; under ``"SameStep"`` it has done so already, and ``infos["final_obs"]``
-            and ``infos["final_info"]`` hold the end.
+            and ``infos["final_info"]`` hold the end. A slot whose simulation becomes unstable is
+            truncated, as in the single environment, and its info ``"unstable"`` is the reason.
 
         Raises:
             ValueError: If ``actions`` has another shape than the action space or is not finite.
@@ -227,6 +238,10 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
         self._simulations.step(
             self._env_class.control(act_BA, self._parameters_BP), self._generators_of(starting_B)
         )
+        reasons_B = instabilities(self._simulations.warnings)
+        unstable_B = None
+        if reasons_B is not None:
+            unstable_B = np.array([reason is not None for reason in reasons_B])
         outcome = transition(
             self._env_class,
             before,
@@ -234,12 +249,15 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
             self._obs_BO,
             act_BA,
             self._parameters_BP,
+            unstable_B,
         )
         self._obs_BO = outcome.obs_next_BO
         rew_B = np.where(stepping_B, outcome.rew_B, 0.0)
         terminated_B = outcome.terminated_B & stepping_B
         self._elapsed_B = np.where(stepping_B, self._elapsed_B + 1, 0)
         truncated_B = self._elapsed_B >= self._max_episode_steps
+        if unstable_B is not None:
+            truncated_B |= unstable_B
         self._ended_B = terminated_B | truncated_B
 
         infos: dict[str, Any] = {}
@@ -252,6 +270,7 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
             final_info: dict[str, Any] = {}
             self._add_tasks(final_info, ended_B)
             _add(final_info, outcome.measured, ended_B)
+            _add_reasons(final_info, reasons_B)
             infos |= {
                 "final_obs": final_obs,
                 "_final_obs": ended_B.copy(),
@@ -261,6 +280,8 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
             self._restart(ended_B)
         self._add_tasks(infos, np.ones(self.num_envs, dtype=np.bool_))
         _add(infos, outcome.measured, stepping_B)
+        if self._autoreset_mode is not AutoresetMode.SAME_STEP:
+            _add_reasons(infos, reasons_B)
         return self._obs_BO.copy(), rew_B, terminated_B, truncated_B, infos
 
     def render(self) -> tuple[Any, ...] | None:
@@ -361,7 +382,12 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
     def _check_tasks(self, tasks: Any) -> list[Task]:
         if isinstance(tasks, Task | Mapping):
             tasks = [tasks] * self.num_envs
-        tasks = list(tasks)
+        try:
+            tasks = list(tasks)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"tasks expected one task or one for each slot, got {tasks!r}."
+            ) from error
         if len(tasks) != self.num_envs:
             raise ValueError(
                 f"tasks expected one task or one for each of {self.num_envs} slots, "
@@ -425,6 +451,13 @@ def _kind_of_simulations(robot: Robot) -> type[Simulations]:
     except ImportError:  # MuJoCo before 4.0
         return ThreadSimulations
     return BatchSimulations
+
+
+def _add_reasons(infos: dict[str, Any], reasons_B: NDArray[np.object_] | None) -> None:
+    """Add why slots are unstable, where any is, in gymnasium's form."""
+    if reasons_B is not None:
+        infos["unstable"] = reasons_B
+        infos["_unstable"] = np.array([reason is not None for reason in reasons_B])
 
 
 def _usable_cores() -> int:

@@ -1,6 +1,7 @@
 """Pictures and films, without a display."""
 
 import gymnasium
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 from env_helpers import make, spread_tasks
@@ -50,8 +51,6 @@ def test_the_engine_renders_what_single_environments_do(family):
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_record_video_writes_a_playable_film(tmp_path):
-    imageio = pytest.importorskip("imageio.v3")
-    pytest.importorskip("moviepy")
     task = mier_adapt_envs.task_set("AntDir", "ood")[-1]
     env = gymnasium.wrappers.RecordVideo(
         make(

@@ -205,11 +205,11 @@ def test_a_pickled_engine_is_a_new_one_with_the_same_tasks():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
-        ({"num_threads": 0}, "num_threads must be at least 1, got 0"),
-        ({"max_episode_steps": -1}, "max_episode_steps must be at least 1, got -1"),
+        ({"num_envs": 0}, "num_envs must be at least 1 and whole, got 0"),
+        ({"num_threads": 0}, "num_threads must be at least 1 and whole, got 0"),
+        ({"max_episode_steps": -1}, "max_episode_steps must be at least 1 and whole, got -1"),
         ({"render_mode": "human"}, "render_mode must be 'rgb_array' or None, got 'human'"),
-        ({"autoreset_mode": "Never"}, "'Never' is not a valid AutoresetMode"),
+        ({"autoreset_mode": "Never"}, "autoreset_mode must be one of .* got 'Never'"),
         ({"tasks": spread_tasks("AntDir", 3)}, "tasks expected one task or one .* 2 slots, got 3"),
         ({"tasks": spread_tasks("AntGoal", 2)}, "task must be of the family AntDir"),
     ],
