@@ -75,7 +75,7 @@ def require_like(expected: Any, given: Any, where: str) -> None:
         for position, value in enumerate(expected):
             require_like(value, given[position], f"{where}/{position}")
     elif type(given) is not type(expected) and not (
-        isinstance(expected, float) and type(given) is int
+        type(expected) in (int, float) and type(given) in (int, float)
     ):
         raise ValueError(
             f"{where}: expected {type(expected).__name__}, got {type(given).__name__}."
@@ -137,12 +137,7 @@ def require_optimizer_state(optimizer: torch.optim.Optimizer, given: Any, where:
             require_keys(wanted, entries, at)
         parameter = parameters[index]
         for name, value in entries.items():
-            if isinstance(value, Tensor) and (
-                tuple(value.shape) != () if name == "step" else value.shape != parameter.shape
-            ):
-                raise ValueError(
-                    f"{at}/{name}: expected shape {() if name == 'step' else tuple(parameter.shape)}, "
-                    f"got {tuple(value.shape)}."
-                )
-            if not isinstance(value, (Tensor, float, int)):
-                raise ValueError(f"{at}/{name}: expected a tensor, got {type(value).__name__}.")
+            if name == "step":
+                require_like(torch.tensor(0.0), value, f"{at}/{name}")
+            else:
+                require_like(parameter, value, f"{at}/{name}")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -110,6 +110,7 @@ class Adapt:
     def run(self) -> int:
         """Adapt to each task in turn."""
         from mier_adapt.workflows.environments import TaskEnvs
+        from mier_adapt.workflows.files import replace_text
         from mier_adapt.workflows.fine_tuning import fine_tune_by_relabeling
         from mier_adapt.workflows.plots import plot_adaptation
         from mier_adapt.workflows.runs import load_run, read_run_file
@@ -141,24 +142,18 @@ class Adapt:
                 )
                 progress.update(bar, completed=1.0, status=report.reason)
                 name = f"task-{index}-seed-{self.seed}"
-                (out / f"{name}.json").write_text(
-                    json.dumps(dataclasses.asdict(report), indent=2) + "\n"
+                replace_text(
+                    out / f"{name}.json", json.dumps(dataclasses.asdict(report), indent=2) + "\n"
                 )
                 plot_adaptation(report.returns, f"Task {index}: {report.task}", out / f"{name}.png")
                 reports.append((index, report))
         table = Table(
-            title=f"{config.family}, return of a deterministic episode "
-            f"({self.episodes} episodes, seed {self.seed})"
+            title=f"{config.family}: return of {self.episodes} deterministic episodes after each "
+            f"stage, mean ± std, seed {self.seed}"
         )
-        for column in (
-            "task",
-            "initial context",
-            "adapted context",
-            "relabeled",
-            "real transitions",
-            "seconds",
-        ):
-            table.add_column(column, justify="left" if column == "task" else "right")
+        table.add_column("task", no_wrap=True)
+        for column in ("initial", "adapted", "relabeled", "steps", "seconds"):
+            table.add_column(column, justify="right", no_wrap=True)
         for index, report in reports:
             table.add_row(
                 f"{index}: {report.task}",
@@ -201,6 +196,7 @@ class Evaluate:
         """Evaluate and print a table."""
         from mier_adapt.workflows.environments import TaskEnvs
         from mier_adapt.workflows.evaluation import evaluate_tasks
+        from mier_adapt.workflows.files import replace_text
         from mier_adapt.workflows.runs import load_run, read_run_file
 
         config, _, _ = read_run_file(self.run_directory)
@@ -218,12 +214,13 @@ class Evaluate:
         )
         for column in (
             "task",
-            "return, initial context",
-            "return, adapted context",
-            "model loss, initial",
-            "model loss, adapted",
+            "return: initial",
+            "adapted",
+            "model loss: initial",
+            "adapted",
         ):
-            table.add_column(column, justify="left" if column == "task" else "right")
+            justify: Literal["left", "right"] = "left" if column == "task" else "right"
+            table.add_column(column, justify=justify, no_wrap=column == "task")
         results: dict[str, Any] = {}
         with TaskEnvs(tasks) as envs:
             run = load_run(self.run_directory, envs, device=self.device)
@@ -252,7 +249,7 @@ class Evaluate:
                 )
         _console.print(table)
         path = self.run_directory / "evaluation.json"
-        path.write_text(json.dumps(results, indent=2) + "\n")
+        replace_text(path, json.dumps(results, indent=2) + "\n")
         _console.print(f"Figures: {path}")
         return 0
 
@@ -292,10 +289,46 @@ class Tasks:
         return 0
 
 
+@dataclass
+class Doctor:
+    """Print versions, devices and threads, test the installation, and say what would be slow.
+
+    Example: mier-adapt doctor --out runs
+    """
+
+    out: Path | None = None
+    """Where runs are to go, to test that disk; the temporary directory if not given."""
+
+    def run(self) -> int:
+        """Look, and print; 1 if something that the library needs does not work."""
+        from mier_adapt.workflows.doctor import diagnose
+
+        with _console.status("loading") as status:
+            diagnosis = diagnose(self.out, on_check=lambda name: status.update(f"testing: {name}"))
+        table = Table("part", "found", show_header=False, box=None)
+        for name, value in (*diagnosis.versions.items(), *diagnosis.machine.items()):
+            table.add_row(name, value)
+        _console.print(table)
+        table = Table("check", "", "result")
+        for check in diagnosis.checks:
+            failed = "failed" if check.required else "not here"
+            table.add_row(check.name, "passed" if check.passed else failed, check.result)
+        _console.print(table)
+        for line in diagnosis.slow or ("Nothing here would be slow.",):
+            _console.print(line, markup=False)
+        return 0 if diagnosis.healthy else 1
+
+
 def main() -> None:
     """Entry point of the console script."""
     command = tyro.extras.subcommand_cli_from_dict(
-        {"meta-train": MetaTrain, "adapt": Adapt, "evaluate": Evaluate, "tasks": Tasks},
+        {
+            "meta-train": MetaTrain,
+            "adapt": Adapt,
+            "evaluate": Evaluate,
+            "tasks": Tasks,
+            "doctor": Doctor,
+        },
         prog="mier-adapt",
         description="Meta-train policies and adapt them to changed tasks.",
     )

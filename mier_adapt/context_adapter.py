@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from mier_adapt._checks import require_int, require_number, require_type, shown
 from mier_adapt._typing import Float, Int, Tensor
 from mier_adapt.context_model import ContextModel
 from mier_adapt.transitions import Transitions
@@ -55,6 +56,19 @@ def adapt_context(
         Mendonca et al. (2020), arXiv:2006.07178, equation 3. The rescaling follows the
         authors' released code (norm 10).
     """
+    require_type("adapt_context", "context", context, Tensor)
+    if not context.is_floating_point():
+        raise TypeError(f"adapt_context expected a floating-point context, got {context.dtype}.")
+    if not isinstance(lrs, Sequence):
+        raise TypeError(f"adapt_context expected lrs to be a sequence, got {shown(lrs)}.")
+    for lr in lrs:
+        require_number("adapt_context", "lrs", lr)
+    if max_grad_norm is not None:
+        require_type("adapt_context", "max_grad_norm", max_grad_norm, (float, int))
+        if not max_grad_norm > 0:
+            raise ValueError(f"adapt_context expected max_grad_norm > 0, got {max_grad_norm}.")
+        # Squared below, in the context's dtype; a larger limit is none.
+        max_grad_norm = min(max_grad_norm, torch.finfo(context.dtype).max ** 0.5)
     if create_graph and not context.requires_grad:
         context = context.clone().requires_grad_()
     elif not create_graph:
@@ -170,11 +184,15 @@ class GradientContextAdapter:
         lr: float | Sequence[float] = 0.01,
         max_grad_norm: float | None = 10.0,
     ) -> None:
+        require_type("GradientContextAdapter", "model", model, ContextModel)
         lrs = tuple(lr) if isinstance(lr, Sequence) else (lr,)
-        if steps < 0:
-            raise ValueError(f"GradientContextAdapter expected steps >= 0, got {steps}.")
-        if not lrs or not all(0 < size < math.inf for size in lrs):
-            raise ValueError(f"GradientContextAdapter expected positive, finite lr, got {lr!r}.")
+        require_int("GradientContextAdapter", "steps", steps, least=0)
+        if not lrs:
+            raise ValueError(f"GradientContextAdapter expected at least one lr, got {lr!r}.")
+        for size in lrs:
+            require_number("GradientContextAdapter", "lr", size, above=0)
+        if max_grad_norm is not None:
+            require_type("GradientContextAdapter", "max_grad_norm", max_grad_norm, (float, int))
         if max_grad_norm is not None and not max_grad_norm > 0:
             raise ValueError(
                 "GradientContextAdapter expected max_grad_norm > 0 or None, "
@@ -208,6 +226,8 @@ class GradientContextAdapter:
             ValueError: If a shape does not fit the model, ``initial_context`` is not finite, or
                 ``steps`` is negative.
         """
+        require_type("adapt", "adaptation", adaptation, Transitions)
+        require_type("adapt", "initial_context", initial_context, (Tensor, type(None)))
         if initial_context is not None and not bool(initial_context.isfinite().all()):
             raise ValueError(
                 f"adapt expected initial_context with finite values, got {initial_context}."
@@ -242,6 +262,8 @@ class GradientContextAdapter:
         Source:
             Mendonca et al. (2020), arXiv:2006.07178, equation 4.
         """
+        for name, value in (("adaptation", adaptation), ("evaluation", evaluation)):
+            require_type("meta_loss", name, value, Transitions)
         if adaptation.obs.ndim != 3 or len(adaptation) != len(evaluation):
             raise ValueError(
                 "meta_loss expected adaptation and evaluation sets of the same T tasks, "
@@ -301,6 +323,14 @@ class GradientContextAdapter:
             Mendonca et al. (2020), arXiv:2006.07178, Algorithm 2; the 80/20 split and Adam
             follow the released code; keeping the best weights is ours.
         """
+        require_type("fine_tune", "transitions", transitions, Transitions)
+        require_type("fine_tune", "generator", generator, (torch.Generator, type(None)))
+        require_int("fine_tune", "context_steps", context_steps, least=0)
+        require_int("fine_tune", "weight_steps", weight_steps, least=0)
+        require_number("fine_tune", "weight_lr", weight_lr, above=0)
+        require_number("fine_tune", "validation_fraction", validation_fraction)
+        if patience is not None:
+            require_int("fine_tune", "patience", patience, least=1)
         if transitions.obs.ndim != 2 or len(transitions) < 2:
             raise ValueError(
                 "fine_tune expected at least 2 transitions of one task, (B, dim), got obs "
@@ -310,13 +340,6 @@ class GradientContextAdapter:
             raise ValueError(
                 f"fine_tune expected validation_fraction in (0, 1), got {validation_fraction}."
             )
-        if context_steps < 0 or weight_steps < 0 or not weight_lr > 0:
-            raise ValueError(
-                "fine_tune expected context_steps >= 0, weight_steps >= 0 and weight_lr > 0, "
-                f"got {context_steps=}, {weight_steps=}, {weight_lr=}."
-            )
-        if patience is not None and patience < 1:
-            raise ValueError(f"fine_tune expected patience >= 1 or None, got {patience}.")
         count = len(transitions)
         num_validation = min(max(1, round(validation_fraction * count)), count - 1)
         order = torch.randperm(
@@ -394,8 +417,7 @@ class GradientContextAdapter:
         )
 
     def _schedule(self, steps: int) -> tuple[float, ...]:
-        if steps < 0:
-            raise ValueError(f"Expected steps >= 0, got {steps}.")
+        require_int("GradientContextAdapter", "steps", steps, least=0)
         return (*self.lrs, *(self.lrs[-1:] * max(0, steps - len(self.lrs))))[:steps]
 
     def _start(self, adaptation: Transitions, start: Tensor | None) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mier_adapt._checks import require_int, require_ints, require_type
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.transitions import Transitions
 
@@ -121,10 +122,13 @@ class ContextModel(nn.Module):
             ("obs_dim", obs_dim, 1),
             ("act_dim", act_dim, 1),
             ("context_dim", context_dim, 0),
-            *(("hidden_sizes", size, 1) for size in hidden_sizes),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"ContextModel expected {name} >= {least}, got {value!r}.")
+            require_int("ContextModel", name, value, least=least)
+        require_ints("ContextModel", "hidden_sizes", hidden_sizes, least=1)
+        require_type("ContextModel", "activation", activation, str)
+        require_type("ContextModel", "varies", varies, str)
+        require_type("ContextModel", "learn_initial_context", learn_initial_context, bool)
+        require_type("ContextModel", "generator", generator, (torch.Generator, type(None)))
         if activation not in _ACTIVATIONS:
             raise ValueError(
                 f"ContextModel expected activation in {list(_ACTIVATIONS)}, got {activation!r}."
@@ -174,6 +178,7 @@ class ContextModel(nn.Module):
             ValueError: If the transitions' dimensions are not the model's, or there is
                 only one of them.
         """
+        require_type("fit_normalization", "transitions", transitions, Transitions)
         self._check(transitions.obs, transitions.act)
         if transitions.rew.numel() < 2:
             raise ValueError("fit_normalization expected at least 2 transitions, got 1.")
@@ -197,6 +202,7 @@ class ContextModel(nn.Module):
             ValueError: If a shape does not fit; the message names the argument.
         """
         self._check(obs, act)
+        self._check_tensor("context", context)
         if (
             context.ndim == 0
             or context.shape[-1] != self.context_dim
@@ -250,6 +256,7 @@ class ContextModel(nn.Module):
         Returns:
             Two tensors, scalars or of shape ``(T,)``.
         """
+        require_type("ContextModel", "transitions", transitions, Transitions)
         prediction = self(transitions.obs, transitions.act, context)
         rew = _gaussian_loss(prediction.rew_mean, prediction.rew_log_var, transitions.rew).mean(-1)
         if prediction.delta_mean is None or prediction.delta_log_var is None:
@@ -304,6 +311,7 @@ class ContextModel(nn.Module):
 
     def _check(self, obs: Tensor, act: Tensor) -> None:
         for name, value, dim in (("obs", obs, self.obs_dim), ("act", act, self.act_dim)):
+            self._check_tensor(name, value)
             if value.ndim == 0 or value.shape[-1] != dim:
                 raise ValueError(
                     f"ContextModel expected {name} of shape (..., {dim}), got {tuple(value.shape)}."
@@ -312,6 +320,15 @@ class ContextModel(nn.Module):
             raise ValueError(
                 f"ContextModel expected act to share obs's leading axes {tuple(obs.shape[:-1])}, "
                 f"got {tuple(act.shape[:-1])}."
+            )
+
+    def _check_tensor(self, name: str, value: Tensor) -> None:
+        require_type("ContextModel", name, value, Tensor)
+        weight = self.input_mean
+        if value.dtype != weight.dtype or value.device != weight.device:
+            raise TypeError(
+                f"ContextModel expected {name} in {weight.dtype} on {weight.device}, as the model, "
+                f"got {value.dtype} on {value.device}. Convert one of the two with .to()."
             )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mier_adapt._checks import require_int, require_type
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.context_model import ContextModel
 from mier_adapt.transitions import Transitions
@@ -83,6 +84,11 @@ class ExperienceRelabeler:
                     f"ExperienceRelabeler expected {name} to be a callable or None, "
                     f"got {type(function)}."
                 )
+        require_type("ExperienceRelabeler", "model", model, ContextModel)
+        require_type("ExperienceRelabeler", "context", context, Tensor)
+        require_type("ExperienceRelabeler", "prediction", prediction, str)
+        require_int("ExperienceRelabeler", "chunk_size", chunk_size, least=1)
+        require_type("ExperienceRelabeler", "generator", generator, (torch.Generator, type(None)))
         if tuple(context.shape) != (model.context_dim,) or not bool(context.isfinite().all()):
             raise ValueError(
                 f"ExperienceRelabeler expected context of shape ({model.context_dim},) with "
@@ -93,8 +99,6 @@ class ExperienceRelabeler:
                 f"ExperienceRelabeler expected prediction in {list(get_args(PredictionMode))}, "
                 f"got {prediction!r}."
             )
-        if chunk_size < 1:
-            raise ValueError(f"ExperienceRelabeler expected chunk_size >= 1, got {chunk_size}.")
         if model.varies == "reward" and policy is not None:
             raise ValueError(
                 "ExperienceRelabeler got a policy for a model of rewards alone: the stored next "
@@ -130,8 +134,10 @@ class ExperienceRelabeler:
         Raises:
             ValueError: If a set's shape does not fit, or the policy's or the termination
                 rule's answer has the wrong shape or range.
+            FloatingPointError: If a prediction is not finite.
         """
         for transitions in source:
+            require_type("ExperienceRelabeler", "transitions", transitions, Transitions)
             if transitions.obs.ndim != 2:
                 raise ValueError(
                     "ExperienceRelabeler expected transitions of shape (B, dim), got obs "
@@ -148,6 +154,14 @@ class ExperienceRelabeler:
             rew, obs_next = self.model.sample(obs, act, self.context, generator=self.generator)
         else:
             rew, obs_next = self.model.mean(obs, act, self.context)
+        for name, value in (("reward", rew), ("next observation", obs_next)):
+            if value is not None and not bool(value.isfinite().all()):
+                raise FloatingPointError(
+                    f"ExperienceRelabeler: the model predicts a {name} that is not finite for "
+                    f"transition {int((~value.isfinite()).nonzero()[0][0])} of this chunk. The "
+                    "model diverged, or the stored observation is far from all that it was "
+                    "trained on."
+                )
         if obs_next is None or self.termination_fn is None:
             return Transitions(obs, act, rew, stored.obs_next, stored.terminated)
         ended = np.asarray(

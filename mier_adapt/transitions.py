@@ -6,6 +6,7 @@ from typing import Self
 
 import torch
 
+from mier_adapt._checks import shown
 from mier_adapt._typing import Bool, Float, Int, Tensor
 
 __all__ = ["Transitions"]
@@ -137,14 +138,21 @@ class Transitions:
     def _join(
         cls, function: Callable[[list[Tensor]], Tensor], parts: Sequence["Transitions"]
     ) -> Self:
+        if not isinstance(parts, Sequence) or not all(
+            isinstance(part, Transitions) for part in parts
+        ):
+            raise TypeError(f"Expected parts to be a sequence of Transitions, got {shown(parts)}.")
         if not parts:
-            raise ValueError("Expected at least one set of transitions to join, got none.")
-        return cls(
-            **{
-                field.name: function([getattr(part, field.name) for part in parts])
-                for field in fields(cls)
-            }
-        )
+            raise ValueError("Expected parts to hold at least one set of transitions, got none.")
+        try:
+            return cls(
+                **{
+                    field.name: function([getattr(part, field.name) for part in parts])
+                    for field in fields(cls)
+                }
+            )
+        except RuntimeError as error:  # by which torch says that shapes or devices do not fit
+            raise ValueError(f"Expected parts of fitting shapes on one device: {error}") from error
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         return type(self)(

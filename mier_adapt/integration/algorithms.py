@@ -14,6 +14,7 @@ from tianshou.utils.net.continuous import ContinuousActorProbabilistic, Continuo
 from tianshou.utils.torch_utils import policy_within_training_step
 from torch import nn
 
+from mier_adapt._checks import require_int, require_ints, require_number, require_type, shown
 from mier_adapt._state import require_keys, require_like, require_optimizer_state
 
 __all__ = [
@@ -70,8 +71,19 @@ def build_sac(
     for name, space in (("observation_space", observation_space), ("action_space", action_space)):
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
             raise ValueError(f"build_sac expected {name} to be a Box of one axis, got {space}.")
-    if context_dim < 0:
-        raise ValueError(f"build_sac expected context_dim >= 0, got {context_dim}.")
+    require_int("build_sac", "context_dim", context_dim, least=0)
+    require_ints("build_sac", "hidden_sizes", hidden_sizes, least=1)
+    require_type("build_sac", "critic_layer_norm", critic_layer_norm, bool)
+    require_number("build_sac", "lr", lr, above=0)
+    require_number("build_sac", "gamma", gamma, above=0, most=1)
+    require_number("build_sac", "tau", tau, above=0, most=1)
+    require_number("build_sac", "target_entropy", target_entropy)
+    try:
+        device = torch.empty(0, device=device).device
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"build_sac expected device to be one of this machine's, got {shown(device)}."
+        ) from error
     obs_dim = observation_space.shape[0] + context_dim
     actor = ContinuousActorProbabilistic(
         preprocess_net=Net(state_shape=(obs_dim,), hidden_sizes=hidden_sizes),
@@ -120,6 +132,8 @@ def restart_optimizers(algorithm: SAC[Any], *, actor_lr: float, critic_lr: float
     Fine-tuning on another task starts from here: moments of the old tasks' gradients would
     push the first steps, and a temperature that is learned anew would first undo the policy.
     """
+    require_number("restart_optimizers", "actor_lr", actor_lr, above=0)
+    require_number("restart_optimizers", "critic_lr", critic_lr, above=0)
     for optimizer, lr in (
         (algorithm.policy_optim, actor_lr),
         (algorithm.critic_optim, critic_lr),
@@ -195,11 +209,8 @@ def check_algorithm_state(algorithm: Algorithm[Any, Any], state: Any) -> None:
             require_optimizer_state(optimizer._optim, one, f"optimizers/{number}")
         require_like(expected["counters"], state["counters"], "counters")
         if "alpha_optimizer" in expected:
-            require_optimizer_state(
-                algorithm.alpha._optim,  # type: ignore[union-attr]
-                state["alpha_optimizer"],
-                "alpha_optimizer",
-            )
+            alpha: Any = algorithm.alpha
+            require_optimizer_state(alpha._optim, state["alpha_optimizer"], "alpha_optimizer")
     except ValueError as error:
         raise ValueError(
             f"load_algorithm_state expected the state of a {type(algorithm).__name__} built with "

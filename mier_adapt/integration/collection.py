@@ -1,5 +1,6 @@
 """Rollouts of a Tianshou policy in a vector environment with a task in every slot."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,12 @@ from tianshou.algorithm.algorithm_base import Policy
 from tianshou.data import Batch
 from tianshou.utils.torch_utils import policy_within_training_step
 
+from mier_adapt._checks import require_array, require_int, require_type, shown
 from mier_adapt.transitions import Transitions
 
 __all__ = ["Rollout", "act", "collect", "relabeling_policy", "require_finite_parameters"]
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +52,13 @@ def act(policy: Policy, obs: NDArray[np.floating], *, explore: bool) -> NDArray[
     Raises:
         FloatingPointError: If the policy's parameters are not finite; names one.
     """
+    obs = require_array("act", "obs", obs, np.float32)
+    require_type("act", "explore", explore, bool)
+    if obs.ndim != 2 or not obs.size or not np.isfinite(obs).all():
+        raise ValueError(
+            f"act expected obs to be finite and of shape (B, O), got {shown(obs)} of shape "
+            f"{obs.shape}."
+        )
     batch = Batch(obs=obs, info=Batch())
     try:
         with torch.no_grad(), policy_within_training_step(policy, enabled=explore):
@@ -55,6 +66,12 @@ def act(policy: Policy, obs: NDArray[np.floating], *, explore: bool) -> NDArray[
     except ValueError:  # by which torch's distributions refuse a network's NaN
         require_finite_parameters(policy, "The policy")
         raise
+    except RuntimeError as error:
+        if "shapes cannot be multiplied" not in str(error):
+            raise
+        raise ValueError(
+            f"act expected obs that the policy takes, contexts included, got shape {obs.shape}."
+        ) from error
     if explore:
         action = policy.add_exploration_noise(action, batch)
     return np.asarray(np.clip(action, -1, 1), dtype=np.float32)
@@ -96,13 +113,21 @@ def collect(
             f"{env.metadata.get('autoreset_mode')}. Make it with "
             "autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP."
         )
-    if len(tasks) != env.num_envs or len(contexts) != env.num_envs or steps < 1:
+    if not isinstance(tasks, Sequence):
+        raise TypeError(f"collect expected tasks to be a sequence, got {shown(tasks)}.")
+    contexts = require_array("collect", "contexts", contexts, np.float32)
+    require_int("collect", "steps", steps, least=1)
+    require_type("collect", "generator", generator, np.random.Generator)
+    require_type("collect", "explore", explore, bool)
+    if contexts.ndim != 2:
+        raise ValueError(f"collect expected contexts of shape (N, C), got {contexts.shape}.")
+    if len(tasks) != env.num_envs or len(contexts) != env.num_envs:
         raise ValueError(
-            f"collect expected a task and a context for each of {env.num_envs} slots and "
-            f"steps >= 1, got {len(tasks)} tasks, {len(contexts)} contexts, {steps=}."
+            f"collect expected a task and a context for each of {env.num_envs} slots, got "
+            f"{len(tasks)} tasks and {len(contexts)} contexts."
         )
-    if not np.isfinite(contexts).all():
-        raise ValueError(f"collect expected finite contexts, got {contexts}.")
+    if contexts.ndim != 2 or not np.isfinite(contexts).all():
+        raise ValueError(f"collect expected finite contexts of shape (N, C), got {contexts}.")
     shape = (env.num_envs, steps)
     (obs_dim,), (act_dim,) = _shape(env.single_observation_space), _shape(env.single_action_space)
     obs_NSO = np.empty((*shape, obs_dim), dtype=np.float32)
@@ -122,8 +147,16 @@ def collect(
         obs, rew, terminated, truncated, infos = env.step(policy.map_action(action))
         rew_NS[:, step], terminated_NS[:, step] = rew, terminated
         truncated_NS[:, step], obs_next_NSO[:, step] = truncated, obs
-        for slot in np.flatnonzero(terminated | truncated):
+        for slot in np.flatnonzero(terminated | truncated).tolist():
             obs_next_NSO[slot, step] = infos["final_obs"][slot]
+            reason = infos.get("final_info", {}).get("unstable", {slot: None})[slot]
+            if reason is not None:
+                _logger.warning(
+                    "The simulation of task %s became unstable at step %d (%s); that episode ends.",
+                    tasks[slot],
+                    step,
+                    reason,
+                )
         _require_finite("reward", rew_NS[:, step], step, tasks)
         _require_finite("observation", obs_next_NSO[:, step], step, tasks)
     transitions = Transitions(
@@ -180,11 +213,12 @@ def relabeling_policy(
     policy: Policy, context: torch.Tensor, *, explore: bool = True
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """A Tianshou policy under one context, as the plain callable that relabeling takes."""
+    require_type("relabeling_policy", "context", context, torch.Tensor)
+    require_type("relabeling_policy", "explore", explore, bool)
 
     def act_on(obs: torch.Tensor) -> torch.Tensor:
         repeated = context.to(obs).expand(len(obs), -1)
-        with torch.no_grad(), policy_within_training_step(policy, enabled=explore):
-            action = policy(Batch(obs=torch.cat((obs, repeated), -1), info=Batch())).act
-        return torch.as_tensor(action).clamp(-1, 1)
+        action = act(policy, torch.cat((obs, repeated), -1).cpu().numpy(), explore=explore)
+        return torch.from_numpy(action).to(obs.device)
 
     return act_on

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from tianshou.data import Batch, ReplayBuffer
 from tianshou.data.buffer.manager import ReplayBufferManager
 
+from mier_adapt._checks import require_array, require_int, require_type, shown
 from mier_adapt._state import Pieces, require_keys, require_like
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.integration.task_replay import TaskReplayBuffer, allocate, gather
@@ -50,11 +51,15 @@ class ContextReplayBuffer(ReplayBufferManager):
         context_dim: int,
         generator: np.random.Generator,
     ) -> None:
-        if num_tasks < 1 or context_dim < 0:
-            raise ValueError(
-                "ContextReplayBuffer expected num_tasks >= 1 and context_dim >= 0, got "
-                f"{num_tasks=}, {context_dim=}."
-            )
+        for name, value, least in (
+            ("num_tasks", num_tasks, 1),
+            ("size_per_task", size_per_task, 1),
+            ("obs_dim", obs_dim, 1),
+            ("act_dim", act_dim, 1),
+            ("context_dim", context_dim, 0),
+        ):
+            require_int("ContextReplayBuffer", name, value, least=least)
+        require_type("ContextReplayBuffer", "generator", generator, np.random.Generator)
         buffers: list[ReplayBuffer] = [TaskReplayBuffer(size_per_task) for _ in range(num_tasks)]
         super().__init__(buffers)
         self.set_batch(allocate(self.maxsize, obs_dim, act_dim))
@@ -84,6 +89,7 @@ class ContextReplayBuffer(ReplayBufferManager):
         initial_context: bool = False,
     ) -> NDArray[np.int_]:
         """Append a stretch of one task's transitions; see :meth:`TaskReplayBuffer.extend`."""
+        self._require_task(task)
         buffer = self.task_buffer(task)
         indices = buffer.extend(transitions, truncated=truncated, initial_context=initial_context)
         indices = indices + int(self._offset[task])
@@ -95,9 +101,11 @@ class ContextReplayBuffer(ReplayBufferManager):
         """Draw from these tasks from now on, and see them under these contexts.
 
         Raises:
-            ValueError: If the shape does not fit, a value is not finite, or a task is not
-                there or has no transitions.
+            ValueError: If there are no tasks, the shape does not fit, a value is not finite, or
+                a task is not there or has no transitions.
         """
+        require_type("set_contexts", "contexts", contexts, Tensor)
+        tasks = self._task_indices("set_contexts", tasks)
         values = contexts.detach().cpu().numpy()
         if values.shape != (len(tasks), self.context_dim) or not np.isfinite(values).all():
             raise ValueError(
@@ -107,7 +115,7 @@ class ContextReplayBuffer(ReplayBufferManager):
             )
         self._require_data(tasks, adaptation=False)
         self._contexts[tasks] = values
-        self._active = np.asarray(tasks)
+        self._active = tasks
 
     def sample_transitions(
         self,
@@ -131,6 +139,12 @@ class ContextReplayBuffer(ReplayBufferManager):
         Raises:
             ValueError: If a task has no such transitions.
         """
+        tasks = self._task_indices("sample_transitions", tasks)
+        require_int("sample_transitions", "batch_size", batch_size, least=1)
+        require_type("sample_transitions", "adaptation", adaptation, bool)
+        require_type(
+            "sample_transitions", "generator", generator, (np.random.Generator, type(None))
+        )
         self._require_data(tasks, adaptation=adaptation)
         picks = (generator or self.generator).random((len(tasks), batch_size))
         rows = np.empty(picks.shape, dtype=np.int_)
@@ -209,7 +223,7 @@ class ContextReplayBuffer(ReplayBufferManager):
             ValueError: If it would not; the message says why.
         """
         own = dict.fromkeys(("columns", "lengths", "insertion", "contexts", "active"))
-        require_keys(own, state, "replay")
+        require_keys(own, state, "replay state")
         for name, most in (
             ("lengths", self.size_per_task),
             ("insertion", self.size_per_task),
@@ -267,13 +281,25 @@ class ContextReplayBuffer(ReplayBufferManager):
         contexts = self._contexts[np.asarray(index) // self.size_per_task]
         return np.concatenate((value, contexts), axis=-1)
 
+    def _require_task(self, task: int) -> None:
+        whole = isinstance(task, (int, np.integer)) and not isinstance(task, bool)
+        if not whole or not 0 <= task < self.num_tasks:
+            raise ValueError(
+                f"ContextReplayBuffer expected a task from 0 to {self.num_tasks - 1}, got {task}."
+            )
+
+    def _task_indices(self, owner: str, tasks: Any) -> NDArray[np.int_]:
+        indices = require_array(owner, "tasks", tasks, None)
+        if indices.ndim != 1 or not len(indices) or not np.issubdtype(indices.dtype, np.integer):
+            raise ValueError(
+                f"{owner} expected tasks to be the indices of at least one task, (T,), got "
+                f"{shown(tasks)}."
+            )
+        return indices
+
     def _require_data(self, tasks: NDArray[np.int_], *, adaptation: bool) -> None:
-        for task in tasks:
-            if not 0 <= task < self.num_tasks:
-                raise ValueError(
-                    f"ContextReplayBuffer expected tasks from 0 to {self.num_tasks - 1}, "
-                    f"got {task}."
-                )
+        for task in np.unique(tasks):
+            self._require_task(task)
             buffer = self.task_buffer(task)
             if not (len(buffer.adaptation_indices()) if adaptation else len(buffer)):
                 raise ValueError(

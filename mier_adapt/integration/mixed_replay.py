@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from tianshou.data import Batch, ReplayBuffer
 from tianshou.data.buffer.manager import ReplayBufferManager
 
+from mier_adapt._checks import require_int, require_number, require_type
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.integration.task_replay import TaskReplayBuffer, allocate
 from mier_adapt.transitions import Transitions
@@ -51,10 +52,16 @@ class MixedReplayBuffer(ReplayBufferManager):
         real_fraction: float = 0.05,
         generator: np.random.Generator,
     ) -> None:
-        if not 0 <= real_fraction <= 1:
-            raise ValueError(
-                f"MixedReplayBuffer expected real_fraction in [0, 1], got {real_fraction}."
-            )
+        for name, value in (
+            ("real_size", real_size),
+            ("synthetic_size", synthetic_size),
+            ("obs_dim", obs_dim),
+            ("act_dim", act_dim),
+        ):
+            require_int("MixedReplayBuffer", name, value, least=1)
+        require_number("MixedReplayBuffer", "real_fraction", real_fraction, least=0, most=1)
+        require_type("MixedReplayBuffer", "context", context, Tensor)
+        require_type("MixedReplayBuffer", "generator", generator, np.random.Generator)
         if context.ndim != 1 or not bool(context.isfinite().all()):
             raise ValueError(
                 "MixedReplayBuffer expected context of shape (C,) with finite values, "

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from tianshou.data import Batch, ReplayBuffer
 
+from mier_adapt._checks import require_int, require_type
 from mier_adapt.transitions import Transitions
 
 __all__ = ["TaskReplayBuffer", "allocate"]
@@ -29,8 +30,7 @@ class TaskReplayBuffer(ReplayBuffer):
     """
 
     def __init__(self, size: int, **kwargs: Any) -> None:
-        if size < 1:
-            raise ValueError(f"TaskReplayBuffer expected size >= 1, got {size}.")
+        require_int("TaskReplayBuffer", "size", size, least=1)
         super().__init__(size, **kwargs)
         self._adaptation_indices: NDArray[np.int_] | None = None
 
@@ -54,6 +54,9 @@ class TaskReplayBuffer(ReplayBuffer):
         Raises:
             ValueError: If a shape does not fit what is stored already.
         """
+        require_type("extend", "transitions", transitions, Transitions)
+        require_type("extend", "truncated", truncated, (np.ndarray, type(None)))
+        require_type("extend", "initial_context", initial_context, bool)
         count = len(transitions)
         obs, act = transitions.obs.cpu().numpy(), transitions.act.cpu().numpy()
         if obs.ndim != 2:
@@ -71,9 +74,10 @@ class TaskReplayBuffer(ReplayBuffer):
             )
         if truncated is None:
             truncated = np.zeros(count, dtype=bool)
-        if truncated.shape != (count,):
+        if truncated.shape != (count,) or truncated.dtype != np.bool_:
             raise ValueError(
-                f"extend expected truncated of shape ({count},), got {truncated.shape}."
+                f"extend expected truncated of shape ({count},), got {truncated.shape}, and of "
+                f"bool, got {truncated.dtype}."
             )
         kept = slice(max(0, count - self.maxsize), count)
         terminated = transitions.terminated.cpu().numpy()
@@ -108,6 +112,11 @@ class TaskReplayBuffer(ReplayBuffer):
     @property
     def _storage(self) -> Any:
         return self._meta  # allocate's Batch, whose fields no type describes
+
+    def reset(self, keep_statistics: bool = False) -> None:
+        """Forget all transitions, as Tianshou's."""
+        super().reset(keep_statistics)
+        self._adaptation_indices = None
 
     def adaptation_indices(self) -> NDArray[np.int_]:
         """Indices of the transitions that were gathered with the initial context."""

@@ -6,6 +6,7 @@ values. Files are replaced as a whole: a process that dies in the middle of a sa
 before it. A run keeps two, so that damage to the newest costs one interval and not the run.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -224,6 +225,7 @@ def load_checkpoint(directory: Path, *, set_damaged_aside: bool = False) -> tupl
         return previous, tree
 
 
+@functools.cache
 def library_versions() -> dict[str, str]:
     """Versions of this library and of those that a run's figures depend on."""
     names = ("gymnasium", "mujoco", "numpy", "tianshou", "torch")

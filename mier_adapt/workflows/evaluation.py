@@ -58,6 +58,8 @@ def collect_for_tasks(
     Returns:
         For each task a rollout of shape ``(episodes, episode_steps)``.
     """
+    if steps < 1:
+        raise ValueError(f"collect_for_tasks expected steps >= 1, got {steps}.")
     length = min(steps, run.config.episode_steps)
     episodes = -(-steps // length)
     rollout = collect(
@@ -100,7 +102,14 @@ def evaluate_tasks(
         seed: Fixes adaptation data and starts.
         episodes: Deterministic episodes under each of the two contexts.
         context_steps: Context steps, if not those of meta-training.
+
+    Raises:
+        ValueError: If there are no episodes or no tasks, or a task is of another family.
     """
+    if episodes < 1 or not tasks:
+        raise ValueError(
+            f"evaluate_tasks expected episodes >= 1 and tasks, got {episodes=}, {len(tasks)} tasks."
+        )
     config = run.config
     budget = config.adapt.adaptation_steps
     initial_C = run.model.initial_context.detach()

@@ -18,6 +18,7 @@ from mier_adapt.integration import (
     restart_optimizers,
     update,
 )
+from mier_adapt.integration.collection import require_finite_parameters
 from mier_adapt.relabeler import ExperienceRelabeler
 from mier_adapt.transitions import Transitions
 from mier_adapt.workflows.environments import TaskEnvs
@@ -92,7 +93,8 @@ def fine_tune_by_relabeling(
 
     Raises:
         ValueError: If the task is of another family or the run has no experience.
-        FloatingPointError: If the model's or the policy's loss stops being finite.
+        FloatingPointError: If a loss, an action, a prediction or a parameter stops being finite;
+            names it, the step and the task. No policy is given back then.
 
     Source:
         Mendonca et al. (2020), arXiv:2006.07178, Algorithm 2. Ours: validation decides how
@@ -103,6 +105,10 @@ def fine_tune_by_relabeling(
         raise ValueError(
             f"fine_tune_by_relabeling expected a task of {run.config.family}, got one of "
             f"{task.family}."
+        )
+    if evaluation_episodes < 1:
+        raise ValueError(
+            f"fine_tune_by_relabeling expected evaluation_episodes >= 1, got {evaluation_episodes}."
         )
     config = run.config.adapt
     generator = np.random.default_rng(seed)
@@ -130,13 +136,16 @@ def fine_tune_by_relabeling(
 
         started = time.monotonic()
         on_stage("identify", 0.0)
-        fitted = run.adapter.fine_tune(
-            real,
-            context_steps=config.context_steps,
-            weight_steps=config.weight_steps,
-            weight_lr=config.weight_lr,
-            generator=torch.Generator().manual_seed(seed),
-        )
+        try:
+            fitted = run.adapter.fine_tune(
+                real,
+                context_steps=config.context_steps,
+                weight_steps=config.weight_steps,
+                weight_lr=config.weight_lr,
+                generator=torch.Generator().manual_seed(seed),
+            )
+        except FloatingPointError as error:
+            raise FloatingPointError(f"Adapting to task {task}: {error}") from error
         seconds["identify"] = time.monotonic() - started
         evaluate("initial context", initial, run)
         evaluate("adapted context", fitted.context, run)
@@ -148,7 +157,14 @@ def fine_tune_by_relabeling(
         started = time.monotonic()
         if relabeled:
             synthetic = _train_on_relabeled(
-                adapted, fitted, real, truncated, generator=generator, seed=seed, on_stage=on_stage
+                adapted,
+                task,
+                fitted,
+                real,
+                truncated,
+                generator=generator,
+                seed=seed,
+                on_stage=on_stage,
             )
             seconds["relabel"] = time.monotonic() - started
             evaluate("relabeled", fitted.context, adapted)
@@ -191,6 +207,7 @@ def _decide(fitted: FineTuneResult, threshold: float | None) -> tuple[bool, str]
 
 def _train_on_relabeled(
     run: Run,
+    task: Task,
     fitted: FineTuneResult,
     real: Transitions,
     truncated: NDArray[np.bool_],
@@ -229,12 +246,13 @@ def _train_on_relabeled(
             losses = update(run.algorithm, buffer, config.batch_size)
             if not all(math.isfinite(loss) for loss in losses.values()):
                 raise FloatingPointError(
-                    f"SAC's losses are {losses} at update {count} of relabeling {done}. "
-                    "The run is unchanged; lower adapt.critic_lr."
+                    f"Adapting to task {task}: SAC's losses are {losses} at update {count} of "
+                    f"relabeling {done}. The run is unchanged; lower adapt.critic_lr."
                 )
             on_stage(
                 "relabel", (done + (count + 1) / config.updates_per_round) / config.relabel_rounds
             )
+    require_finite_parameters(run.algorithm, f"Adapting to task {task}: SAC")
     return config.relabel_rounds * config.relabel_size
 
 

@@ -52,7 +52,10 @@ def run_lock(directory: Path) -> Iterator[None]:
     finally:
         # Not another's, should someone have deleted ours.
         if _read(path) == owner:
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:  # the next run will find that its owner is gone
+                _logger.warning("%s could not be deleted: %s", path, error)
 
 
 def _take(path: Path, owner: dict[str, Any]) -> None:

@@ -250,19 +250,22 @@ class MetaTrainer:
             )
         self.model_optimizer.zero_grad()
         meta.loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.max_grad_norm)
+        parameters = list(run.model.parameters())
+        grads = [each.grad for each in parameters if each.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
         if not math.isfinite(float(norm)):
-            worst = [
+            names = [
                 name
                 for name, parameter in run.model.named_parameters()
                 if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
             ]
             raise FloatingPointError(
-                f"The meta-gradient of {', '.join(worst) or 'the model'} is not finite at SAC "
+                f"The meta-gradient of {', '.join(names) or 'the model'} is not finite at SAC "
                 f"update {self.updates}, on tasks {tasks.tolist()}. The checkpoint before it is "
                 "whole. Lower model.lr or model.inner_lr and start a new run."
             )
         self._require_finite_contexts(tasks, meta.contexts.cpu().numpy())
+        torch.nn.utils.clip_grads_with_norm_(parameters, config.max_grad_norm, norm)
         self.model_optimizer.step()
         run.replay.set_contexts(tasks, meta.contexts)
         self._add("model_loss", float(meta.evaluation_loss.mean()))
@@ -358,13 +361,7 @@ def meta_train(
         _enter(directory, manifest)
         trainer = MetaTrainer(config, envs, seed=seed, device=device)
         if (directory / CHECKPOINT_FILE).exists() or (directory / PREVIOUS_FILE).exists():
-            path, tree = load_checkpoint(directory, set_damaged_aside=True)
-            try:
-                require_same_manifest(config, seed, tasks.hash, tree)
-                tree.pop("manifest", None)
-                trainer.load_state(tree)
-            except ValueError as error:
-                raise CheckpointError(f"{path} does not fit its run: {error}") from error
+            _resume(directory, trainer, seed, tasks.hash)
         with contextlib.closing(MetricsLog(directory, updates=trainer.updates)) as log:
             saved = time.monotonic()
             while not (trainer.finished or should_stop()):
@@ -414,6 +411,16 @@ def _enter(directory: Path, manifest: dict[str, Any]) -> None:
             "Choose another one."
         )
     write_run_file(directory, manifest)
+
+
+def _resume(directory: Path, trainer: MetaTrainer, seed: int, task_set_hash: str) -> None:
+    """Go on from a directory's newest whole checkpoint; if it fails, ``trainer`` is as before."""
+    path, tree = load_checkpoint(directory, set_damaged_aside=True)
+    try:
+        require_same_manifest(trainer.config, seed, task_set_hash, tree)
+        trainer.load_state({name: part for name, part in tree.items() if name != "manifest"})
+    except (LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not fit its run: {error}") from error
 
 
 def _save(directory: Path, manifest: dict[str, Any], trainer: MetaTrainer) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mier_adapt.integration.logging import TensorboardLogger, tensorboard_logger
+from mier_adapt.workflows.files import replace_text
 from mier_adapt.workflows.plots import plot_learning_curve
 
 __all__ = ["METRICS_FILE", "MetricsLog", "read_metrics"]
@@ -66,9 +67,8 @@ class MetricsLog:
     def _write_rows(self) -> None:
         # As a whole each time, which is short: so a refusal or a kill leaves no half of a row,
         # and a directory that was made anew gets all of them.
-        partial = self._directory / f"{METRICS_FILE}.partial"
-        partial.write_text("".join(json.dumps(row) + "\n" for row in self._rows))
-        partial.replace(self._directory / METRICS_FILE)
+        text = "".join(json.dumps(row) + "\n" for row in self._rows)
+        replace_text(self._directory / METRICS_FILE, text)
 
     def _write_events(self) -> None:
         if self._logger is None:
@@ -76,7 +76,9 @@ class MetricsLog:
                 self._directory / "tensorboard", resume_step=self._rows[0]["updates"]
             )
         for row in self._rows[self._logged :]:
-            scalars = {f"meta_train/{key}": value for key, value in row.items() if _is_number(value)}
+            scalars = {
+                f"meta_train/{key}": value for key, value in row.items() if _is_number(value)
+            }
             self._logger.write("meta_train/updates", row["updates"], scalars)
         self._logged = len(self._rows)
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
+from mier_adapt._checks import require_type, shown
 from mier_adapt_envs import families, task_sets
 
 __all__ = ["PRESETS", "AdaptConfig", "MetaTrainConfig", "ModelConfig", "PolicyConfig", "preset"]
@@ -43,12 +45,9 @@ class ModelConfig:
     """Meta-steps on the first data, before the policy learns. Ours."""
 
     def __post_init__(self) -> None:
-        _require(
-            self,
-            at_least_1=("tasks_per_batch", "batch_size"),
-            at_least_0=("context_dim", "inner_steps", "pretrain_steps"),
-            positive=("inner_lr", "max_inner_grad_norm", "lr", "max_grad_norm"),
-        )
+        _require(self, 1, math.inf, "hidden_sizes", "tasks_per_batch", "batch_size")
+        _require(self, 0, math.inf, "context_dim", "inner_steps", "pretrain_steps")
+        _require(self, _ABOVE_0, math.inf, "inner_lr", "max_inner_grad_norm", "lr", "max_grad_norm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +73,10 @@ class PolicyConfig:
     """SAC updates for each meta-step, with its contexts (released: 1)."""
 
     def __post_init__(self) -> None:
-        _require(
-            self,
-            at_least_1=("batch_size", "updates_per_model_step"),
-            positive=("lr", "gamma", "tau"),
-        )
+        _require(self, 1, math.inf, "hidden_sizes", "batch_size", "updates_per_model_step")
+        _require(self, _ABOVE_0, math.inf, "lr")
+        _require(self, _ABOVE_0, 1, "gamma", "tau")
+        _require(self, -math.inf, math.inf, "target_entropy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,12 +113,12 @@ class AdaptConfig:
     """Share of real transitions in it (paper)."""
 
     def __post_init__(self) -> None:
-        _require(
-            self,
-            at_least_1=("adaptation_steps", "relabel_size", "batch_size"),
-            at_least_0=("context_steps", "weight_steps", "relabel_rounds", "updates_per_round"),
-            positive=("later_context_lr", "weight_lr", "actor_lr", "critic_lr"),
-        )
+        _require(self, 1, math.inf, "adaptation_steps", "batch_size")
+        _require(self, 1, math.inf, "relabel_rounds", "relabel_size", "updates_per_round")
+        _require(self, 0, math.inf, "context_steps", "weight_steps")
+        _require(self, _ABOVE_0, math.inf, "later_context_lr", "weight_lr", "actor_lr", "critic_lr")
+        _require(self, 0, 1, "real_fraction")
+        _require(self, -math.inf, math.inf, "validation_threshold")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,19 +156,27 @@ class MetaTrainConfig:
     def __post_init__(self) -> None:
         _require(
             self,
-            at_least_1=(
-                "updates",
-                "updates_per_iteration",
-                "tasks_per_iteration",
-                "adaptation_episodes",
-                "evaluation_episodes",
-                "initial_episodes",
-                "episode_steps",
-                "replay_per_task",
-                "evaluate_every",
-                "evaluated_tasks",
-            ),
+            1,
+            math.inf,
+            "updates",
+            "updates_per_iteration",
+            "tasks_per_iteration",
+            "adaptation_episodes",
+            "evaluation_episodes",
+            "initial_episodes",
+            "episode_steps",
+            "replay_per_task",
+            "evaluate_every",
+            "evaluated_tasks",
         )
+        for name, kind in (
+            ("family", str),
+            ("task_set", str),
+            ("model", ModelConfig),
+            ("policy", PolicyConfig),
+            ("adapt", AdaptConfig),
+        ):
+            require_type("MetaTrainConfig", name, getattr(self, name), kind)
         if self.family not in families():
             raise ValueError(
                 f"MetaTrainConfig expected family in {sorted(families())}, got {self.family!r}."
@@ -191,12 +197,13 @@ class MetaTrainConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "MetaTrainConfig":
+    def from_dict(cls, values: Mapping[str, Any]) -> "MetaTrainConfig":
         """The configuration that :meth:`to_dict` gave.
 
         Raises:
             ValueError: If a field is unknown or out of range.
         """
+        require_type("MetaTrainConfig.from_dict", "values", values, Mapping)
         parts = {"model": ModelConfig, "policy": PolicyConfig, "adapt": AdaptConfig}
         values = dict(values)
         try:
@@ -207,27 +214,40 @@ class MetaTrainConfig:
                 }
                 values[name] = part(**given)
             return cls(**values)
-        except TypeError as error:
+        except (AttributeError, TypeError) as error:
             raise ValueError(f"Not a configuration of this version: {error}.") from error
 
 
-def _require(
-    config: Any,
-    *,
-    at_least_1: tuple[str, ...] = (),
-    at_least_0: tuple[str, ...] = (),
-    positive: tuple[str, ...] = (),
-) -> None:
-    """Check a configuration's numbers, all in one place."""
-    for names, least, wanted in (
-        (at_least_1, 1, ">= 1"),
-        (at_least_0, 0, ">= 0"),
-        (positive, math.ulp(0.0), "> 0"),
-    ):
-        for name in names:
-            value = getattr(config, name)
-            if not least <= value < math.inf:
+_ABOVE_0 = math.ulp(0.0)
+"""The smallest number that is positive."""
+
+
+def _require(config: Any, least: float, most: float, *names: str) -> None:
+    """Check that these fields' numbers (a tuple's each) are finite, within limits, and whole."""
+    types = {field.name: field.type for field in dataclasses.fields(config)}
+    for name in names:
+        value = getattr(config, name)
+        if types[name] in (int, tuple[int, ...]) and not _is_whole(value):
+            raise ValueError(
+                f"{type(config).__name__} expected {name} to be whole, got {shown(value)}."
+            )
+        if value is None and type(None) in get_args(types[name]):
+            continue
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, (int, float)):
+                raise ValueError(
+                    f"{type(config).__name__} expected {name} to be a number, got {shown(value)}."
+                )
+            if not (least <= number <= most and math.isfinite(number)):
+                lower = "> 0" if least == _ABOVE_0 else f">= {least:g}"
+                upper = "finite" if most == math.inf else f"<= {most:g}"
+                wanted = upper if least == -math.inf else f"{lower} and {upper}"
                 raise ValueError(f"{type(config).__name__} expected {name} {wanted}, got {value}.")
+
+
+def _is_whole(value: Any) -> bool:
+    entries = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(entry, int) for entry in entries)
 
 
 def _ours(family: str, task_set: str, **changes: Any) -> MetaTrainConfig:
@@ -308,6 +328,7 @@ def preset(name: str) -> MetaTrainConfig:
     Raises:
         ValueError: If there is none; the message lists the names.
     """
+    require_type("preset", "name", name, str)
     if name not in PRESETS:
         raise ValueError(f"Expected preset in {sorted(PRESETS)}, got {name!r}.")
     return PRESETS[name]

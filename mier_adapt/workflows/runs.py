@@ -28,6 +28,7 @@ from mier_adapt.workflows.checkpoints import (
     load_checkpoint,
 )
 from mier_adapt.workflows.environments import TaskEnvs
+from mier_adapt.workflows.files import replace_text
 from mier_adapt.workflows.presets import MetaTrainConfig
 from mier_adapt_envs import TaskSet, task_set, varies
 
@@ -157,9 +158,7 @@ def run_manifest(config: MetaTrainConfig, seed: int, tasks: TaskSet) -> dict[str
 
 def write_run_file(directory: Path, manifest: dict[str, Any]) -> None:
     """Write :func:`run_manifest` to ``run.json``, atomically."""
-    partial = directory / f"{RUN_FILE}.partial"
-    partial.write_text(json.dumps(manifest, indent=2) + "\n")
-    partial.replace(directory / RUN_FILE)
+    replace_text(directory / RUN_FILE, json.dumps(manifest, indent=2) + "\n")
 
 
 def require_same_run(directory: Path, manifest: dict[str, Any]) -> None:
@@ -264,10 +263,13 @@ def require_same_manifest(
     manifest = tree.get("manifest")
     if manifest is None:
         return
-    wanted = {"config": config.to_dict(), "seed": seed, "task_set_hash": task_set_hash}
-    for name, value in wanted.items():
-        found = manifest.get(name) if isinstance(manifest, dict) else None
-        if name == "config" and isinstance(found, dict):
-            value, found = ({**one, "updates": None} for one in (value, found))
-        if found != value:
-            raise ValueError(f"it is of another run, whose {name} differs")
+    if not isinstance(manifest, dict):
+        raise ValueError(f"manifest: expected a dictionary, got {type(manifest).__name__}")
+    found = MetaTrainConfig.from_dict(manifest["config"])
+    for name, same in (
+        ("configuration", dataclasses.replace(found, updates=config.updates) == config),
+        ("seed", manifest["seed"] == seed),
+        ("task set", manifest["task_set_hash"] == task_set_hash),
+    ):
+        if not same:
+            raise ValueError(f"it is of a run with another {name}")

@@ -7,6 +7,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from mier_adapt._checks import require_array, require_int
+
 __all__ = ["ContextObservation"]
 
 
@@ -53,7 +55,7 @@ class ContextObservation(
         Raises:
             ValueError: If the shape does not fit or a value is not finite.
         """
-        value = np.asarray(context, dtype=self._context.dtype)
+        value = require_array("set_context", "context", context, self._context.dtype)
         if value.shape != self._context.shape:
             raise ValueError(
                 f"set_context expected shape {self._context.shape}, got {value.shape}. "
@@ -81,8 +83,7 @@ def append_context_space(space: spaces.Space[Any], context_dim: int) -> spaces.B
             f"floating-point dtype, got {space}. Wrap the environment in "
             "gymnasium.wrappers.FlattenObservation or DtypeObservation first."
         )
-    if context_dim < 0:
-        raise ValueError(f"ContextObservation expected context_dim >= 0, got {context_dim}.")
+    require_int("ContextObservation", "context_dim", context_dim, least=0)
     unbounded = np.full(context_dim, np.inf, dtype=space.dtype)
     return spaces.Box(
         np.concatenate((space.low, -unbounded)),

@@ -8,6 +8,7 @@ from gymnasium.vector import VectorEnv, VectorObservationWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
+from mier_adapt._checks import require_array
 from mier_adapt.wrappers.context_observation import append_context_space
 
 __all__ = ["ContextObservation"]
@@ -59,7 +60,7 @@ class ContextObservation(VectorObservationWrapper, gym.utils.RecordConstructorAr
         Raises:
             ValueError: If the shape does not fit or a value is not finite.
         """
-        value = np.asarray(contexts, dtype=self._contexts.dtype)
+        value = require_array("set_contexts", "contexts", contexts, self._contexts.dtype)
         if value.shape != self._contexts.shape:
             raise ValueError(
                 f"set_contexts expected shape {self._contexts.shape} (num_envs, context_dim), "

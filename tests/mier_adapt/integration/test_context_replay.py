@@ -279,9 +279,9 @@ def test_emptying_the_buffer_empties_every_task():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_tasks": 0}, "num_tasks=0"),
-        ({"context_dim": -1}, "context_dim=-1"),
-        ({"size_per_task": 0}, "size >= 1, got 0"),
+        ({"num_tasks": 0}, "num_tasks >= 1, got 0"),
+        ({"context_dim": -1}, "context_dim >= 0, got -1"),
+        ({"size_per_task": 0}, "size_per_task >= 1, got 0"),
     ],
 )
 def test_construction_names_the_size_that_is_out_of_range(changes, message):

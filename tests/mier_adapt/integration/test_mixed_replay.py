@@ -114,9 +114,9 @@ def test_synthetic_transitions_have_no_successor_beyond_their_region():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"real_fraction": -0.1}, r"real_fraction in \[0, 1\], got -0.1"),
-        ({"real_fraction": 1.1}, r"real_fraction in \[0, 1\], got 1.1"),
-        ({"real_fraction": float("nan")}, r"real_fraction in \[0, 1\], got nan"),
+        ({"real_fraction": -0.1}, "real_fraction >= 0 and <= 1, got -0.1"),
+        ({"real_fraction": 1.1}, "real_fraction >= 0 and <= 1, got 1.1"),
+        ({"real_fraction": float("nan")}, "real_fraction >= 0 and <= 1, got nan"),
         ({"context": torch.zeros(1, 2)}, r"context of shape \(C,\)"),
         ({"context": torch.tensor([torch.inf])}, "context .* finite values"),
         ({"real_size": 0}, "size"),

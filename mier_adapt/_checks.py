@@ -1,0 +1,123 @@
+"""Checks of single arguments, with messages that name argument, expectation and actual value."""
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "require_array",
+    "require_int",
+    "require_ints",
+    "require_number",
+    "require_type",
+    "shown",
+]
+
+_MOST = 2**31 - 1
+"""The largest size, count or number of steps. Larger ones are slips, and memory's or time's end."""
+
+
+def require_int(owner: str, name: str, value: Any, *, least: int, most: int = _MOST) -> None:
+    """Check a size, count or number of steps.
+
+    Raises:
+        ValueError: If it is not a whole number from ``least`` to ``most``.
+    """
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or not least <= value <= most:
+        limit = f" and <= {most}" if whole and value > most else ""
+        raise ValueError(f"{owner} expected {name} >= {least}{limit}, got {shown(value)}.")
+
+
+def require_ints(owner: str, name: str, values: Any, *, least: int) -> None:
+    """Check a sequence of sizes.
+
+    Raises:
+        ValueError: If it is none, or an entry is not a whole number of at least ``least``.
+    """
+    if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
+        raise ValueError(f"{owner} expected {name} to be a sequence of sizes, got {shown(values)}.")
+    for value in values:
+        require_int(owner, name, value, least=least)
+
+
+def require_number(
+    owner: str,
+    name: str,
+    value: Any,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> None:
+    """Check a finite number.
+
+    Raises:
+        ValueError: If it is not one, or out of range.
+    """
+    fits = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
+    # Whole numbers beyond floats are out of every range here, and cannot be compared with some.
+    if not (
+        fits
+        and abs(value) < 2**1023
+        and math.isfinite(value)
+        and above < value
+        and least <= value <= most
+    ):
+        limits = [
+            text
+            for text, given in (
+                (f"> {above:g}", above > -math.inf),
+                (f">= {least:g}", least > -math.inf),
+                (f"<= {most:g}", most < math.inf),
+            )
+            if given
+        ]
+        raise ValueError(
+            f"{owner} expected {name} {' and '.join(limits) or 'to be a finite number'}, got "
+            f"{shown(value)}."
+        )
+
+
+def require_type(owner: str, name: str, value: Any, kind: type | tuple[type, ...]) -> None:
+    """Check an argument's class.
+
+    Raises:
+        TypeError: If it is of another one.
+    """
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wanted = " or ".join("None" if each is type(None) else each.__name__ for each in kinds)
+        raise TypeError(
+            f"{owner} expected {name} to be of type {wanted}, got {shown(value)} of type "
+            f"{type(value).__name__}."
+        )
+
+
+def require_array(owner: str, name: str, value: Any, dtype: Any) -> NDArray[Any]:
+    """Turn an argument into an array, of its own dtype if ``dtype`` is None.
+
+    Raises:
+        ValueError: If it cannot be one.
+    """
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf":  # complex numbers and strings would be converted
+            raise TypeError(f"an array of {array.dtype}")
+        with np.errstate(all="ignore"):
+            return array if dtype is None else array.astype(dtype, copy=False)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise ValueError(
+            f"{owner} expected {name} to be an array{f' of {np.dtype(dtype)}' if dtype else ''}, "
+            f"got {shown(value)}."
+        ) from error
+
+
+def shown(value: Any) -> str:
+    """A value for a message, cut short."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

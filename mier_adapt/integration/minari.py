@@ -1,0 +1,152 @@
+"""Minari datasets as transitions, and transitions as Minari datasets."""
+
+import importlib
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from mier_adapt.transitions import Transitions
+
+__all__ = ["from_minari", "to_minari"]
+
+
+def from_minari(dataset: Any, *, dtype: torch.dtype = torch.float32) -> Transitions:
+    """Read a Minari dataset: experience of one task, for relabeling or for a replay buffer.
+
+    Actions are rescaled from the bounds of the dataset's action space to [-1, 1], and clipped
+    there, as an environment would clip them.
+
+    Example:
+        >>> transitions = from_minari("mujoco/halfcheetah/medium-v0")  # doctest: +SKIP
+
+    Args:
+        dataset: A ``minari.MinariDataset``, or the name of one that was downloaded before
+            (``minari download NAME``).
+        dtype: Floating-point type of the result.
+
+    Returns:
+        All episodes' transitions, ``(B, ...)``, in order. Truncations are not kept: a time limit
+        does not end a task.
+
+    Raises:
+        ImportError: If minari is not installed.
+        FileNotFoundError: If there is no dataset of that name.
+        ValueError: If observations or actions are not vectors, actions are unbounded and outside
+            [-1, 1], or a value is not finite.
+    """
+    minari = _import_minari()
+    if isinstance(dataset, str):
+        dataset = minari.load_dataset(dataset)
+    for name in ("observation_space", "action_space"):
+        space = getattr(dataset, name)
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            raise ValueError(
+                f"from_minari expected a dataset whose {name} is a Box of one axis, got {space}. "
+                "Flatten it, for example with minari.DataCollector over "
+                "gymnasium.wrappers.FlattenObservation."
+            )
+    columns: dict[str, list[NDArray[Any]]] = {
+        name: [] for name in ("obs", "act", "rew", "obs_next", "terminated")
+    }
+    for episode in dataset.iterate_episodes():
+        observations = np.asarray(episode.observations)
+        columns["obs"].append(observations[:-1])
+        columns["obs_next"].append(observations[1:])
+        columns["act"].append(_to_unit(np.asarray(episode.actions), dataset.action_space))
+        columns["rew"].append(np.asarray(episode.rewards))
+        columns["terminated"].append(np.asarray(episode.terminations, dtype=bool))
+    if not columns["obs"]:
+        raise ValueError("from_minari expected a dataset with at least one episode, got none.")
+    joined = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()}
+    terminated = joined.pop("terminated")
+    return Transitions(
+        **{name: values.to(dtype) for name, values in joined.items()}, terminated=terminated
+    )
+
+
+def to_minari(transitions: Transitions, dataset_id: str, **metadata: Any) -> Any:
+    """Keep transitions as a Minari dataset.
+
+    A new episode begins where the one before terminated or where an observation does not go on
+    from the one before: transitions without an order become episodes of one step.
+
+    Args:
+        transitions: ``(B, ...)``, actions in [-1, 1].
+        dataset_id: Minari's name for it, such as ``"mine/half-cheetah/negated-v0"``.
+        **metadata: As for ``minari.create_dataset_from_buffers``: ``description``, ``author``, …
+
+    Returns:
+        The ``minari.MinariDataset``, which is in Minari's directory of datasets.
+
+    Raises:
+        ImportError: If minari is not installed.
+        ValueError: If the transitions are of several tasks, or actions are outside [-1, 1]; or
+            by Minari, if there is a dataset of that name.
+    """
+    minari = _import_minari()
+    if transitions.obs.ndim != 2:
+        raise ValueError(
+            "to_minari expected one task's transitions, (B, dim), got obs "
+            f"{tuple(transitions.obs.shape)}. Write a dataset for each task."
+        )
+    obs, act, rew, obs_next, terminated = (
+        getattr(transitions, name).detach().cpu().numpy()
+        for name in ("obs", "act", "rew", "obs_next", "terminated")
+    )
+    if np.abs(act).max() > 1:
+        raise ValueError(
+            f"to_minari expected actions in [-1, 1], got values up to {np.abs(act).max()}."
+        )
+    goes_on = ~terminated[:-1] & (obs[1:] == obs_next[:-1]).all(axis=1)
+    starts = [0, *(np.flatnonzero(~goes_on) + 1).tolist(), len(obs)]
+    episodes = []
+    for number, (start, end) in enumerate(itertools.pairwise(starts)):
+        ends_for_good = terminated[start:end]
+        cut = np.zeros(end - start, dtype=bool)
+        cut[-1] = not ends_for_good[-1]
+        episodes.append(
+            minari.data_collector.EpisodeBuffer(
+                id=number,
+                observations=np.concatenate((obs[start:end], obs_next[end - 1 : end])),
+                actions=act[start:end],
+                rewards=rew[start:end],
+                terminations=ends_for_good,
+                truncations=cut,
+                infos={},
+            )
+        )
+    return minari.create_dataset_from_buffers(
+        dataset_id,
+        episodes,
+        observation_space=spaces.Box(-np.inf, np.inf, obs.shape[1:], obs.dtype.type),
+        action_space=spaces.Box(-1.0, 1.0, act.shape[1:], act.dtype.type),
+        **metadata,
+    )
+
+
+def _to_unit(act: NDArray[Any], space: spaces.Box) -> NDArray[Any]:
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        if np.abs(act).max(initial=0) > 1:
+            raise ValueError(
+                "from_minari expected actions in [-1, 1] where the action space has no bounds, got "
+                f"values up to {np.abs(act).max()}."
+            )
+        return act
+    if not ((space.low == -1).all() and (space.high == 1).all()):
+        act = 2 * (act - space.low) / (space.high - space.low) - 1
+    return np.asarray(act.clip(-1, 1))
+
+
+def _import_minari() -> Any:
+    try:
+        minari = importlib.import_module("minari")
+        importlib.import_module("minari.data_collector")
+    except ImportError as error:
+        raise ImportError(
+            "Minari datasets need minari: pip install 'mier-adapt[minari]'"
+        ) from error
+    return minari

@@ -1,0 +1,97 @@
+"""A process that loads files which it is told to, and reports what that did to it.
+
+Run as ``python -m tests.trust.loading RUN_DIRECTORY``. Each line of standard input names a file;
+each line of standard output is a JSON object about it.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mier_adapt._state import Pieces
+from mier_adapt.workflows.environments import TaskEnvs
+from mier_adapt.workflows.meta_training import MetaTrainer, _resume
+from mier_adapt.workflows.runs import load_run, read_run_file
+from mier_adapt_envs import task_set
+
+_events: list[str] = []
+_HARMLESS = ("object.__getattr__", "builtins.id", "gc.", "sys._getframe")
+
+
+def digest(node: Any, hasher: Any) -> None:
+    """Feed a state tree to a hash."""
+    if isinstance(node, Pieces):
+        for part in node.parts:
+            digest(part, hasher)
+    elif isinstance(node, torch.Tensor):
+        hasher.update(f"{node.dtype}{tuple(node.shape)}".encode())
+        hasher.update(node.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            hasher.update(repr(key).encode())
+            digest(value, hasher)
+    elif isinstance(node, (list, tuple)):
+        hasher.update(f"{type(node)}{len(node)}".encode())
+        for value in node:
+            digest(value, hasher)
+    else:
+        hasher.update(repr(node).encode())
+
+
+def hash_of(trainer: MetaTrainer) -> str:
+    hasher = hashlib.sha256()
+    digest(trainer.state(), hasher)
+    return hasher.hexdigest()
+
+
+def memory(name: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if name in line]
+    return int(line.split()[1]) * 1024
+
+
+def listen(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and isinstance(arguments[0], (str, bytes)):
+        mode = arguments[1] or ""
+        name = Path(str(arguments[0])).name
+        if set("wax+") & set(mode) or not name.startswith("checkpoint"):
+            _events.append(f"open {arguments[0]!r} {mode}")
+    elif not event.startswith((*_HARMLESS, "open", "os.rename")):
+        _events.append(f"{event} {str(arguments)[:80]}")
+
+
+def serve(run_directory: Path) -> None:
+    torch.set_num_threads(1)
+    config, seed, tasks_hash = read_run_file(run_directory)
+    with TaskEnvs(task_set(config.family, config.task_set)) as envs:
+        load_run(run_directory, envs)  # imports what loading needs
+        trainer = MetaTrainer(config, envs, seed=seed)
+        _resume(run_directory, trainer, seed, tasks_hash)
+        intact = hash_of(trainer)
+        sys.addaudithook(listen)
+        print("ready", flush=True)
+        for line in sys.stdin:
+            directory = Path(line.rstrip("\n")).parent
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+            before = memory("VmRSS")
+            _events.clear()
+            error = None
+            try:
+                _resume(directory, trainer, seed, tasks_hash)
+            except Exception as raised:  # which one it is, is the question
+                error = [type(raised).__name__, str(raised)[:400]]
+            events = list(_events)
+            growth = memory("VmHWM") - before
+            changed = hash_of(trainer) != intact
+            if error is None and changed:
+                _resume(run_directory, trainer, seed, tasks_hash)
+            report = {"error": error, "growth": growth, "changed": changed, "events": events}
+            print(json.dumps(report), flush=True)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))

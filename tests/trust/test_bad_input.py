@@ -1,0 +1,439 @@
+"""Every public constructor and function, with arguments that make no sense.
+
+Each works, or raises a ValueError or TypeError that names the argument; none takes long.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mier_adapt_envs
+from mier_adapt import ContextModel, ExperienceRelabeler, GradientContextAdapter, Transitions
+from mier_adapt.context_adapter import adapt_context
+from mier_adapt.integration import (
+    ContextReplayBuffer,
+    MixedReplayBuffer,
+    TaskReplayBuffer,
+    act,
+    build_sac,
+    collect,
+    load_algorithm_state,
+    relabeling_policy,
+    restart_optimizers,
+)
+from mier_adapt.workflows.presets import (
+    AdaptConfig,
+    MetaTrainConfig,
+    ModelConfig,
+    PolicyConfig,
+    preset,
+)
+from mier_adapt.wrappers import ContextObservation
+from mier_adapt.wrappers import vector as vector_wrappers
+from tests.mier_adapt.doubles import random_transitions, small_sac
+
+SECONDS = 10.0
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    # A set that is of the wrong size is named by the tensor in it that shows it.
+    "transitions": ("obs", "truncated"),
+    "adaptation": ("obs",),
+    "evaluation": ("obs",),
+    # Counts that have to agree are named by one of them.
+    "tasks": ("contexts",),
+    "num_envs": ("slots",),
+    # Dict forms are called what they describe, presets as well.
+    "values": ("task", "configuration"),
+    "name": ("preset",),
+}
+"""By argument: other words by which a message may name it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A callable, arguments that it takes, and those that are left alone."""
+
+    name: str
+    function: Callable[..., Any]
+    good: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def model(**options: Any) -> ContextModel:
+    return ContextModel(3, 2, 2, hidden_sizes=(4,), **options)
+
+
+def adapter() -> GradientContextAdapter:
+    return GradientContextAdapter(model())
+
+
+def replay() -> ContextReplayBuffer:
+    buffer = ContextReplayBuffer(
+        2, 20, obs_dim=3, act_dim=2, context_dim=2, generator=np.random.default_rng(0)
+    )
+    for task in range(2):
+        buffer.extend(task, random_transitions(5), initial_context=True)
+    return buffer
+
+
+def mixed() -> MixedReplayBuffer:
+    return MixedReplayBuffer(
+        9, 9, obs_dim=3, act_dim=2, context=torch.zeros(2), generator=np.random.default_rng(0)
+    )
+
+
+def single_env() -> Any:
+    return gymnasium.make("MIER/HalfCheetahVel-v0")
+
+
+def vector_env(**options: Any) -> Any:
+    return mier_adapt_envs.TaskVectorEnv("HalfCheetahVel", 2, num_threads=1, **options)
+
+
+TASKS = mier_adapt_envs.task_set("HalfCheetahVel")
+BOX = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+ACTIONS = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+TRANSITIONS = random_transitions(6)
+FIELDS = {field.name: getattr(TRANSITIONS, field.name) for field in dataclasses.fields(TRANSITIONS)}
+
+
+def fields_of(config: Any) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+
+
+def targets() -> Iterator[Target]:
+    """All of them. Functions make their objects anew, so that no call spoils another's."""
+    generator = np.random.default_rng(0)
+    yield Target("Transitions", Transitions, FIELDS)
+    yield Target("Transitions.cat", Transitions.cat, {"parts": [TRANSITIONS]})
+    yield Target("Transitions.stack", Transitions.stack, {"parts": [TRANSITIONS]})
+    yield Target(
+        "ContextModel",
+        ContextModel,
+        {
+            "obs_dim": 3,
+            "act_dim": 2,
+            "context_dim": 2,
+            "hidden_sizes": (4,),
+            "activation": "relu",
+            "varies": "reward",
+            "learn_initial_context": True,
+            "generator": torch.Generator(),
+        },
+    )
+    inputs = {"obs": torch.zeros(4, 3), "act": torch.zeros(4, 2), "context": torch.zeros(2)}
+    for method in ("forward", "mean", "sample"):
+        yield Target(
+            f"ContextModel.{method}", lambda m=method, **k: getattr(model(), m)(**k), inputs
+        )
+    for method in ("loss", "loss_terms"):
+        yield Target(
+            f"ContextModel.{method}",
+            lambda m=method, **k: getattr(model(), m)(**k),
+            {"transitions": TRANSITIONS, "context": torch.zeros(2)},
+        )
+    yield Target(
+        "ContextModel.fit_normalization",
+        lambda **k: model().fit_normalization(**k),
+        {"transitions": TRANSITIONS},
+    )
+    yield Target(
+        "GradientContextAdapter",
+        GradientContextAdapter,
+        {"model": model(), "steps": 2, "lr": 0.1, "max_grad_norm": 10.0},
+    )
+    yield Target(
+        "GradientContextAdapter.adapt",
+        lambda **k: adapter().adapt(**k),
+        {"adaptation": TRANSITIONS, "steps": 1, "initial_context": torch.zeros(2)},
+    )
+    tasks = random_transitions(2, 4)
+    yield Target(
+        "GradientContextAdapter.meta_loss",
+        lambda **k: adapter().meta_loss(**k),
+        {"adaptation": tasks, "evaluation": tasks},
+    )
+    yield Target(
+        "GradientContextAdapter.fine_tune",
+        lambda **k: adapter().fine_tune(**k),
+        {
+            "transitions": TRANSITIONS,
+            "context_steps": 1,
+            "weight_steps": 1,
+            "weight_lr": 0.1,
+            "validation_fraction": 0.2,
+            "patience": 2,
+            "generator": torch.Generator(),
+        },
+    )
+    yield Target(
+        "adapt_context",
+        partial(adapt_context, lambda context: context.square().sum(-1)),
+        {"context": torch.ones(2), "lrs": (0.1,), "max_grad_norm": 1.0},
+    )
+    yield Target(
+        "ExperienceRelabeler",
+        ExperienceRelabeler,
+        {
+            "model": model(),
+            "context": torch.zeros(2),
+            "policy": lambda obs: torch.zeros(len(obs), 2),
+            "termination_fn": lambda obs, act, obs_next: np.zeros(len(obs), dtype=bool),
+            "prediction": "mean",
+            "chunk_size": 4,
+            "generator": torch.Generator(),
+        },
+    )
+    relabeler = ExperienceRelabeler(model(varies="reward"), torch.zeros(2))
+    yield Target("ExperienceRelabeler.relabel", relabeler.relabel, {"transitions": TRANSITIONS})
+    yield Target(
+        "ContextObservation",
+        lambda **k: ContextObservation(single_env(), **k),
+        {"context_dim": 2},
+    )
+    wrapped = ContextObservation(single_env(), 2)
+    yield Target("ContextObservation.set_context", wrapped.set_context, {"context": np.zeros(2)})
+    many = vector_wrappers.ContextObservation(vector_env(), 2)
+    yield Target(
+        "vector.ContextObservation",
+        lambda **k: vector_wrappers.ContextObservation(vector_env(), **k),
+        {"context_dim": 2},
+    )
+    yield Target(
+        "vector.ContextObservation.set_contexts", many.set_contexts, {"contexts": np.zeros((2, 2))}
+    )
+    yield Target("TaskReplayBuffer", TaskReplayBuffer, {"size": 5})
+    yield Target(
+        "TaskReplayBuffer.extend",
+        lambda **k: TaskReplayBuffer(9).extend(**k),
+        {
+            "transitions": TRANSITIONS,
+            "truncated": np.zeros(6, dtype=bool),
+            "initial_context": True,
+        },
+    )
+    sizes = {"obs_dim": 3, "act_dim": 2, "generator": generator}
+    yield Target(
+        "ContextReplayBuffer",
+        ContextReplayBuffer,
+        {"num_tasks": 2, "size_per_task": 5, "context_dim": 2, **sizes},
+    )
+    yield Target(
+        "ContextReplayBuffer.extend",
+        lambda **k: replay().extend(**k),
+        {"task": 1, "transitions": TRANSITIONS, "truncated": np.zeros(6, dtype=bool)},
+    )
+    yield Target(
+        "ContextReplayBuffer.set_contexts",
+        lambda **k: replay().set_contexts(**k),
+        {"tasks": np.array([0, 1]), "contexts": torch.zeros(2, 2)},
+    )
+    yield Target(
+        "ContextReplayBuffer.sample_transitions",
+        lambda **k: replay().sample_transitions(**k),
+        {"tasks": np.array([0, 1]), "batch_size": 3, "adaptation": True, "generator": generator},
+    )
+    yield Target(
+        "ContextReplayBuffer.load_state", lambda **k: replay().load_state(**k), {"state": {}}
+    )
+    yield Target(
+        "MixedReplayBuffer",
+        MixedReplayBuffer,
+        {
+            "real_size": 5,
+            "synthetic_size": 5,
+            "context": torch.zeros(2),
+            "real_fraction": 0.5,
+            **sizes,
+        },
+    )
+    for name in ("extend_real", "extend_synthetic"):
+        yield Target(
+            f"MixedReplayBuffer.{name}",
+            lambda n=name, **k: getattr(mixed(), n)(**k),
+            {"transitions": TRANSITIONS},
+        )
+    yield Target(
+        "build_sac",
+        build_sac,
+        {
+            "observation_space": BOX,
+            "action_space": ACTIONS,
+            "context_dim": 2,
+            "hidden_sizes": (4,),
+            "lr": 1e-3,
+            "gamma": 0.9,
+            "tau": 0.1,
+            "target_entropy": -1.0,
+            "device": "cpu",
+        },
+    )
+    yield Target(
+        "restart_optimizers",
+        lambda **k: restart_optimizers(small_sac(), **k),
+        {"actor_lr": 0.1, "critic_lr": 0.1},
+    )
+    yield Target(
+        "load_algorithm_state",
+        lambda **k: load_algorithm_state(small_sac(), **k),
+        {"state": {}},
+    )
+    policy = small_sac().policy
+    yield Target("act", partial(act, policy), {"obs": np.zeros((4, 5)), "explore": True})
+    yield Target(
+        "relabeling_policy", partial(relabeling_policy, policy), {"context": torch.zeros(2)}
+    )
+    envs = vector_env(autoreset_mode="SameStep")
+    env_policy = build_sac(
+        envs.single_observation_space, envs.single_action_space, 2, hidden_sizes=(4,)
+    ).policy
+    yield Target(
+        "collect",
+        lambda **k: collect(envs, policy=env_policy, **k),
+        {
+            "tasks": TASKS[:2],
+            "contexts": np.zeros((2, 2)),
+            "steps": 3,
+            "generator": generator,
+            "explore": True,
+        },
+    )
+    for config in (ModelConfig(), PolicyConfig(), AdaptConfig(), preset("smoke")):
+        yield Target(type(config).__name__, type(config), fields_of(config))
+    yield Target("preset", preset, {"name": "smoke"})
+    yield Target(
+        "MetaTrainConfig.from_dict",
+        MetaTrainConfig.from_dict,
+        {"values": preset("smoke").to_dict()},
+    )
+    task = TASKS[0]
+    yield Target(
+        "Task", mier_adapt_envs.Task, {"family": "F", "parameters": (1.0,), "label": "one"}
+    )
+    yield Target(
+        "TaskSet",
+        mier_adapt_envs.TaskSet,
+        {
+            "family": TASKS.family,
+            "name": "mine",
+            "env_id": TASKS.env_id,
+            "meta_train": TASKS.meta_train,
+            "meta_test": TASKS.meta_test,
+        },
+    )
+    yield Target("Task.from_dict", mier_adapt_envs.Task.from_dict, {"values": task.to_dict()})
+    yield Target(
+        "TaskSet.from_dict", mier_adapt_envs.TaskSet.from_dict, {"values": TASKS.to_dict()}
+    )
+    yield Target("task_set", mier_adapt_envs.task_set, {"family": TASKS.family, "name": TASKS.name})
+    yield Target("task_sets", mier_adapt_envs.task_sets, {"family": TASKS.family})
+    yield Target("termination_fn", mier_adapt_envs.termination_fn, {"family": TASKS.family})
+    yield Target("varies", mier_adapt_envs.varies, {"family": TASKS.family})
+    env, many_envs = single_env().unwrapped, vector_env()
+    env.reset(seed=0)
+    many_envs.reset(seed=0)
+    yield Target("TaskEnv", type(env), {"task": task.to_dict()})
+    yield Target("TaskEnv.set_task", env.set_task, {"task": task})
+    yield Target("TaskEnv.reset", env.reset, {"seed": 1, "options": {}})
+    yield Target("TaskEnv.step", env.step, {"action": np.zeros(6)})
+    yield Target(
+        "TaskVectorEnv",
+        mier_adapt_envs.TaskVectorEnv,
+        {
+            "family": TASKS.family,
+            "num_envs": 2,
+            "tasks": TASKS[:2],
+            "num_threads": 1,
+            "autoreset_mode": AutoresetMode.NEXT_STEP,
+            "max_episode_steps": 5,
+            "render_mode": None,
+        },
+    )
+    yield Target("TaskVectorEnv.set_tasks", many_envs.set_tasks, {"tasks": TASKS[:2]})
+    yield Target("TaskVectorEnv.reset", many_envs.reset, {"seed": 1, "options": {}})
+    yield Target("TaskVectorEnv.step", many_envs.step, {"actions": np.zeros((2, 6))})
+
+
+TARGETS = list(targets())
+
+PLAIN: list[Any] = [
+    None, True, -1, 0, 1, 2**70, -(2**70), 0.5, -0.5, float("nan"), float("inf"), -float("inf"),
+    1e308, "", "x", "../../etc/passwd", b"x", (), [], {}, [0], [None], ["x"], (float("nan"),),
+    {"x": 1}, {1: 2}, [[1.0], [2.0, 3.0]], object(), int, lambda: None, range(3), 1j, Path("x"),
+    np.float64("nan"), np.int64(-3), np.array([]), np.array(["x"]), np.array([None]),
+    torch.tensor([]), torch.tensor(0.5), TRANSITIONS, random_transitions(2, 3),
+    random_transitions(4, obs_dim=7, act_dim=5), gymnasium.spaces.Discrete(3), torch.Generator(),
+    np.random.default_rng(0),
+]  # fmt: skip
+
+DTYPES = [torch.float32, torch.float64, torch.int64, torch.bool, torch.complex64, torch.float16]
+
+
+@st.composite
+def arrays(draw: st.DrawFn) -> Any:
+    """Tensors and arrays of any shape and dtype, with NaN and infinities, empty and large."""
+    shape = draw(
+        st.one_of(
+            st.lists(st.integers(0, 6), max_size=4), st.sampled_from([[10**6], [10**5, 3], [2, 0]])
+        )
+    )
+    dtype = draw(st.sampled_from(DTYPES))
+    fill = draw(st.sampled_from([0.0, 1.0, -1.0, 1e30, float("nan"), float("inf"), -float("inf")]))
+    if not (dtype.is_floating_point or dtype.is_complex):
+        fill = min(max(0.0, fill), 1.0) if fill == fill else 0.0
+    if dtype == torch.float16 and abs(fill) == 1e30:
+        fill = 6e4
+    tensor = torch.full(shape, fill, dtype=dtype)
+    return tensor.numpy() if draw(st.booleans()) else tensor
+
+
+def require_sense(target: Target, argument: str, value: Any) -> None:
+    """Call a target with one senseless argument, and look at what comes of it."""
+    started = time.monotonic()
+    try:
+        target.function(**{**target.good, argument: value})
+    except (ValueError, TypeError, FloatingPointError, gymnasium.error.Error) as error:
+        # The third is how steps that diverge report a step size; the fourth is what gymnasium
+        # raises, and expects, for seeds.
+        message = str(error).lower()
+        words = {argument, argument.rstrip("s"), *SYNONYMS.get(argument, ())}
+        if not any(word.lower() in message for word in words):
+            pytest.fail(f"{target.name}({argument}={value!r:.60}) does not name it: {error!r}")
+    finally:
+        assert time.monotonic() - started < SECONDS
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=repr)
+def test_plain_values(target: Target) -> None:
+    for argument in target.good:
+        for value in PLAIN:
+            require_sense(target, argument, value)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=repr)
+def test_tensors_and_arrays(target: Target) -> None:
+    @settings(parent=settings.get_profile("trust"), max_examples=30)
+    @given(st.sampled_from(list(target.good)), arrays())
+    def check(argument: str, value: Any) -> None:
+        require_sense(target, argument, value)
+
+    check()
+
+
+def test_the_good_arguments_work() -> None:
+    for target in TARGETS:
+        if target.good != {"state": {}}:
+            target.function(**target.good)
