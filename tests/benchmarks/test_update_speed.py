@@ -1,0 +1,139 @@
+"""Milliseconds of an update: FastSAC against Tianshou's SAC, batched meta-steps against a loop.
+
+Run it on an idle machine, as a script for the tables alone, or under pytest, which also checks that
+the faster ones are faster:
+
+    python tests/benchmarks/test_update_speed.py
+    pytest -m benchmark tests/benchmarks/test_update_speed.py -s
+
+Contenders take turns in every repeat, so that whatever else the machine does hits them alike.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from tianshou.algorithm.modelfree.sac import SAC
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from mier_adapt import ContextModel, GradientContextAdapter, Transitions
+from mier_adapt.integration import ContextReplayBuffer, FastSAC, build_sac, update
+
+OBS_DIM, ACT_DIM, CONTEXT_DIM = 20, 6, 10
+"""HalfCheetah's, with the context of the negated joints."""
+TASKS = 10
+
+
+def transitions(*axes: int) -> Transitions:
+    return Transitions(
+        obs=torch.randn(*axes, OBS_DIM),
+        act=torch.rand(*axes, ACT_DIM) * 2 - 1,
+        rew=torch.randn(*axes),
+        obs_next=torch.randn(*axes, OBS_DIM),
+        terminated=torch.rand(*axes) < 0.01,
+    )
+
+
+def medians(contenders: dict[str, Callable[[], object]], *, repeats: int) -> dict[str, float]:
+    """Median milliseconds of a call of each, taking turns; the first turn warms up."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for repeat in range(repeats + 1):
+        for name, run in contenders.items():
+            started = time.perf_counter()
+            run()
+            if repeat:
+                times[name].append(1e3 * (time.perf_counter() - started))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def measure_sac(batch_size: int, *, repeats: int = 200) -> dict[str, float]:
+    """An update of two 256-256 critics and a 256-256 actor from a buffer of 200,000."""
+    torch.manual_seed(0)
+    buffer = ContextReplayBuffer(
+        TASKS,
+        20_000,
+        obs_dim=OBS_DIM,
+        act_dim=ACT_DIM,
+        context_dim=CONTEXT_DIM,
+        generator=np.random.default_rng(0),
+    )
+    for task in range(TASKS):
+        buffer.extend(task, transitions(20_000))
+    buffer.set_contexts(np.arange(TASKS), torch.randn(TASKS, CONTEXT_DIM))
+    observations = spaces.Box(-np.inf, np.inf, (OBS_DIM,))
+    actions = spaces.Box(-1, 1, (ACT_DIM,))
+    built = {
+        algorithm_class.__name__: build_sac(
+            observations, actions, CONTEXT_DIM, algorithm_class=algorithm_class
+        )
+        for algorithm_class in (SAC, FastSAC)
+    }
+    return medians(
+        {
+            name: lambda algorithm=algorithm: update(algorithm, buffer, batch_size)
+            for name, algorithm in built.items()
+        },
+        repeats=repeats,
+    )
+
+
+def measure_meta_step(batch_size: int, *, repeats: int = 30) -> dict[str, float]:
+    """Loss and gradients of a second-order meta-step of the 4 × 200 model on 10 tasks."""
+    torch.manual_seed(0)
+    model = ContextModel(OBS_DIM, ACT_DIM, CONTEXT_DIM)
+    adapter = GradientContextAdapter(model)
+    adaptation, evaluation = transitions(TASKS, batch_size), transitions(TASKS, batch_size)
+
+    def batched() -> None:
+        model.zero_grad()
+        adapter.meta_loss(adaptation, evaluation).loss.backward()
+
+    def looped() -> None:
+        model.zero_grad()
+        for task in range(TASKS):
+            one = slice(task, task + 1)
+            adapter.meta_loss(adaptation[one], evaluation[one]).loss.backward()
+
+    return medians({"loop over tasks": looped, "batched": batched}, repeats=repeats)
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("batch_size", [256, 2000])
+def test_fast_sac_is_faster(batch_size):
+    times = measure_sac(batch_size, repeats=100)
+    print(f"\nbatch {batch_size}: {times}")
+    assert times["FastSAC"] < times["SAC"]
+
+
+@pytest.mark.benchmark
+def test_a_batched_meta_step_is_faster():
+    times = measure_meta_step(64)
+    print(f"\n{times}")
+    assert times["batched"] < times["loop over tasks"]
+
+
+def main() -> None:
+    """Print the tables."""
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, medians\n")
+    print("| SAC update | Tianshou's, ms | FastSAC, ms | ratio |\n|---|---:|---:|---:|")
+    for batch_size in (256, 2000):
+        times = measure_sac(batch_size)
+        stock, fast = times["SAC"], times["FastSAC"]
+        print(f"| batch {batch_size} | {stock:.1f} | {fast:.1f} | {stock / fast:.2f} |")
+    print("\n| meta-step, 10 tasks | loop, ms | batched, ms | ratio |\n|---|---:|---:|---:|")
+    for batch_size in (64, 400):
+        times = measure_meta_step(batch_size)
+        loop, batched = times["loop over tasks"], times["batched"]
+        print(f"| {batch_size} transitions | {loop:.0f} | {batched:.0f} | {loop / batched:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
