@@ -46,6 +46,7 @@ def outcomes() -> Iterator[dict[str, Any]]:
         yield json.loads(done.stdout)
 
 
+@pytest.mark.slow  # mounts small disks, which not every machine allows
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fault_that_passes_costs_nothing(kind: str, outcomes: dict[str, Any]) -> None:
     outcome = outcomes[f"{kind} for a while"]
@@ -66,6 +67,7 @@ def test_a_fault_that_passes_costs_nothing(kind: str, outcomes: dict[str, Any]) 
     assert outcome["rows"] == [10, 20, 24]
 
 
+@pytest.mark.slow  # mounts small disks, which not every machine allows
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fault_that_lasts_ends_with_an_error(kind: str, outcomes: dict[str, Any]) -> None:
     outcome = outcomes[f"{kind} for good"]
