@@ -5,6 +5,7 @@ from mier_adapt.integration.algorithms import (
     build_sac,
     load_algorithm_state,
     restart_optimizers,
+    set_lr,
     update,
 )
 from mier_adapt.integration.collection import Rollout, act, collect, relabeling_policy
@@ -26,5 +27,6 @@ __all__ = [
     "load_algorithm_state",
     "relabeling_policy",
     "restart_optimizers",
+    "set_lr",
     "update",
 ]

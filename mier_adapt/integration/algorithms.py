@@ -23,6 +23,7 @@ __all__ = [
     "check_algorithm_state",
     "load_algorithm_state",
     "restart_optimizers",
+    "set_lr",
     "update",
 ]
 
@@ -124,6 +125,22 @@ def update(
     """One of the algorithm's own updates on ``batch_size`` transitions; its losses by name."""
     with policy_within_training_step(algorithm.policy):
         return algorithm.update(buffer, batch_size).get_loss_stats_dict()
+
+
+def set_lr(algorithm: OffPolicyAlgorithm[Any], lr: float) -> None:
+    """Set the step size of all of an algorithm's optimizers, a learned temperature's included.
+
+    Raises:
+        ValueError: If it is not positive.
+    """
+    require_number("set_lr", "lr", lr, above=0)
+    optimizers = [optimizer._optim for optimizer in algorithm._optimizers]
+    alpha = getattr(algorithm, "alpha", None)
+    if isinstance(alpha, AutoAlpha):
+        optimizers.append(alpha._optim)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
 
 
 def restart_optimizers(algorithm: SAC[Any], *, actor_lr: float, critic_lr: float) -> None:

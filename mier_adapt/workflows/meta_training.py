@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mier_adapt._state import require_keys, require_like, require_optimizer_state
-from mier_adapt.integration import update
+from mier_adapt.integration import set_lr, update
 from mier_adapt.integration.collection import require_finite_parameters
 from mier_adapt.transitions import Transitions
 from mier_adapt.workflows.checkpoints import (
@@ -108,6 +108,7 @@ class MetaTrainer:
             self.seconds += time.monotonic() - started
             return None
         if self.updates % config.updates_per_iteration == 0:
+            self._set_step_sizes()
             self._collect()
         if self.updates % config.policy.updates_per_model_step == 0:
             self._meta_step()
@@ -178,6 +179,16 @@ class MetaTrainer:
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise ValueError(f"generator: not a state of ours: {error}") from error
         check_global_generator_state(state["global_generators"])
+
+    def _set_step_sizes(self) -> None:
+        """Those of the iteration that begins, which fall in the last part of a run."""
+        config = self.config
+        factor = 1.0
+        if config.annealed_share > 0:
+            factor = min(1.0, (1 - self.updates / config.updates) / config.annealed_share)
+        set_lr(self.run.algorithm, factor * config.policy.lr)
+        for group in self.model_optimizer.param_groups:
+            group["lr"] = factor * config.model.lr
 
     def _collect_initial(self) -> None:
         """Every task's first data, all with the initial context."""

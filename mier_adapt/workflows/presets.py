@@ -143,6 +143,9 @@ class MetaTrainConfig:
     """Episodes of every task before the first iteration (released: 5 times 400 steps)."""
     episode_steps: int = 200
     """Environment steps of an episode (paper)."""
+    annealed_share: float = 0.0
+    """Last share of the updates, over which all step sizes fall linearly to zero. A run that is
+    called again with more updates sets them anew. Ours: 0.5; see docs/results.md."""
     replay_per_task: int = 100_000
     """Transitions kept of each task."""
     evaluate_every: int = 10
@@ -169,6 +172,7 @@ class MetaTrainConfig:
             "evaluate_every",
             "evaluated_tasks",
         )
+        _require(self, 0, 1, "annealed_share")
         for name, kind in (
             ("family", str),
             ("task_set", str),
@@ -258,6 +262,8 @@ def _ours(family: str, task_set: str, **changes: Any) -> MetaTrainConfig:
         tasks_per_iteration=10,
         updates_per_iteration=2_000,
         evaluate_every=5,
+        annealed_share=0.5,
+        policy=PolicyConfig(target_entropy=-3.0),
     )
     return dataclasses.replace(common, **changes)
 
@@ -267,7 +273,9 @@ _MANY_TASKS: dict[str, Any] = {"initial_episodes": 2, "replay_per_task": 20_000}
 
 _VELOCITY: dict[str, Any] = {**_MANY_TASKS, "adapt": AdaptConfig(adaptation_steps=200)}
 
-_NEGATED_JOINTS = _ours("HalfCheetahNegatedJoints", "standard", model=ModelConfig(context_dim=10))
+_NEGATED_JOINTS = _ours(
+    "HalfCheetahNegatedJoints", "standard", updates=120_000, model=ModelConfig(context_dim=10)
+)
 
 PRESETS: dict[str, MetaTrainConfig] = {
     "ant-dir": _ours("AntDir", "forward_backward"),

@@ -31,6 +31,7 @@ from mier_adapt.integration import (
     load_algorithm_state,
     relabeling_policy,
     restart_optimizers,
+    set_lr,
 )
 from mier_adapt.workflows.presets import (
     AdaptConfig,
@@ -286,6 +287,7 @@ def targets() -> Iterator[Target]:
         lambda **k: restart_optimizers(small_sac(), **k),
         {"actor_lr": 0.1, "critic_lr": 0.1},
     )
+    yield Target("set_lr", lambda **k: set_lr(small_sac(), **k), {"lr": 0.1})
     yield Target(
         "load_algorithm_state",
         lambda **k: load_algorithm_state(small_sac(), **k),

@@ -19,6 +19,7 @@ from mier_adapt.integration import (
     build_sac,
     load_algorithm_state,
     restart_optimizers,
+    set_lr,
     update,
 )
 from mier_adapt.workflows.checkpoints import load_tree, save_tree
@@ -349,6 +350,17 @@ def test_builds_a_sac_that_sees_observation_and_context():
 def test_build_sac_names_the_argument_that_does_not_fit(observation, action, context_dim, message):
     with pytest.raises(ValueError, match=message):
         build_sac(observation, action, context_dim)
+
+
+def test_step_sizes_are_set_for_every_optimizer():
+    algorithm = built_sac()
+    set_lr(algorithm, 0.5)
+    state = algorithm_state(algorithm)
+    optimizers = state["algorithm"][algorithm._STATE_DICT_KEY_OPTIMIZERS]
+    groups = [each["param_groups"] for each in (*optimizers, state["alpha_optimizer"])]
+    assert [[group["lr"] for group in each] for each in groups] == [[0.5]] * 4
+    with pytest.raises(ValueError, match=r"set_lr expected lr > 0, got 0"):
+        set_lr(algorithm, 0.0)
 
 
 def test_restarted_optimizers_forget_and_the_temperature_is_fixed():

@@ -112,6 +112,28 @@ def test_a_run_that_stops_anywhere_ends_bit_for_bit_alike(negated_joints_run, tm
     assert without_times(read_metrics(tmp_path)) == without_times(read_metrics(negated_joints_run))
 
 
+def test_step_sizes_fall_in_the_last_part_of_a_run(tmp_path):
+    config = tiny_config(updates=40, annealed_share=0.5)
+    seen = {}
+
+    def note(trainer, row):
+        state = trainer.state()
+        policy = state["run"]["algorithm"]["alpha_optimizer"]["param_groups"][0]["lr"]
+        model = state["model_optimizer"]["param_groups"][0]["lr"]
+        seen[trainer.updates] = (policy / config.policy.lr, model / config.model.lr)
+
+    for stop in (27, 100):  # the second time it goes on in the middle of an iteration
+        steps = iter(range(stop))
+        meta_train(
+            config,
+            tmp_path,
+            should_stop=lambda steps=steps: next(steps, None) is None,
+            on_step=note,
+        )
+    for update, factor in ((1, 1.0), (20, 1.0), (21, 1.0), (30, 1.0), (31, 0.5), (40, 0.5)):
+        assert seen[update] == pytest.approx((factor, factor))
+
+
 def test_a_longer_run_goes_on_from_a_shorter_one(negated_joints_run, tmp_path):
     # 20 ends an iteration; a run cut within one would close it early and go another way.
     assert meta_train(tiny_config(updates=20), tmp_path, seed=1)
