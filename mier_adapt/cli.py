@@ -130,7 +130,7 @@ class Adapt:
             run = load_run(self.run_directory, envs, device=self.device)
             for index in self.task:
                 bar = progress.add_task(f"task {index}", total=1.0, status="")
-                _, _, report = fine_tune_by_relabeling(
+                report = fine_tune_by_relabeling(
                     run,
                     envs,
                     tasks[index],
@@ -139,12 +139,10 @@ class Adapt:
                     on_stage=lambda stage, done, bar=bar: progress.update(  # type: ignore[misc]
                         bar, completed=done, status=stage
                     ),
-                )
+                ).report
                 progress.update(bar, completed=1.0, status=report.reason)
                 name = f"task-{index}-seed-{self.seed}"
-                replace_text(
-                    out / f"{name}.json", json.dumps(dataclasses.asdict(report), indent=2) + "\n"
-                )
+                replace_text(out / f"{name}.json", json.dumps(report.to_dict(), indent=2) + "\n")
                 plot_adaptation(report.returns, f"Task {index}: {report.task}", out / f"{name}.png")
                 reports.append((index, report))
         table = Table(
@@ -152,22 +150,21 @@ class Adapt:
             f"stage, mean ± std, seed {self.seed}"
         )
         table.add_column("task", no_wrap=True)
-        for column in ("initial", "adapted", "relabeled", "steps", "seconds"):
+        for column in ("initial", "adapted", "actor only", "relabeled", "steps", "seconds"):
             table.add_column(column, justify="right", no_wrap=True)
         for index, report in reports:
             table.add_row(
                 f"{index}: {report.task}",
                 *(
                     _mean_spread(report.returns.get(stage))
-                    for stage in ("initial context", "adapted context", "relabeled")
+                    for stage in ("initial context", "adapted context", "actor only", "relabeled")
                 ),
-                str(report.real_transitions),
+                str(report.real_transitions + report.gate_transitions),
                 f"{sum(report.seconds.values()):.0f}",
             )
         _console.print(table)
         for index, report in reports:
-            if not report.relabeled:
-                _console.print(f"Task {index} was not relabeled: {report.reason}.")
+            _console.print(f"Task {index}: kept {report.decision}, {report.reason}.")
         _console.print(f"Reports and figures: {out}")
         return 0
 

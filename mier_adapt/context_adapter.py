@@ -18,8 +18,12 @@ __all__ = [
     "FineTuneStep",
     "GradientContextAdapter",
     "MetaLoss",
+    "Rehearsal",
     "adapt_context",
 ]
+
+Rehearsal = Callable[[], tuple[Transitions, Tensor]]
+"""Gives transitions of earlier tasks, ``(B, ...)``, and the context of each, ``(B, C)``."""
 
 
 def adapt_context(
@@ -129,7 +133,7 @@ class FineTuneResult:
     model: ContextModel
     """A fine-tuned copy."""
     context: Float[Tensor, " C"]
-    """The adapted context."""
+    """The adapted context, as the model knows it."""
     train_indices: Int[Tensor, " N"]
     """Which of the given transitions were trained on; the others validated."""
     validation_indices: Int[Tensor, " M"]
@@ -142,7 +146,7 @@ class FineTuneResult:
     weight_steps: int
     """Weight steps behind the returned model: those before validation was best."""
     trace: tuple[FineTuneStep, ...]
-    """Every step's losses, in order."""
+    """The losses of every step that was looked at, in order."""
 
 
 class GradientContextAdapter:
@@ -292,25 +296,38 @@ class GradientContextAdapter:
         context_steps: int = 10,
         weight_steps: int = 100,
         weight_lr: float = 1e-3,
+        context_lr: float = 0.0,
+        batch_size: int | None = None,
+        rehearsal: Rehearsal | None = None,
         validation_fraction: float = 0.2,
+        validate_every: int = 1,
         patience: int | None = None,
         generator: torch.Generator | None = None,
     ) -> FineTuneResult:
         """Fit context, then weights, to one task, watched on held-out transitions.
 
-        Takes ``context_steps`` steps on the context alone, then ``weight_steps`` full-batch
-        Adam steps on all weights of a copy of the model but not on the context, and returns
-        the weights that were best on the validation part.
+        Takes ``context_steps`` steps on the context alone, then ``weight_steps`` Adam steps on
+        all weights of a copy of the model, and returns the weights that were best on the
+        validation part. Without ``rehearsal`` the few transitions of one task soon cost the
+        model what it knew of all states that they do not visit.
 
         Args:
             transitions: The task's ``(B, ...)``.
             context_steps: N of the paper's Algorithm 2.
             weight_steps: M of the paper's Algorithm 2; 0 leaves the weights as they are.
-            weight_lr: Adam's step size.
+            weight_lr: Adam's step size for the weights.
+            context_lr: Adam's step size for the context beside them; 0 (paper) leaves the
+                context as the first stage found it.
+            batch_size: Transitions of the new task in a weight step, drawn with replacement;
+                ``None`` (paper) takes all that are trained on.
+            rehearsal: Called before every weight step for transitions of earlier tasks,
+                ``(B', ...)``, and their contexts, ``(B', C)``, which the step's loss then
+                averages in. ``None`` (paper) for none.
             validation_fraction: Share of the transitions that is held out, in (0, 1).
+            validate_every: Weight steps between looks at the validation part.
             patience: Stop after this many weight steps without a better validation loss;
                 ``None`` takes all of them.
-            generator: Draws the split; torch's global one when ``None``.
+            generator: Draws split and batches; torch's global one when ``None``.
 
         Returns:
             The fitted copy and context, losses before and after, and the trace.
@@ -321,14 +338,23 @@ class GradientContextAdapter:
 
         Source:
             Mendonca et al. (2020), arXiv:2006.07178, Algorithm 2; the 80/20 split and Adam
-            follow the released code; keeping the best weights is ours.
+            follow the released code; keeping the best weights, rehearsal and the context's
+            further steps are ours.
         """
         require_type("fine_tune", "transitions", transitions, Transitions)
         require_type("fine_tune", "generator", generator, (torch.Generator, type(None)))
         require_int("fine_tune", "context_steps", context_steps, least=0)
         require_int("fine_tune", "weight_steps", weight_steps, least=0)
         require_number("fine_tune", "weight_lr", weight_lr, above=0)
+        require_number("fine_tune", "context_lr", context_lr, least=0)
+        if batch_size is not None:
+            require_int("fine_tune", "batch_size", batch_size, least=1)
+        if rehearsal is not None and not callable(rehearsal):
+            raise TypeError(
+                f"fine_tune expected rehearsal to be a callable or None, got {shown(rehearsal)}."
+            )
         require_number("fine_tune", "validation_fraction", validation_fraction)
+        require_int("fine_tune", "validate_every", validate_every, least=1)
         if patience is not None:
             require_int("fine_tune", "patience", patience, least=1)
         if transitions.obs.ndim != 2 or len(transitions) < 2:
@@ -375,7 +401,7 @@ class GradientContextAdapter:
             return entry
 
         context = model.initial_context.detach().clone()
-        initial = adapted = best = record(0, 0)
+        initial = adapted = record(0, 0)
         for step, lr in enumerate(self._schedule(context_steps), start=1):
             context = adapt_context(
                 lambda value: model.loss(train, value),
@@ -383,27 +409,42 @@ class GradientContextAdapter:
                 lrs=(lr,),
                 max_grad_norm=self.max_grad_norm,
             )
-            adapted = best = record(step, 0)
-        best_weights = copy.deepcopy(model.state_dict())
+            adapted = record(step, 0)
 
-        parameters = [p for name, p in model.named_parameters() if name != "initial_context"]
-        optimizer = torch.optim.Adam(parameters, lr=weight_lr)
+        best, best_step = adapted, 0
+        best_weights, best_context = copy.deepcopy(model.state_dict()), context
+        context = context.clone().requires_grad_(context_lr > 0)
+        weights = [p for name, p in model.named_parameters() if name != "initial_context"]
+        groups = [{"params": weights, "lr": weight_lr}]
+        if context_lr > 0:
+            groups.append({"params": [context], "lr": context_lr})
+        optimizer = torch.optim.Adam(groups, fused=True)
         for step in range(1, weight_steps + 1):
+            batch, batch_context = train, context
+            if batch_size is not None:
+                batch = train[torch.randint(len(train), (batch_size,), generator=generator)]
+            if rehearsal is not None:
+                earlier, contexts = rehearsal()
+                batch_context = torch.cat((context.expand(len(batch), -1), contexts))
+                batch = Transitions.cat([batch, earlier])
             optimizer.zero_grad()
-            loss = model.loss(train, context) + model.bound_penalty()
+            loss = model.loss(batch, batch_context) + model.bound_penalty()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            if step % validate_every and step < weight_steps:
+                continue
             entry = record(context_steps, step)
             if entry.validation_loss < best.validation_loss:
-                best = entry
+                best, best_step = entry, step
                 best_weights = copy.deepcopy(model.state_dict())
-            elif patience is not None and step - best.step >= patience:
+                best_context = context.detach().clone()
+            elif patience is not None and step - best_step >= patience:
                 break
         model.load_state_dict(best_weights)
         optimizer.zero_grad()
         return FineTuneResult(
             model=model,
-            context=context,
+            context=best_context,
             train_indices=train_indices,
             validation_indices=validation_indices,
             train_loss_initial=initial.train_loss,
@@ -412,7 +453,7 @@ class GradientContextAdapter:
             validation_loss_initial=initial.validation_loss,
             validation_loss_context=adapted.validation_loss,
             validation_loss_final=best.validation_loss,
-            weight_steps=best.step,
+            weight_steps=best_step,
             trace=tuple(trace),
         )
 

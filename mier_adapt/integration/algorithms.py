@@ -1,6 +1,7 @@
 """Context-conditioned algorithms from stock Tianshou parts, and all of their state."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from gymnasium import spaces
 from tianshou.algorithm.algorithm_base import Algorithm, OffPolicyAlgorithm
 from tianshou.algorithm.modelfree.sac import SAC, AutoAlpha, FixedAlpha, SACPolicy
 from tianshou.algorithm.optim import TorchOptimizerFactory
-from tianshou.data import ReplayBuffer
+from tianshou.data import Batch, ReplayBuffer
 from tianshou.utils.net.common import Net
 from tianshou.utils.net.continuous import ContinuousActorProbabilistic, ContinuousCritic
 from tianshou.utils.torch_utils import policy_within_training_step
@@ -16,12 +17,14 @@ from torch import nn
 
 from mier_adapt._checks import require_int, require_ints, require_number, require_type, shown
 from mier_adapt._state import require_keys, require_like, require_optimizer_state
+from mier_adapt._typing import Float, Tensor
 
 __all__ = [
     "algorithm_state",
     "build_sac",
     "check_algorithm_state",
     "load_algorithm_state",
+    "refresh_actor",
     "restart_optimizers",
     "set_lr",
     "update",
@@ -162,6 +165,46 @@ def restart_optimizers(algorithm: SAC[Any], *, actor_lr: float, critic_lr: float
     temperature = algorithm.alpha.value
     del algorithm.alpha  # a learned one is a module, which a plain value cannot replace
     algorithm.alpha = FixedAlpha(temperature)
+
+
+def refresh_actor(algorithm: SAC[Any], observations: Iterable[Float[Tensor, "B O"]]) -> float:
+    """Train a SAC's actor alone, against critics that stay as they are.
+
+    Under the context of a new task, critics that were trained on many tasks often judge actions
+    better than the actor chooses them. This needs no transitions of the new task at all, so it is
+    the control that relabeling has to beat.
+
+    Args:
+        algorithm: Tianshou's ``SAC`` or a subclass; its actor and that optimizer are changed.
+        observations: One batch for each update, the new task's context appended.
+
+    Returns:
+        The last update's loss.
+
+    Raises:
+        FloatingPointError: If a loss is not finite; names the update.
+
+    Source:
+        SAC's policy loss (Haarnoja et al. 2018, arXiv:1812.05905, equation 7). Ours.
+    """
+    critics = (algorithm.critic, algorithm.critic2)
+    loss = math.nan
+    for critic in critics:
+        critic.requires_grad_(False)
+    try:
+        for number, obs in enumerate(observations):
+            with policy_within_training_step(algorithm.policy):
+                chosen = algorithm.policy(Batch(obs=obs, info=Batch()))
+            q = torch.minimum(*(critic(obs, chosen.act).flatten() for critic in critics))
+            actor_loss = (algorithm.alpha.value * chosen.log_prob.flatten() - q).mean()
+            loss = float(actor_loss.detach())
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"refresh_actor: the loss of update {number} is {loss}.")
+            algorithm.policy_optim.step(actor_loss)
+    finally:
+        for critic in critics:
+            critic.requires_grad_(True)
+    return loss
 
 
 def algorithm_state(algorithm: Algorithm[Any, Any]) -> dict[str, Any]:

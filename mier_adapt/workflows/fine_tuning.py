@@ -1,19 +1,24 @@
-"""Algorithm 2: adapt a meta-trained run to one new task by identifying and relabeling."""
+"""Algorithm 2: adapt a meta-trained run to one new task, stage by stage.
+
+identify → refresh the actor → refine the model → relabel and train → gate. ``run.config.adapt``
+switches stages off; the preset ``…-paper`` keeps what the paper has.
+"""
 
 import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mier_adapt.context_adapter import FineTuneResult
+from mier_adapt.context_adapter import FineTuneResult, Rehearsal
 from mier_adapt.integration import (
     MixedReplayBuffer,
+    refresh_actor,
     relabeling_policy,
     restart_optimizers,
     update,
@@ -21,48 +26,37 @@ from mier_adapt.integration import (
 from mier_adapt.integration.collection import require_finite_parameters
 from mier_adapt.relabeler import ExperienceRelabeler
 from mier_adapt.transitions import Transitions
+from mier_adapt.workflows.adaptation_report import AdaptationReport, Decision, novelty
 from mier_adapt.workflows.environments import TaskEnvs
 from mier_adapt.workflows.evaluation import collect_for_tasks
+from mier_adapt.workflows.presets import AdaptConfig
 from mier_adapt.workflows.randomness import forked_global_generators
 from mier_adapt.workflows.runs import Run
 from mier_adapt_envs import Task, termination_fn
 
-__all__ = ["AdaptationReport", "fine_tune_by_relabeling"]
+__all__ = ["Adaptation", "fine_tune_by_relabeling"]
+
+_PROBE = 1024
+"""Transitions on which the refined models are compared."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdaptationReport:
-    """What an adaptation cost and what each of its stages achieved."""
+class Adaptation(NamedTuple):
+    """What an adaptation hands back."""
 
-    task: str
-    """The new task's label."""
-    parameters: tuple[float, ...]
-    """The new task's parameters."""
-    seed: int
-    real_transitions: int
-    """Environment steps that the adaptation spent."""
-    evaluation_transitions: int
-    """Environment steps spent on the returns below, which steer nothing."""
-    returns: dict[str, tuple[float, ...]]
-    """Undiscounted returns of deterministic episodes from common starts, after each stage:
-    ``initial context``, ``adapted context`` and, where it ran, ``relabeled``."""
-    train_loss: tuple[float, float, float]
-    """Model loss on the adaptation data: at first, with the adapted context, and with the
-    fine-tuned weights."""
-    validation_loss: tuple[float, float, float]
-    """The same on the held-out fifth."""
-    weight_steps: int
-    """Weight steps behind the model that was kept."""
-    relabeled: bool
-    """Whether the policy was trained on relabeled experience."""
-    reason: str
-    """Why, or why not."""
-    synthetic_transitions: int
-    """Transitions that were relabeled."""
-    updates: int
-    """SAC updates on them."""
-    seconds: dict[str, float]
-    """Wall-clock time of each stage."""
+    algorithm: Any
+    """A Tianshou SAC whose policy acts on ``[obs, context]``; never the run's own object."""
+    context: torch.Tensor
+    """The context that it acts under, ``(C,)``."""
+    report: AdaptationReport
+    """What it cost, what it achieved, and why this policy and no other."""
+
+
+class _Identified(NamedTuple):
+    """The real transitions of a new task, and the context that they identify."""
+
+    real: Transitions
+    truncated: NDArray[np.bool_]
+    context: torch.Tensor
 
 
 def fine_tune_by_relabeling(
@@ -73,12 +67,14 @@ def fine_tune_by_relabeling(
     seed: int,
     evaluation_episodes: int = 4,
     on_stage: Callable[[str, float], None] = lambda stage, progress: None,
-) -> tuple[Any, torch.Tensor, AdaptationReport]:
+) -> Adaptation:
     """Adapt to a task that the run has not seen.
 
-    Gathers real transitions with the initial context; fits context and model to them; predicts
-    what other tasks' stored experience would have been in this task; and goes on with SAC on a
-    mixture of both. The run itself is not changed.
+    Gathers real transitions and identifies the task's context; trains the actor alone against
+    the critics; fits copies of the model to the new task while they rehearse the earlier ones;
+    predicts what earlier tasks' stored experience would have been in this task, and goes on with
+    SAC on a mixture of both; compares the result with the policy that only knows the new context
+    in real episodes, and hands back the better one. The run itself is not changed.
 
     Args:
         run: A meta-trained run. ``run.config.adapt`` says how it adapts.
@@ -88,18 +84,15 @@ def fine_tune_by_relabeling(
         evaluation_episodes: Deterministic episodes after each stage; they only measure.
         on_stage: Told the stage and its progress from 0 to 1.
 
-    Returns:
-        The adapted algorithm, the policy's context ``(C,)``, and the report.
-
     Raises:
         ValueError: If the task is of another family or the run has no experience.
         FloatingPointError: If a loss, an action, a prediction or a parameter stops being finite;
             names it, the step and the task. No policy is given back then.
 
     Source:
-        Mendonca et al. (2020), arXiv:2006.07178, Algorithm 2. Ours: validation decides how
-        many weight steps count; few updates with a low step size of the actor, since longer
-        training on a model's predictions loses what it gained; the temperature is fixed.
+        Mendonca et al. (2020), arXiv:2006.07178, Algorithm 2. Ours: several rounds of
+        identification, the actor-only stage, rehearsal, several models, few updates with a low
+        step size of the actor, the fixed temperature, and the gate.
     """
     if task.family != run.config.family:
         raise ValueError(
@@ -112,138 +105,248 @@ def fine_tune_by_relabeling(
         )
     config = run.config.adapt
     generator = np.random.default_rng(seed)
-    seconds: dict[str, float] = {}
     returns: dict[str, tuple[float, ...]] = {}
+    seconds: dict[str, float] = {}
 
-    def evaluate(stage: str, context: torch.Tensor, policy_run: Run) -> None:
-        returns[stage] = _evaluate(policy_run, envs, task, context, seed, evaluation_episodes)
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        on_stage(name, 0.0)
+        started = time.monotonic()
+        yield
+        seconds[name] = time.monotonic() - started
+
+    def evaluate(name: str, policy: Any, context: torch.Tensor) -> None:
+        starts = np.random.default_rng(seed + 1)
+        returns[name] = _returns(run, envs, task, policy, context, evaluation_episodes, starts)
 
     with forked_global_generators(seed):
-        started = time.monotonic()
-        on_stage("collect", 0.0)
         initial = run.model.initial_context.detach()
-        (rollout,) = collect_for_tasks(
-            run,
-            envs,
-            [task],
-            initial[None].cpu().numpy(),
-            steps=config.adaptation_steps,
-            generator=generator,
-        )
-        real = rollout.transitions.flatten()[: config.adaptation_steps].to(run.device)
-        truncated = rollout.truncated.reshape(-1)[: config.adaptation_steps]
-        seconds["collect"] = time.monotonic() - started
+        with stage("identify"):
+            found = _identify(run, envs, task, generator)
+            earlier_contexts = _earlier_contexts(run, generator)
+        context = found.context
+        evaluate("initial context", run.algorithm, initial)
+        evaluate("adapted context", run.algorithm, context)
+        policies: dict[Decision, Any] = {"adapted context": copy.deepcopy(run.algorithm)}
 
-        started = time.monotonic()
-        on_stage("identify", 0.0)
-        try:
-            fitted = run.adapter.fine_tune(
-                real,
-                context_steps=config.context_steps,
-                weight_steps=config.weight_steps,
-                weight_lr=config.weight_lr,
-                generator=torch.Generator().manual_seed(seed),
-            )
-        except FloatingPointError as error:
-            raise FloatingPointError(f"Adapting to task {task}: {error}") from error
-        seconds["identify"] = time.monotonic() - started
-        evaluate("initial context", initial, run)
-        evaluate("adapted context", fitted.context, run)
+        if config.refresh_updates:
+            with stage("refresh"):
+                policies["actor only"] = _refresh(run, context, generator)
+            evaluate("actor only", policies["actor only"], context)
 
-        relabeled, reason = _decide(fitted, config.validation_threshold)
-        adapted = copy.copy(run)
-        adapted.algorithm = copy.deepcopy(run.algorithm)
-        synthetic = 0
-        started = time.monotonic()
-        if relabeled:
-            synthetic = _train_on_relabeled(
-                adapted,
-                task,
-                fitted,
-                real,
-                truncated,
-                generator=generator,
-                seed=seed,
-                on_stage=on_stage,
-            )
-            seconds["relabel"] = time.monotonic() - started
-            evaluate("relabeled", fitted.context, adapted)
-    updates = config.relabel_rounds * config.updates_per_round if relabeled else 0
+        with stage("refine"):
+            fitted = _refine(run, task, found.real, earlier_contexts, generator)
+        earlier_loss = _earlier_loss(run, fitted, earlier_contexts)
+        disagreement = _disagreement(run, fitted)
+
+        trusted, reason = _trust(fitted, config)
+        if trusted:
+            with stage("relabel"):
+                policies["relabeled"] = _train_on_relabeled(
+                    run, task, fitted, found, generator, on_stage=on_stage
+                )
+            evaluate("relabeled", policies["relabeled"], context)
+
+        gate_returns: dict[str, tuple[float, ...]] = {}
+        candidate = list(policies)[-1]
+        decision: Decision = candidate
+        if config.gate_episodes and candidate != "adapted context":
+            with stage("gate"):
+                starts = np.random.default_rng(generator.integers(2**31))
+                for name in ("adapted context", candidate):
+                    gate_returns[name] = _returns(
+                        run, envs, task, policies[name], context, config.gate_episodes, starts
+                    )
+            accepted, reason = _gate(gate_returns["adapted context"], gate_returns[candidate])
+            decision = candidate if accepted else "adapted context"
+
+    episode_steps = run.config.episode_steps
     report = AdaptationReport(
         task=str(task),
         parameters=task.parameters,
         seed=seed,
-        real_transitions=len(real),
-        evaluation_transitions=len(returns) * evaluation_episodes * run.config.episode_steps,
-        returns=returns,
-        train_loss=(fitted.train_loss_initial, fitted.train_loss_context, fitted.train_loss_final),
-        validation_loss=(
-            fitted.validation_loss_initial,
-            fitted.validation_loss_context,
-            fitted.validation_loss_final,
-        ),
-        weight_steps=fitted.weight_steps,
-        relabeled=relabeled,
+        decision=decision,
         reason=reason,
-        synthetic_transitions=synthetic,
-        updates=updates,
+        real_transitions=len(found.real),
+        gate_transitions=len(gate_returns) * config.gate_episodes * episode_steps,
+        evaluation_transitions=len(returns) * evaluation_episodes * episode_steps,
+        returns=returns,
+        gate_returns=gate_returns,
+        novelty=novelty(run, found.real, context, earlier_contexts),
+        train_loss=_mean_losses(fitted, "train"),
+        validation_loss=_mean_losses(fitted, "validation"),
+        earlier_tasks_loss=earlier_loss,
+        disagreement=disagreement,
+        weight_steps=tuple(each.weight_steps for each in fitted),
+        synthetic_transitions=config.relabel_rounds * config.relabel_size if trusted else 0,
+        updates=config.relabel_rounds * config.updates_per_round if trusted else 0,
         seconds=seconds,
     )
-    return adapted.algorithm, fitted.context, report
+    return Adaptation(policies[decision], context, report)
 
 
-def _decide(fitted: FineTuneResult, threshold: float | None) -> tuple[bool, str]:
-    """Whether the model is fit to relabel with, by what it predicts on held-out data."""
-    loss = fitted.validation_loss_final
-    if threshold is not None:
-        if loss < threshold:
-            return True, f"validation loss {loss:.2f} is below the threshold {threshold:g}"
-        return False, f"validation loss {loss:.2f} is not below the threshold {threshold:g}"
-    before = fitted.validation_loss_initial
-    if loss < before:
-        return True, f"validation loss fell from {before:.2f} to {loss:.2f}"
-    return False, f"validation loss did not fall ({before:.2f} to {loss:.2f})"
+def _identify(run: Run, envs: TaskEnvs, task: Task, generator: np.random.Generator) -> _Identified:
+    """Gather in rounds, each under the context that the rounds before it identified."""
+    config = run.config.adapt
+    context = run.model.initial_context.detach()
+    parts: list[Transitions] = []
+    cuts: list[NDArray[np.bool_]] = []
+    for share in np.array_split(np.arange(config.adaptation_steps), config.collection_rounds):
+        (rollout,) = collect_for_tasks(
+            run, envs, [task], context[None].cpu().numpy(), steps=len(share), generator=generator
+        )
+        parts.append(rollout.transitions.flatten()[: len(share)].to(run.device))
+        cuts.append(rollout.truncated.reshape(-1)[: len(share)])
+        context = run.adapter.adapt(Transitions.cat(parts), steps=config.context_steps)
+    return _Identified(Transitions.cat(parts), np.concatenate(cuts), context)
+
+
+def _earlier_contexts(run: Run, generator: np.random.Generator) -> torch.Tensor:
+    """The meta-training tasks' contexts, ``(T, C)``, from what is stored of each."""
+    config = run.config.adapt
+    stored = run.replay.sample_transitions(
+        np.arange(run.replay.num_tasks),
+        config.adaptation_steps,
+        adaptation=True,
+        generator=generator,
+    )
+    return run.adapter.adapt(stored.to(run.device), steps=run.config.model.inner_steps)
+
+
+def _refresh(run: Run, context: torch.Tensor, generator: np.random.Generator) -> Any:
+    """A copy of the algorithm whose actor has learned from the critics under this context."""
+    config = run.config.adapt
+    algorithm = copy.deepcopy(run.algorithm)
+    restart_optimizers(algorithm, actor_lr=config.actor_lr, critic_lr=config.critic_lr)
+    refresh_actor(
+        algorithm,
+        (
+            torch.cat((obs, context.expand(len(obs), -1)), -1)
+            for stored in _stored(
+                run, config.refresh_updates * config.batch_size, config.batch_size, generator
+            )
+            for obs in (stored.obs,)
+        ),
+    )
+    require_finite_parameters(algorithm, "The refreshed SAC")
+    return algorithm
+
+
+def _refine(
+    run: Run,
+    task: Task,
+    real: Transitions,
+    earlier_contexts: torch.Tensor,
+    generator: np.random.Generator,
+) -> list[FineTuneResult]:
+    """Copies of the model, each fitted to its own split of the new task's transitions."""
+    config = run.config.adapt
+    rehearsal: Rehearsal | None = None
+    if config.rehearsal_batch_size:
+        rehearsal = _rehearsal(run, earlier_contexts, config.rehearsal_batch_size, generator)
+    try:
+        return [
+            run.adapter.fine_tune(
+                real,
+                context_steps=config.context_steps,
+                weight_steps=config.weight_steps,
+                weight_lr=config.weight_lr,
+                context_lr=config.context_lr,
+                batch_size=config.model_batch_size,
+                rehearsal=rehearsal,
+                validate_every=config.validate_every,
+                generator=torch.Generator().manual_seed(int(generator.integers(2**31))),
+            )
+            for _ in range(config.num_models)
+        ]
+    except FloatingPointError as error:
+        raise FloatingPointError(f"Adapting to task {task}: {error}") from error
+
+
+def _rehearsal(
+    run: Run, contexts: torch.Tensor, batch_size: int, generator: np.random.Generator
+) -> Rehearsal:
+    """Draws earlier tasks' transitions, as many of each, with their contexts."""
+    num_tasks = min(run.replay.num_tasks, batch_size)
+    per_task = batch_size // num_tasks
+
+    def draw() -> tuple[Transitions, torch.Tensor]:
+        tasks = generator.choice(run.replay.num_tasks, num_tasks, replace=False)
+        earlier = run.replay.sample_transitions(
+            tasks, per_task, adaptation=False, generator=generator
+        )
+        return earlier.flatten().to(run.device), contexts[tasks].repeat_interleave(per_task, 0)
+
+    return draw
+
+
+def _trust(fitted: list[FineTuneResult], config: AdaptConfig) -> tuple[bool, str]:
+    """Whether the models may relabel, by what they predict on held-out data."""
+    if not config.relabel_rounds:
+        return False, "relabeling is switched off"
+    loss = _mean_losses(fitted, "validation")[2]
+    threshold = config.validation_threshold
+    if threshold is None:
+        return True, "there is no gate"
+    if loss < threshold:
+        return True, f"validation loss {loss:.2f} is below the threshold {threshold:g}"
+    return False, f"validation loss {loss:.2f} is not below the threshold {threshold:g}"
+
+
+def _gate(safe: tuple[float, ...], candidate: tuple[float, ...]) -> tuple[bool, str]:
+    """Whether real episodes speak for the candidate."""
+    before, after = float(np.mean(safe)), float(np.mean(candidate))
+    told = f"{after:.0f} in {len(candidate)} real episode(s), against {before:.0f} before"
+    if after > before:
+        return True, f"it returned {told}"
+    return False, f"the candidate returned {told}"
 
 
 def _train_on_relabeled(
     run: Run,
     task: Task,
-    fitted: FineTuneResult,
-    real: Transitions,
-    truncated: NDArray[np.bool_],
-    *,
+    fitted: list[FineTuneResult],
+    found: _Identified,
     generator: np.random.Generator,
-    seed: int,
+    *,
     on_stage: Callable[[str, float], None],
-) -> int:
-    """Relabel other tasks' experience and train ``run.algorithm`` on it, in turns."""
+) -> Any:
+    """A copy of the algorithm that went on on relabeled experience, mixed with the real one."""
     config = run.config.adapt
-    restart_optimizers(run.algorithm, actor_lr=config.actor_lr, critic_lr=config.critic_lr)
-    varies_dynamics = fitted.model.varies != "reward"
-    relabeler = ExperienceRelabeler(
-        fitted.model,
-        fitted.context,
-        policy=relabeling_policy(run.algorithm.policy, fitted.context) if varies_dynamics else None,
-        termination_fn=termination_fn(run.config.family) if varies_dynamics else None,
-        generator=torch.Generator(run.device).manual_seed(seed),
-    )
+    algorithm = copy.deepcopy(run.algorithm)
+    restart_optimizers(algorithm, actor_lr=config.actor_lr, critic_lr=config.critic_lr)
+    varies_dynamics = run.model.varies != "reward"
+    relabelers = [
+        ExperienceRelabeler(
+            each.model,
+            each.context,
+            # The policy keeps its own context: refined weights give the model's another meaning.
+            policy=relabeling_policy(algorithm.policy, found.context) if varies_dynamics else None,
+            termination_fn=termination_fn(run.config.family) if varies_dynamics else None,
+            generator=torch.Generator(run.device).manual_seed(int(generator.integers(2**31))),
+        )
+        for each in fitted
+    ]
     buffer = MixedReplayBuffer(
-        len(real),
+        len(found.real),
         config.relabel_rounds * config.relabel_size,
-        obs_dim=fitted.model.obs_dim,
-        act_dim=fitted.model.act_dim,
-        context=fitted.context,
+        obs_dim=run.model.obs_dim,
+        act_dim=run.model.act_dim,
+        context=found.context,
         real_fraction=config.real_fraction,
         generator=generator,
     )
-    buffer.extend_real(real, truncated=truncated)
+    buffer.extend_real(found.real, truncated=found.truncated)
     for done in range(config.relabel_rounds):
-        for chunk in relabeler.stream(
-            _stored(run, config.relabel_size, relabeler.chunk_size, generator)
-        ):
-            buffer.extend_synthetic(chunk)
+        # Every stored transition meets one of the models, drawn evenly.
+        shares = np.array_split(np.arange(config.relabel_size), len(relabelers))
+        for relabeler, share in zip(relabelers, shares, strict=True):
+            for chunk in relabeler.stream(
+                _stored(run, len(share), relabeler.chunk_size, generator)
+            ):
+                buffer.extend_synthetic(chunk)
         for count in range(config.updates_per_round):
-            losses = update(run.algorithm, buffer, config.batch_size)
+            losses = update(algorithm, buffer, config.batch_size)
             if not all(math.isfinite(loss) for loss in losses.values()):
                 raise FloatingPointError(
                     f"Adapting to task {task}: SAC's losses are {losses} at update {count} of "
@@ -252,8 +355,8 @@ def _train_on_relabeled(
             on_stage(
                 "relabel", (done + (count + 1) / config.updates_per_round) / config.relabel_rounds
             )
-    require_finite_parameters(run.algorithm, f"Adapting to task {task}: SAC")
-    return config.relabel_rounds * config.relabel_size
+    require_finite_parameters(algorithm, f"Adapting to task {task}: SAC")
+    return algorithm
 
 
 def _stored(
@@ -272,16 +375,60 @@ def _stored(
         count -= size
 
 
-def _evaluate(
-    run: Run, envs: TaskEnvs, task: Task, context: torch.Tensor, seed: int, episodes: int
+def _returns(
+    run: Run,
+    envs: TaskEnvs,
+    task: Task,
+    algorithm: Any,
+    context: torch.Tensor,
+    episodes: int,
+    generator: np.random.Generator,
 ) -> tuple[float, ...]:
+    """Undiscounted returns of deterministic episodes."""
+    actor = copy.copy(run)
+    actor.algorithm = algorithm
     (rollout,) = collect_for_tasks(
-        run,
+        actor,
         envs,
         [task],
         context[None].cpu().numpy(),
         steps=episodes * run.config.episode_steps,
-        generator=np.random.default_rng(seed + 1),
+        generator=generator,
         explore=False,
     )
     return tuple(float(value) for value in rollout.first_returns)
+
+
+def _mean_losses(fitted: list[FineTuneResult], part: str) -> tuple[float, float, float]:
+    initial, context, final = (
+        float(np.mean([getattr(each, f"{part}_loss_{when}") for each in fitted]))
+        for when in ("initial", "context", "final")
+    )
+    return initial, context, final
+
+
+@torch.no_grad()
+def _earlier_loss(
+    run: Run, fitted: list[FineTuneResult], contexts: torch.Tensor
+) -> tuple[float, float]:
+    """Loss on earlier tasks' transitions under their contexts, before and after refinement."""
+    per_task = max(1, _PROBE // run.replay.num_tasks)
+    stored = run.replay.sample_transitions(
+        np.arange(len(contexts)), per_task, adaptation=False, generator=np.random.default_rng(0)
+    ).to(run.device)
+    after = [float(each.model.loss(stored, contexts).mean()) for each in fitted]
+    return float(run.model.loss(stored, contexts).mean()), float(np.mean(after))
+
+
+@torch.no_grad()
+def _disagreement(run: Run, fitted: list[FineTuneResult]) -> float:
+    """How far the refined models' mean predictions lie apart on stored observations."""
+    if len(fitted) < 2:
+        return 0.0
+    (stored,) = _stored(run, _PROBE, _PROBE, np.random.default_rng(0))
+    predictions = []
+    for each in fitted:
+        rew, obs_next = each.model.mean(stored.obs, stored.act, each.context)
+        parts = [rew.unsqueeze(-1)] if obs_next is None else [rew.unsqueeze(-1), obs_next]
+        predictions.append(torch.cat(parts, -1) / run.model.target_std)
+    return float(torch.stack(predictions).std(0).mean())

@@ -81,27 +81,42 @@ class PolicyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptConfig:
-    """How a meta-trained run meets a new task (Algorithm 2)."""
+    """How a meta-trained run meets a new task (Algorithm 2), stage by stage."""
 
     adaptation_steps: int = 400
-    """Real transitions, gathered with the initial context (paper, Table 1)."""
+    """Real transitions that identify the task (paper, Table 1)."""
+    collection_rounds: int = 2
+    """Rounds in which they are gathered: the first with the initial context, later ones with
+    the context found so far. Paper: 1."""
     context_steps: int = 10
     """N: gradient steps on the context (paper, Table 1)."""
     later_context_lr: float = 0.1
     """Size of the context steps beyond those of meta-training (a tenth of theirs, as in the
     released code)."""
-    weight_steps: int = 100
-    """M: Adam steps on the model's weights (paper, Table 1)."""
+    refresh_updates: int = 500
+    """Updates of the actor alone, against the frozen critics; 0 leaves the stage out (paper)."""
+    num_models: int = 2
+    """Models that are refined side by side and share the relabeling (paper: 1)."""
+    weight_steps: int = 800
+    """M: Adam steps on a model's weights (paper, Table 1: 0 or 100, without rehearsal)."""
     weight_lr: float = 1e-3
     """Their step size (released code)."""
+    context_lr: float = 1e-2
+    """Adam's step size of the model's context beside them (paper: 0)."""
+    model_batch_size: int | None = 128
+    """New transitions in a weight step. None: all of them (paper)."""
+    rehearsal_batch_size: int = 256
+    """Earlier tasks' transitions in a weight step (paper: 0)."""
+    validate_every: int = 25
+    """Weight steps between looks at the validation part."""
     validation_threshold: float | None = None
-    """Relabel only if the model's validation loss is below this, in the model's loss units
-    (paper: -3; absent in the released code). None: whenever fine-tuning improved it."""
-    relabel_rounds: int = 10
-    """How many times stored experience is relabeled afresh."""
+    """Relabel only if the models' validation loss is below this, in the model's loss units
+    (paper: -3; absent in the released code)."""
+    relabel_rounds: int = 5
+    """How many times stored experience is relabeled afresh; 0 leaves the stage out."""
     relabel_size: int = 20_000
     """Transitions relabeled each time (paper: 100,000)."""
-    updates_per_round: int = 50
+    updates_per_round: int = 100
     """SAC updates after each relabeling (released: 500, for 40 rounds)."""
     actor_lr: float = 1e-4
     """Adam's step size of the actor in fine-tuning. Ours: the paper's 3e-4 lost returns."""
@@ -111,11 +126,22 @@ class AdaptConfig:
     """Transitions of an update (paper)."""
     real_fraction: float = 0.05
     """Share of real transitions in it (paper)."""
+    gate_episodes: int = 1
+    """Deterministic real episodes in which the new policy, and the one that only knows the new
+    context, show which is better; 0 hands the new one back unseen (paper)."""
 
     def __post_init__(self) -> None:
-        _require(self, 1, math.inf, "adaptation_steps", "batch_size")
-        _require(self, 1, math.inf, "relabel_rounds", "relabel_size", "updates_per_round")
-        _require(self, 0, math.inf, "context_steps", "weight_steps")
+        _require(self, 1, math.inf, "adaptation_steps", "collection_rounds", "batch_size")
+        _require(self, 1, math.inf, "num_models", "validate_every", "model_batch_size")
+        _require(self, 1, math.inf, "relabel_size", "updates_per_round")
+        _require(self, 0, math.inf, "context_steps", "weight_steps", "refresh_updates")
+        _require(self, 0, math.inf, "rehearsal_batch_size", "relabel_rounds", "gate_episodes")
+        _require(self, 0, math.inf, "context_lr")
+        if self.collection_rounds > self.adaptation_steps:
+            raise ValueError(
+                "AdaptConfig expected at least one of adaptation_steps for each of "
+                f"collection_rounds, got {self.adaptation_steps} and {self.collection_rounds}."
+            )
         _require(self, _ABOVE_0, math.inf, "later_context_lr", "weight_lr", "actor_lr", "critic_lr")
         _require(self, 0, 1, "real_fraction")
         _require(self, -math.inf, math.inf, "validation_threshold")
@@ -231,12 +257,12 @@ def _require(config: Any, least: float, most: float, *names: str) -> None:
     types = {field.name: field.type for field in dataclasses.fields(config)}
     for name in names:
         value = getattr(config, name)
-        if types[name] in (int, tuple[int, ...]) and not _is_whole(value):
+        if value is None and type(None) in get_args(types[name]):
+            continue
+        if types[name] in (int, int | None, tuple[int, ...]) and not _is_whole(value):
             raise ValueError(
                 f"{type(config).__name__} expected {name} to be whole, got {shown(value)}."
             )
-        if value is None and type(None) in get_args(types[name]):
-            continue
         for number in value if isinstance(value, tuple) else (value,):
             if not isinstance(number, (int, float)):
                 raise ValueError(
@@ -279,13 +305,9 @@ _NEGATED_JOINTS = _ours(
 
 PRESETS: dict[str, MetaTrainConfig] = {
     "ant-dir": _ours("AntDir", "forward_backward"),
-    "ant-dir-ood": _ours(
-        "AntDir", "ood", **_MANY_TASKS, adapt=AdaptConfig(context_steps=20, weight_steps=0)
-    ),
+    "ant-dir-ood": _ours("AntDir", "ood", **_MANY_TASKS, adapt=AdaptConfig(context_steps=20)),
     "ant-goal": _ours("AntGoal", "standard", **_MANY_TASKS),
-    "ant-negated-joints": _ours(
-        "AntNegatedJoints", "standard", updates=500_000, adapt=AdaptConfig(weight_steps=0)
-    ),
+    "ant-negated-joints": _ours("AntNegatedJoints", "standard", updates=500_000),
     "halfcheetah-dir": _ours(
         "HalfCheetahDir", "standard", adapt=AdaptConfig(adaptation_steps=1_000)
     ),
@@ -297,13 +319,21 @@ PRESETS: dict[str, MetaTrainConfig] = {
         ),
         policy=PolicyConfig(lr=3e-4, batch_size=256, updates_per_model_step=1),
         adapt=AdaptConfig(
+            collection_rounds=1,
             later_context_lr=0.001,
+            refresh_updates=0,
+            num_models=1,
             weight_steps=0,
+            context_lr=0.0,
+            model_batch_size=None,
+            rehearsal_batch_size=0,
+            validate_every=1,
             validation_threshold=-3.0,
             relabel_rounds=40,
             relabel_size=100_000,
             updates_per_round=500,
             actor_lr=3e-4,
+            gate_episodes=0,
         ),
     ),
     "halfcheetah-vel": _ours("HalfCheetahVel", "standard", **_VELOCITY),
@@ -317,14 +347,14 @@ PRESETS: dict[str, MetaTrainConfig] = {
         initial_episodes=4,
         evaluate_every=1,
         model=ModelConfig(context_dim=10, pretrain_steps=300),
-        adapt=AdaptConfig(relabel_rounds=2, relabel_size=5_000),
+        adapt=AdaptConfig(refresh_updates=100, weight_steps=200, relabel_size=5_000),
     ),
     "walker2d-rand-params": _ours("Walker2dRandParams", "standard", replay_per_task=40_000),
     "walker2d-rand-params-ood": _ours("Walker2dRandParams", "ood", replay_per_task=40_000),
 }
 """Presets by name: a family, and its task set where that is not the only one.
 
-Transitions and steps for adaptation are those of the paper's Table 1. ``…-paper`` keeps the
+Transitions for adaptation are those of the paper's Table 1. ``…-paper`` keeps the
 published settings throughout; ``smoke`` is ``halfcheetah-negated-joints`` cut down to a minute
 or two. Only ``halfcheetah-negated-joints`` has been trained for long here; see docs/results.md.
 """

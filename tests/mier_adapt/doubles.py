@@ -328,7 +328,11 @@ def tiny_config(family: str = "HalfCheetahNegatedJoints", **changes: Any) -> Met
         "policy": PolicyConfig(hidden_sizes=(16, 16), batch_size=32),
         "adapt": AdaptConfig(
             adaptation_steps=40,
+            refresh_updates=3,
             weight_steps=5,
+            rehearsal_batch_size=16,
+            model_batch_size=8,
+            validate_every=2,
             relabel_rounds=2,
             relabel_size=100,
             updates_per_round=3,

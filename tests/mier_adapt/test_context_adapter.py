@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import itertools
 import math
 
@@ -495,6 +496,60 @@ def test_patience_stops_early(patience):
     _, _, patient = fine_tune(weight_steps=80, weight_lr=0.05)
     assert patient.trace[-1].step == 80
     assert patient.validation_loss_final <= result.validation_loss_final
+
+
+def test_rehearsal_keeps_what_the_model_knew_of_other_tasks():
+    """Two tasks that differ in their reward; the model has learned the first."""
+    torch.manual_seed(0)
+    first, second = random_transitions(200, seed=1), random_transitions(200, seed=2)
+    first = dataclasses.replace(first, rew=first.obs[:, 0])
+    second = dataclasses.replace(second, obs=second.obs + 3, rew=-second.obs[:, 0])
+    _, _, learned = fine_tune(weight_steps=1)
+    adapter = GradientContextAdapter(learned.model, steps=0)
+    known = adapter.fine_tune(
+        first,
+        weight_steps=300,
+        weight_lr=0.01,
+        context_steps=0,
+        generator=torch.Generator().manual_seed(0),
+    ).model
+    contexts = known.initial_context.expand(len(first), -1)
+    calls = []
+
+    def rehearsal():
+        calls.append(1)
+        return first, contexts
+
+    options = {"context_steps": 0, "weight_steps": 200, "weight_lr": 0.01, "batch_size": 50}
+    fitted = {
+        name: GradientContextAdapter(known).fine_tune(
+            second, rehearsal=given, generator=torch.Generator().manual_seed(0), **options
+        )
+        for name, given in (("alone", None), ("rehearsed", rehearsal))
+    }
+    assert len(calls) == 200
+    loss = {name: each.model.loss(first, contexts).item() for name, each in fitted.items()}
+    before = known.loss(first, contexts).item()
+    assert loss["rehearsed"] - before < 0.2 * (loss["alone"] - before)
+    for each in fitted.values():
+        assert each.validation_loss_final < each.validation_loss_initial
+
+
+def test_the_context_goes_on_beside_the_weights_where_it_is_asked_to():
+    _, data, still = fine_tune(weight_steps=20, weight_lr=0.01)
+    _, _, moving = fine_tune(weight_steps=20, weight_lr=0.01, context_lr=0.05)
+    assert moving.weight_steps > 0
+    assert not torch.equal(still.context, moving.context)
+    validation = data[moving.validation_indices]
+    loss = moving.model.loss(validation, moving.context).item()
+    assert loss == pytest.approx(moving.validation_loss_final, rel=1e-5)
+
+
+@given(every=st.integers(1, 12))
+def test_validation_is_looked_at_as_often_as_asked_and_at_the_end(every):
+    _, _, result = fine_tune(context_steps=0, weight_steps=10, validate_every=every)
+    steps = [entry.step for entry in result.trace]
+    assert steps == sorted({0, *range(every, 10, every), 10})
 
 
 def test_weight_steps_do_not_move_the_context():

@@ -8,7 +8,9 @@ import torch
 
 from mier_adapt.integration import MixedReplayBuffer
 from mier_adapt.workflows import fine_tuning
+from mier_adapt.workflows.adaptation_report import novelty
 from mier_adapt.workflows.fine_tuning import fine_tune_by_relabeling
+from mier_adapt.workflows.presets import preset
 from mier_adapt.workflows.randomness import global_generator_state, seed_global_generators
 from mier_adapt.workflows.runs import load_run
 
@@ -40,43 +42,146 @@ def without_seconds(report) -> dict:
     return values
 
 
-def test_adapts_in_three_stages_and_reports_them(run, negated_joints_envs):
+def weights(algorithm) -> dict:
+    state = algorithm.state_dict()
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+STAGES = ["initial context", "adapted context", "actor only", "relabeled"]
+
+
+def test_adapts_in_stages_and_reports_them(run, negated_joints_envs):
     stages = []
     algorithm, context, report = adapt(
-        with_adapt(run, validation_threshold=1e9),
+        run,
         negated_joints_envs,
         on_stage=lambda stage, progress: stages.append((stage, progress)),
     )
     task = negated_joints_envs.task_set[12]
     assert report.task == str(task)
     assert report.parameters == task.parameters
-    assert report.relabeled
-    assert "below the threshold" in report.reason
-    assert list(report.returns) == ["initial context", "adapted context", "relabeled"]
+    assert list(report.returns) == STAGES
     assert all(len(returns) == 2 for returns in report.returns.values())
     assert report.real_transitions == 40
-    assert report.evaluation_transitions == 3 * 2 * 20
+    assert report.gate_transitions == 2 * 1 * 20
+    assert report.evaluation_transitions == 4 * 2 * 20
     assert report.synthetic_transitions == 2 * 100
     assert report.updates == 2 * 3
     assert report.train_loss[2] < report.train_loss[0]
+    assert report.disagreement > 0
+    assert len(report.weight_steps) == 2
     assert context.shape == (3,)
     assert context.any()
-    assert [stage for stage, _ in stages[:2]] == ["collect", "identify"]
+    names = list(dict.fromkeys(stage for stage, _ in stages))
+    assert names == ["identify", "refresh", "refine", "relabel", "gate"] == list(report.seconds)
     progress = [value for stage, value in stages if stage == "relabel"]
     assert progress == sorted(progress)
     assert progress[-1] == 1.0
-    assert json.loads(json.dumps(dataclasses.asdict(report)))["seed"] == 0
-    # The adapted policy is another one than the run's.
-    assert not torch.equal(
+    assert json.loads(json.dumps(report.to_dict()))["seed"] == 0
+    assert algorithm is not run.algorithm
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_the_gate_keeps_what_did_better_in_real_episodes(
+    run, negated_joints_envs, monkeypatch, better
+):
+    returns = iter([(5.0,), (6.0,) if better else (5.0,)])
+    stages = []
+    real = fine_tuning._returns
+
+    def told(*args, **kwargs):
+        if stages[-1:] == ["gate"]:
+            return next(returns)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(fine_tuning, "_returns", told)
+    algorithm, _, report = adapt(
+        run, negated_joints_envs, on_stage=lambda stage, progress: stages.append(stage)
+    )
+    kept = not torch.equal(
         next(algorithm.policy.parameters()), next(run.algorithm.policy.parameters())
     )
+    assert kept == better
+    assert report.decision == ("relabeled" if better else "adapted context")
+    assert ("6 in 1 real episode(s), against 5" in report.reason) == better
+    assert report.gate_returns == {
+        "adapted context": (5.0,),
+        "relabeled": (6.0 if better else 5.0,),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "stages", "decision"),
+    [
+        ({"refresh_updates": 0}, ["initial context", "adapted context", "relabeled"], "relabeled"),
+        ({"relabel_rounds": 0}, ["initial context", "adapted context", "actor only"], "actor only"),
+        (
+            {"refresh_updates": 0, "relabel_rounds": 0},
+            ["initial context", "adapted context"],
+            "adapted context",
+        ),
+    ],
+)
+def test_each_stage_can_be_left_out(run, negated_joints_envs, changes, stages, decision):
+    _, _, report = adapt(with_adapt(run, gate_episodes=0, **changes), negated_joints_envs)
+    assert list(report.returns) == stages
+    assert report.decision == decision
+    assert report.gate_transitions == 0
+    assert report.gate_returns == {}
+
+
+def test_the_published_algorithm_is_a_preset(run, negated_joints_envs):
+    published = preset("halfcheetah-negated-joints-paper").adapt
+    changed = copy.copy(run)
+    changed.config = dataclasses.replace(
+        run.config,
+        adapt=dataclasses.replace(
+            published,
+            adaptation_steps=40,
+            weight_steps=3,
+            relabel_rounds=1,
+            relabel_size=50,
+            updates_per_round=2,
+            validation_threshold=1e9,
+        ),
+    )
+    _, _, report = adapt(changed, negated_joints_envs)
+    assert list(report.returns) == ["initial context", "adapted context", "relabeled"]
+    assert report.decision == "relabeled"
+    assert report.disagreement == 0
+    assert len(report.weight_steps) == 1
+
+
+def test_a_refreshed_actor_learns_from_critics_that_stay(run, negated_joints_envs):
+    algorithm, _, _ = adapt(
+        with_adapt(run, relabel_rounds=0, gate_episodes=0, refresh_updates=5), negated_joints_envs
+    )
+    before, after = weights(run.algorithm), weights(algorithm)
+    critics = [name for name in after if name.startswith("critic")]
+    assert_same_tree({n: after[n] for n in critics}, {n: before[n] for n in critics})
+    actor = [name for name in after if name.startswith("policy.actor")]
+    assert not all(torch.equal(after[name], before[name]) for name in actor)
+    assert all(p.requires_grad for p in algorithm.critic.parameters())
+
+
+def test_novelty_tells_a_meta_training_task_from_a_far_one(run, negated_joints_envs):
+    contexts = torch.tensor([[0.0, 0.0, float(i)] for i in range(10)])
+    real = run.replay.sample_transitions(
+        np.array([3]), 40, adaptation=True, generator=np.random.default_rng(1)
+    )[0]
+    among = novelty(run, real, contexts[3], contexts)
+    far = novelty(run, real, contexts[9] + torch.tensor([0.0, 0.0, 5.0]), contexts)
+    assert among.context_distance == 0
+    assert far.context_distance == pytest.approx(5.0)
+    wild = dataclasses.replace(real, rew=real.rew + 1e3)
+    assert novelty(run, wild, contexts[3], contexts).loss_excess > among.loss_excess + 3
 
 
 def test_the_run_is_unchanged_and_so_are_the_global_generators(
     run, negated_joints_envs, negated_joints_run
 ):
     before, config = global_generator_state(), run.config
-    adapt(with_adapt(run, validation_threshold=1e9), negated_joints_envs)
+    adapt(with_adapt(run, gate_episodes=0), negated_joints_envs)
     assert_same_tree(global_generator_state(), before)
     assert_same_tree(run.state(), load_run(negated_joints_run, negated_joints_envs).state())
     assert run.config == config
@@ -85,40 +190,26 @@ def test_the_run_is_unchanged_and_so_are_the_global_generators(
 
 
 def test_the_seed_fixes_the_report(run, negated_joints_envs):
-    run = with_adapt(run, validation_threshold=1e9)
+    run = with_adapt(run, gate_episodes=0)
     _, _, first = adapt(run, negated_joints_envs)
     seed_global_generators(777)
     algorithm, _, again = adapt(run, negated_joints_envs)
     assert without_seconds(first) == without_seconds(again)
     third, _, _ = adapt(run, negated_joints_envs)
-    assert_same_tree(
-        {name: v for name, v in algorithm.state_dict().items() if isinstance(v, torch.Tensor)},
-        {name: v for name, v in third.state_dict().items() if isinstance(v, torch.Tensor)},
-    )
+    assert_same_tree(weights(algorithm), weights(third))
     _, _, other = adapt(run, negated_joints_envs, seed=1)
     assert other.returns != first.returns
 
 
 def test_a_threshold_that_is_not_met_keeps_the_policy(run, negated_joints_envs):
-    algorithm, _, report = adapt(with_adapt(run, validation_threshold=-1e9), negated_joints_envs)
-    assert not report.relabeled
+    algorithm, _, report = adapt(
+        with_adapt(run, validation_threshold=-1e9, refresh_updates=0), negated_joints_envs
+    )
+    assert report.decision == "adapted context"
     assert "not below the threshold -1e+09" in report.reason
     assert list(report.returns) == ["initial context", "adapted context"]
     assert report.updates == report.synthetic_transitions == 0
-    assert_same_tree(
-        {name: v for name, v in algorithm.state_dict().items() if isinstance(v, torch.Tensor)},
-        {name: v for name, v in run.algorithm.state_dict().items() if isinstance(v, torch.Tensor)},
-    )
-
-
-def test_without_a_threshold_fine_tuning_must_have_helped(run, negated_joints_envs):
-    _, _, report = adapt(with_adapt(run, validation_threshold=None), negated_joints_envs)
-    assert report.relabeled == (report.validation_loss[2] < report.validation_loss[0])
-    assert ("validation loss fell" in report.reason) == report.relabeled
-    frozen = with_adapt(run, validation_threshold=None, context_steps=0, weight_steps=0)
-    _, _, report = adapt(frozen, negated_joints_envs)
-    assert not report.relabeled
-    assert "validation loss did not fall" in report.reason
+    assert_same_tree(weights(algorithm), weights(run.algorithm))
 
 
 def trained_on(monkeypatch) -> list[MixedReplayBuffer]:
@@ -136,9 +227,8 @@ def trained_on(monkeypatch) -> list[MixedReplayBuffer]:
 
 def test_where_only_rewards_vary_next_states_are_kept(velocity_run, velocity_envs, monkeypatch):
     made = trained_on(monkeypatch)
-    run = with_adapt(load_run(velocity_run, velocity_envs), validation_threshold=1e9)
+    run = with_adapt(load_run(velocity_run, velocity_envs), gate_episodes=0)
     _, _, report = adapt(run, velocity_envs, index=110)
-    assert report.relabeled
     (buffer,) = made
     stored = run.replay.stored()
     known = {
@@ -158,7 +248,7 @@ def test_where_only_rewards_vary_next_states_are_kept(velocity_run, velocity_env
 
 def test_where_dynamics_vary_next_states_are_predicted(run, negated_joints_envs, monkeypatch):
     made = trained_on(monkeypatch)
-    adapt(with_adapt(run, validation_threshold=1e9), negated_joints_envs)
+    adapt(with_adapt(run, gate_episodes=0), negated_joints_envs)
     (buffer,) = made
     assert (buffer.num_real, buffer.num_synthetic) == (40, 200)
     stored = run.replay.stored()

@@ -1,0 +1,113 @@
+"""AdaptationReport: what an adaptation spent, what each stage achieved, what it decided and why."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from mier_adapt.transitions import Transitions
+from mier_adapt.workflows.runs import Run
+
+__all__ = ["AdaptationReport", "Decision", "Novelty", "novelty"]
+
+Decision = Literal["adapted context", "actor only", "relabeled"]
+"""The stage whose policy is handed back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Novelty:
+    """How far a task lies from the meta-training tasks, as the model sees both."""
+
+    context_distance: float
+    """L2 distance of the task's context from the nearest meta-training task's, in units of the
+    median distance of meta-training tasks from their own nearest neighbours: about 1 for a task
+    among them."""
+    loss_excess: float
+    """Model loss under the task's context, less the mean of the meta-training tasks' under theirs,
+    in standard deviations of the latter: about 0 for a task among them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationReport:
+    """What an adaptation cost and what each of its stages achieved.
+
+    Losses are in the units of :meth:`ContextModel.loss`, returns undiscounted.
+    """
+
+    task: str
+    """The new task's label."""
+    parameters: tuple[float, ...]
+    """The new task's parameters."""
+    seed: int
+    decision: Decision
+    """Which stage's policy was handed back."""
+    reason: str
+    """Why."""
+    real_transitions: int
+    """Environment steps that identification spent."""
+    gate_transitions: int
+    """Environment steps that the gate spent."""
+    evaluation_transitions: int
+    """Environment steps spent on ``returns``, which steer nothing."""
+    returns: dict[str, tuple[float, ...]]
+    """Returns of deterministic episodes from common starts after each stage that ran: ``initial
+    context``, ``adapted context``, ``actor only``, ``relabeled``."""
+    gate_returns: dict[str, tuple[float, ...]]
+    """Returns of the episodes that the gate compared, by stage; empty without a gate."""
+    novelty: Novelty
+    """How far from the meta-training tasks this one is."""
+    train_loss: tuple[float, float, float]
+    """Model loss on the identification data: at first, with the adapted context, and with refined
+    weights (mean over the models)."""
+    validation_loss: tuple[float, float, float]
+    """The same on the held-out fifth."""
+    earlier_tasks_loss: tuple[float, float]
+    """Model loss on earlier tasks' transitions under their own contexts, before and after
+    refinement: what the model forgot about the states that are to be relabeled."""
+    disagreement: float
+    """Standard deviation between the refined models' predictions of next observations and reward
+    on relabeled states, in standard deviations of the model's targets, mean over dimensions; 0
+    where there is one model."""
+    weight_steps: tuple[int, ...]
+    """Weight steps behind each model that was kept."""
+    synthetic_transitions: int
+    """Transitions that were relabeled."""
+    updates: int
+    """SAC updates on them."""
+    seconds: dict[str, float]
+    """Wall-clock time of each stage."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+
+@torch.no_grad()
+def novelty(
+    run: Run, real: Transitions, context: torch.Tensor, earlier_contexts: torch.Tensor
+) -> Novelty:
+    """Compare a new task with the meta-training tasks of a run.
+
+    Args:
+        run: The agent.
+        real: The new task's transitions, ``(B, ...)``.
+        context: Its context, ``(C,)``.
+        earlier_contexts: The T meta-training tasks' contexts, ``(T, C)``.
+    """
+    tasks = np.arange(run.replay.num_tasks)
+    stored = run.replay.sample_transitions(
+        tasks, len(real), adaptation=True, generator=np.random.default_rng(0)
+    ).to(run.device)
+    losses = run.model.loss(stored, earlier_contexts)
+    loss = run.model.loss(real, context)
+    spread = float(losses.std()) if len(losses) > 1 else 0.0
+    between = torch.cdist(earlier_contexts, earlier_contexts)
+    nearest = between.fill_diagonal_(torch.inf).amin(1)
+    scale = float(nearest.median()) if len(nearest) > 1 else 0.0
+    distance = float((earlier_contexts - context).norm(dim=1).amin())
+    return Novelty(
+        context_distance=distance / scale if scale > 0 else 0.0,
+        loss_excess=float(loss - losses.mean()) / spread if spread > 0 else 0.0,
+    )
