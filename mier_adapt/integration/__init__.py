@@ -7,6 +7,7 @@ from mier_adapt.integration.algorithms import (
     refresh_actor,
     restart_optimizers,
     set_lr,
+    set_target_entropy,
     update,
 )
 from mier_adapt.integration.collection import Rollout, act, collect, relabeling_policy
@@ -30,5 +31,6 @@ __all__ = [
     "relabeling_policy",
     "restart_optimizers",
     "set_lr",
+    "set_target_entropy",
     "update",
 ]

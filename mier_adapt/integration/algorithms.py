@@ -27,6 +27,7 @@ __all__ = [
     "refresh_actor",
     "restart_optimizers",
     "set_lr",
+    "set_target_entropy",
     "update",
 ]
 
@@ -165,6 +166,20 @@ def restart_optimizers(algorithm: SAC[Any], *, actor_lr: float, critic_lr: float
     temperature = algorithm.alpha.value
     del algorithm.alpha  # a learned one is a module, which a plain value cannot replace
     algorithm.alpha = FixedAlpha(temperature)
+
+
+def set_target_entropy(algorithm: SAC[Any], target_entropy: float) -> None:
+    """Set the entropy, in nats, that a learned temperature steers to.
+
+    Raises:
+        ValueError: If it is not finite, or the temperature is a fixed one.
+    """
+    require_number("set_target_entropy", "target_entropy", target_entropy)
+    if not isinstance(algorithm.alpha, AutoAlpha):
+        raise ValueError(
+            "set_target_entropy expected an algorithm that learns its temperature, got a fixed one."
+        )
+    algorithm.alpha._target_entropy = target_entropy
 
 
 def refresh_actor(algorithm: SAC[Any], observations: Iterable[Float[Tensor, "B O"]]) -> float:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mier_adapt._state import require_keys, require_like, require_optimizer_state
-from mier_adapt.integration import set_lr, update
+from mier_adapt.integration import set_lr, set_target_entropy, update
 from mier_adapt.integration.collection import require_finite_parameters
 from mier_adapt.transitions import Transitions
 from mier_adapt.workflows.checkpoints import (
@@ -107,8 +107,8 @@ class MetaTrainer:
             self.pretrain_steps += 1
             self.seconds += time.monotonic() - started
             return None
+        self._anneal()
         if self.updates % config.updates_per_iteration == 0:
-            self._set_step_sizes()
             self._collect()
         if self.updates % config.policy.updates_per_model_step == 0:
             self._meta_step()
@@ -180,15 +180,18 @@ class MetaTrainer:
             raise ValueError(f"generator: not a state of ours: {error}") from error
         check_global_generator_state(state["global_generators"])
 
-    def _set_step_sizes(self) -> None:
-        """Those of the iteration that begins, which fall in the last part of a run."""
-        config = self.config
-        factor = 1.0
+    def _anneal(self) -> None:
+        """Set this iteration's step sizes and target entropy, which move in a run's last part."""
+        config, policy = self.config, self.config.policy
+        started = self.updates - self.updates % config.updates_per_iteration
+        left = 1.0
         if config.annealed_share > 0:
-            factor = min(1.0, (1 - self.updates / config.updates) / config.annealed_share)
-        set_lr(self.run.algorithm, factor * config.policy.lr)
+            left = min(1.0, (1 - started / config.updates) / config.annealed_share)
+        set_lr(self.run.algorithm, left * policy.lr)
         for group in self.model_optimizer.param_groups:
-            group["lr"] = factor * config.model.lr
+            group["lr"] = left * config.model.lr
+        entropy = left * policy.target_entropy + (1 - left) * policy.final_target_entropy
+        set_target_entropy(self.run.algorithm, entropy)
 
     def _collect_initial(self) -> None:
         """Every task's first data, all with the initial context."""

@@ -32,6 +32,7 @@ from mier_adapt.integration import (
     relabeling_policy,
     restart_optimizers,
     set_lr,
+    set_target_entropy,
 )
 from mier_adapt.workflows.presets import (
     AdaptConfig,
@@ -290,6 +291,11 @@ def targets() -> Iterator[Target]:
         "restart_optimizers",
         lambda **k: restart_optimizers(small_sac(), **k),
         {"actor_lr": 0.1, "critic_lr": 0.1},
+    )
+    yield Target(
+        "set_target_entropy",
+        lambda **k: set_target_entropy(small_sac(), **k),
+        {"target_entropy": -1.0},
     )
     yield Target("set_lr", lambda **k: set_lr(small_sac(), **k), {"lr": 0.1})
     yield Target(

@@ -113,14 +113,16 @@ def test_a_run_that_stops_anywhere_ends_bit_for_bit_alike(negated_joints_run, tm
 
 
 def test_step_sizes_fall_in_the_last_part_of_a_run(tmp_path):
-    config = tiny_config(updates=40, annealed_share=0.5)
+    policy_config = dataclasses.replace(tiny_config().policy, final_target_entropy=-4.0)
+    config = tiny_config(updates=40, annealed_share=0.5, policy=policy_config)
     seen = {}
 
     def note(trainer, row):
         state = trainer.state()
         policy = state["run"]["algorithm"]["alpha_optimizer"]["param_groups"][0]["lr"]
         model = state["model_optimizer"]["param_groups"][0]["lr"]
-        seen[trainer.updates] = (policy / config.policy.lr, model / config.model.lr)
+        entropy = trainer.run.algorithm.alpha._target_entropy
+        seen[trainer.updates] = (policy / config.policy.lr, model / config.model.lr, entropy)
 
     for stop in (27, 100):  # the second time it goes on in the middle of an iteration
         steps = iter(range(stop))
@@ -131,7 +133,7 @@ def test_step_sizes_fall_in_the_last_part_of_a_run(tmp_path):
             on_step=note,
         )
     for update, factor in ((1, 1.0), (20, 1.0), (21, 1.0), (30, 1.0), (31, 0.5), (40, 0.5)):
-        assert seen[update] == pytest.approx((factor, factor))
+        assert seen[update] == pytest.approx((factor, factor, -1 * factor - 4 * (1 - factor)))
 
 
 def test_a_longer_run_goes_on_from_a_shorter_one(negated_joints_run, tmp_path):
