@@ -28,7 +28,8 @@ BELOW_RANGE = (
         0,  # counts of at least 1
         "tasks_per_batch batch_size",
         "batch_size updates_per_model_step",
-        "adaptation_steps relabel_rounds relabel_size updates_per_round batch_size",
+        "adaptation_steps collection_rounds num_models model_batch_size validate_every "
+        "relabel_size updates_per_round batch_size",
         "updates updates_per_iteration tasks_per_iteration adaptation_episodes "
         "evaluation_episodes initial_episodes episode_steps replay_per_task evaluate_every "
         "evaluated_tasks",
@@ -37,7 +38,8 @@ BELOW_RANGE = (
         -1,  # counts of at least 0
         "context_dim inner_steps pretrain_steps",
         "",
-        "context_steps weight_steps",
+        "context_steps refresh_updates weight_steps rehearsal_batch_size relabel_rounds "
+        "gate_episodes",
         "",
     ),
     (
@@ -60,7 +62,10 @@ OUT_OF_RANGE = [
     (AdaptConfig, "real_fraction", -0.1),
     (ModelConfig, "hidden_sizes", (8, 0)),
     (PolicyConfig, "hidden_sizes", (8, 0)),
+    (CONFIGS[-1], "annealed_share", 1.5),
+    (AdaptConfig, "context_lr", -0.1),
     (PolicyConfig, "target_entropy", math.nan),
+    (PolicyConfig, "final_target_entropy", math.nan),
     (AdaptConfig, "validation_threshold", math.nan),
 ]
 
