@@ -382,12 +382,8 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
     def _check_tasks(self, tasks: Any) -> list[Task]:
         if isinstance(tasks, Task | Mapping):
             tasks = [tasks] * self.num_envs
-        try:
-            tasks = list(tasks)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"tasks expected one task or one for each slot, got {tasks!r}."
-            ) from error
+        if not isinstance(tasks, Sequence) and getattr(tasks, "ndim", 0) != 1:
+            raise ValueError(f"tasks expected one task or one for each slot, got {tasks!r:.80}.")
         if len(tasks) != self.num_envs:
             raise ValueError(
                 f"tasks expected one task or one for each of {self.num_envs} slots, "

@@ -1,5 +1,6 @@
 """The batched engine against gymnasium's SyncVectorEnv over single environments."""
 
+import itertools
 import pickle
 
 import gymnasium
@@ -237,6 +238,8 @@ def test_the_engine_stays_usable_after_rejected_calls():
     rejected("task must be of the family", ours.set_tasks, [second, foreign])
     rejected("got 1", ours.set_tasks, [second])
     rejected("Task or its dict form", ours.set_tasks, [second, 3])
+    # may never end
+    rejected("one task or one for each slot", ours.set_tasks, itertools.repeat(second))
     rejected("got 3 seeds", ours.reset, seed=[1, 2, 3], options={"tasks": second})
     for seed in (1.5, [1, 2.5], "12"):
         rejected("seed expected integers", ours.reset, seed=seed, options={"tasks": second})
