@@ -48,8 +48,6 @@ PREVIOUS_FILE = "checkpoint.previous.safetensors"
 _DAMAGED_FILE = "checkpoint.damaged.safetensors"
 
 _FORMAT = "mier-adapt checkpoint 2"
-_FORMAT_1 = "mier-adapt tree 1"
-"""The same without checksum and versions; still read."""
 _TENSOR, _TUPLE, _PAIRS = "__tensor__", "__tuple__", "__pairs__"
 
 _DTYPES = {
@@ -76,6 +74,7 @@ _SPARE = 2**20
 """Bytes that a save leaves free on the disk."""
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 _NO_DIGEST = b"0" * 64
+_RELEASE = re.compile(r"[0-9][0-9a-z.+]{0,30}")
 
 
 class CheckpointError(ValueError):
@@ -351,18 +350,18 @@ def _check_file(path: Path) -> bool:
 
 def _check_format(path: Path, metadata: dict[str, str], has_digest: bool) -> None:
     found = metadata.get("format", "")
-    if found == _FORMAT_1 or (found == _FORMAT and has_digest):
-        return
     if not found.startswith("mier-adapt "):
         raise ValueError("it is a safetensors file of something else")
-    if found == _FORMAT:
+    if found != _FORMAT:
+        writer = json.loads(metadata["versions"])["mier-adapt"]
+        if not _RELEASE.fullmatch(writer):
+            raise ValueError(f"it names no release but {writer[:60]!r}")
+        raise CheckpointFormatError(
+            f"{path} has format {found[:60]!r} of mier-adapt {writer}; this is {__version__}, "
+            f"which reads {_FORMAT!r}. Read it with that release: pip install mier-adapt=={writer}."
+        )
+    if not has_digest:
         raise ValueError("its checksum is missing")
-    writer = json.loads(metadata.get("versions", "{}")).get("mier-adapt", "a newer release")
-    raise CheckpointFormatError(
-        f"{path} has format {found[:60]!r}, written by mier-adapt {str(writer)[:40]}; this is "
-        f"{__version__}, which reads {_FORMAT_1!r} and {_FORMAT!r}. "
-        "Read it with the release that wrote it: pip install --upgrade mier-adapt."
-    )
 
 
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:

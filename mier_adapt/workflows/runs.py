@@ -256,15 +256,9 @@ def require_same_manifest(
     """Check that a checkpoint is of the run that its directory's ``run.json`` describes.
 
     Raises:
-        ValueError: If it is not. Checkpoints of the first format do not say and pass.
+        ValueError: If it is not.
     """
-    if not isinstance(tree, dict):
-        raise ValueError(f"expected a dictionary, got {type(tree).__name__}")
-    manifest = tree.get("manifest")
-    if manifest is None:
-        return
-    if not isinstance(manifest, dict):
-        raise ValueError(f"manifest: expected a dictionary, got {type(manifest).__name__}")
+    manifest = tree["manifest"]
     found = MetaTrainConfig.from_dict(manifest["config"])
     for name, same in (
         ("configuration", dataclasses.replace(found, updates=config.updates) == config),

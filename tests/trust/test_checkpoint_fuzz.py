@@ -16,7 +16,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mier_adapt.workflows.checkpoints import CHECKPOINT_FILE, CheckpointError, load_tree, save_tree
+from mier_adapt.workflows.checkpoints import (
+    CHECKPOINT_FILE,
+    CheckpointError,
+    CheckpointFormatError,
+    load_tree,
+    save_tree,
+)
 from mier_adapt.workflows.meta_training import meta_train
 from tests.mier_adapt.doubles import REPOSITORY, tiny_config
 
@@ -366,28 +372,26 @@ def test_swapped_headers_are_refused(server: Server, finished_run: Path) -> None
     server.require_refused(sealed(other_header, other_data))
 
 
-def test_a_later_format_says_what_to_install(tmp_path: Path) -> None:
-    path = tmp_path / "later"
+@pytest.mark.parametrize(("number", "release"), [(1, "0.0.9"), (9, "4.2.0")])
+def test_another_format_says_which_release_reads_it(
+    number: int, release: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "other"
     save_tree(path, {"a": 1})
     header, data = parts_of(path.read_bytes())
-    metadata = {
-        **header["__metadata__"],
-        "format": "mier-adapt checkpoint 9",
-        "versions": '{"mier-adapt": "4.2.0"}',
-    }
-    path.write_bytes(sealed({**header, "__metadata__": metadata}, data))
-    with pytest.raises(CheckpointError, match=r"written by mier-adapt 4\.2\.0.*pip install"):
+
+    def written_by(writer: str) -> bytes:
+        metadata = {
+            **header["__metadata__"],
+            "format": f"mier-adapt checkpoint {number}",
+            "versions": json.dumps({"mier-adapt": writer}),
+        }
+        return sealed({**header, "__metadata__": metadata}, data)
+
+    path.write_bytes(written_by(release))
+    with pytest.raises(CheckpointFormatError, match=rf"pip install mier-adapt=={release}\."):
         load_tree(path)
-
-
-def test_the_first_format_still_loads(tmp_path: Path) -> None:
-    path = tmp_path / "first"
-    save_tree(path, {"a": [1, (2.5, torch.arange(3))]})
-    header, data = parts_of(path.read_bytes())
-    metadata = {"format": "mier-adapt tree 1", "tree": header["__metadata__"]["tree"]}
-    text = json.dumps({**header, "__metadata__": metadata}).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
-    loaded = load_tree(path)
-    assert loaded["a"][:1] == [1]
-    assert loaded["a"][1][0] == 2.5
-    assert torch.equal(loaded["a"][1][1], torch.arange(3))
+    # Nobody is told to install what an attacker chose.
+    path.write_bytes(written_by(f"{release} evil-package"))
+    with pytest.raises(CheckpointError, match="it names no release"):
+        load_tree(path)
