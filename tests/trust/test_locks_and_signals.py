@@ -15,7 +15,7 @@ import pytest
 from mier_adapt.workflows.checkpoints import load_checkpoint
 from mier_adapt.workflows.locks import LOCK_FILE, RunLockedError, run_lock
 from mier_adapt.workflows.meta_training import meta_train
-from tests.mier_adapt.doubles import assert_same_tree, start_python, tiny_config
+from tests.mier_adapt.doubles import assert_same_tree, run_python, start_python, tiny_config
 
 # What the command does, on a run that takes long enough to be met.
 TRAIN = """
@@ -40,32 +40,23 @@ def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_save_a_checkpoint_and_leave_with_their_code(
+def test_a_run_keeps_others_out_and_saves_when_it_is_stopped(
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     with start_python(TRAIN, out, 1_000_000) as process:
         # Measurements are there just before the first step, and the handlers stand by then.
         wait_for(out / "tensorboard", process)
+        pattern = rf"in use by process {process.pid} on this machine, since \d+ (s|min)\. .*delete"
+        with pytest.raises(RunLockedError, match=pattern):
+            meta_train(tiny_config(), out, seed=1)
+        assert (out / LOCK_FILE).exists()
         process.send_signal(number)
         output, errors = process.communicate(timeout=120)
     assert process.returncode == code, (output, errors)
     assert "checkpoint saved" in output
     assert not (out / LOCK_FILE).exists()
     load_checkpoint(out)
-
-
-def test_a_second_run_in_a_directory_is_refused_while_the_first_lives(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    with start_python(TRAIN, out, 1_000_000) as process:
-        wait_for(out / "tensorboard", process)
-        pattern = rf"in use by process {process.pid} on this machine, since \d+ (s|min)\. .*delete"
-        with pytest.raises(RunLockedError, match=pattern):
-            meta_train(tiny_config(), out, seed=1)
-        assert (out / LOCK_FILE).exists()
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=120)
-    assert process.returncode == 143
 
 
 def test_a_lock_of_this_process_is_refused_as_well(tmp_path: Path) -> None:
@@ -137,42 +128,31 @@ def test_a_lock_without_an_owner_counts_once_it_is_old(
 
 def test_of_many_processes_that_find_a_stale_lock_one_takes_it(tmp_path: Path) -> None:
     code = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from mier_adapt.workflows.locks import RunLockedError, run_lock
-print("ready", flush=True)
-sys.stdin.readline()
-try:
-    with run_lock(Path(sys.argv[1])):
-        time.sleep(1)
-        print("held")
-except RunLockedError:
-    print("refused")
+
+begin = time.time() + 0.5
+released, release = os.pipe()
+for _ in range(6):
+    if os.fork() == 0:
+        os.close(release)
+        time.sleep(max(0.0, begin - time.time()))
+        try:
+            with run_lock(Path(sys.argv[1])):
+                os.read(released, 1)  # until the others have their answers
+            os._exit(3)
+        except RunLockedError:
+            os._exit(4)
+codes = [os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(5)]
+os.close(release)
+print(*codes, os.waitstatus_to_exitcode(os.wait()[1]))
 """
     stale = {"pid": a_dead_process(), "host": socket.gethostname(), "taken": 0.0}
     (tmp_path / LOCK_FILE).write_text(json.dumps({**stale, "process_start": None}))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, tmp_path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-        for _ in range(4)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    answers = []
-    for process in processes:
-        assert process.stdin is not None
-        print(file=process.stdin, flush=True)
-    for process in processes:
-        answers.append(process.communicate(timeout=60)[0].strip())
-    assert sorted(answers) == ["held", "refused", "refused", "refused"]
+    exit_code, output, errors = run_python(code, tmp_path)
+    assert (exit_code, output) == (0, "4 4 4 4 4 3\n"), errors
+    assert errors.count("taking it over") == 1
 
 
 def test_a_run_that_was_stopped_ends_like_another(tmp_path: Path, finished_run: Path) -> None:
