@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 __all__ = [
     "require_array",
+    "require_device",
     "require_int",
     "require_ints",
     "require_number",
+    "require_seed",
     "require_type",
+    "require_types",
     "shown",
 ]
 
@@ -96,6 +100,35 @@ def require_type(owner: str, name: str, value: Any, kind: type | tuple[type, ...
             f"{owner} expected {name} to be of type {wanted}, got {shown(value)} of type "
             f"{type(value).__name__}."
         )
+
+
+def require_types(owner: str, **arguments: tuple[Any, Any]) -> None:
+    """:func:`require_type` for several arguments, given as ``name=(value, kind)``."""
+    for name, (value, kind) in arguments.items():
+        require_type(owner, name, value, kind)
+
+
+def require_seed(owner: str, seed: Any) -> None:
+    """Check a seed that NumPy and torch both take.
+
+    Raises:
+        ValueError: If it is not one.
+    """
+    require_int(owner, "seed", seed, least=0, most=2**63 - 1)
+
+
+def require_device(owner: str, device: Any) -> torch.device:
+    """Turn an argument into a device of this machine.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{owner} expected device to be one of this machine's, got {shown(device)}."
+        ) from error
 
 
 def require_array(owner: str, name: str, value: Any, dtype: Any) -> NDArray[Any]:

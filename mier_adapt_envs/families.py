@@ -37,8 +37,14 @@ def register(env_class: type[TaskEnv], *, max_episode_steps: int = 200) -> None:
         max_episode_steps: Environment steps after which episodes are truncated.
 
     Raises:
-        ValueError: If the class is incomplete or nested, or its family's name is taken.
+        TypeError: If the class is no :class:`TaskEnv`.
+        ValueError: If it is incomplete or nested, its family's name is taken, or there are no
+            steps.
     """
+    if not (isinstance(env_class, type) and issubclass(env_class, TaskEnv)):
+        raise TypeError(f"env_class must be a subclass of TaskEnv, got {env_class!r:.80}.")
+    if type(max_episode_steps) is not int or max_episode_steps < 1:
+        raise ValueError(f"max_episode_steps must be an int >= 1, got {max_episode_steps!r:.80}.")
     entry_point = f"{env_class.__module__}:{env_class.__qualname__}"
     missing = [name for name in _REQUIRED if _is_missing(env_class, name)]
     if missing:

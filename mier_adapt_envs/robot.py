@@ -2,9 +2,10 @@
 
 import copy
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import mujoco
 import numpy as np
@@ -16,6 +17,7 @@ __all__ = ["Robot", "State", "instabilities"]
 State = Mapping[str, NDArray[np.float64]]
 """What was read from a batch of simulations: MjData field name -> ``(B, *field shape)``."""
 
+VelocityNoise = Literal["normal", "uniform"]
 
 _INSTABILITIES = {
     int(mujoco.mjtWarning.mjWARN_BADQPOS): "mjWARN_BADQPOS",
@@ -65,10 +67,36 @@ class Robot:
     ``cfrc_ext`` at zero."""
     reset_noise: float = 0.0
     """Half-width of the uniform noise on the initial positions, and scale of that on velocities."""
-    velocity_noise: Literal["normal", "uniform"] = "normal"
+    velocity_noise: VelocityNoise = "normal"
     """Distribution of the initial velocities."""
     camera: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """MuJoCo camera settings for rendering."""
+
+    def __post_init__(self) -> None:
+        for name, kind in (
+            ("xml_file", str),
+            ("reads", tuple),
+            ("contact_forces", bool),
+            ("camera", Mapping),
+        ):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(
+                    f"{name} must be a {kind.__name__}, got {getattr(self, name)!r:.80}."
+                )
+        if unknown := [name for name in self.reads if not hasattr(mujoco.MjData, str(name))]:
+            raise ValueError(f"reads must name fields of MjData, got {unknown!r:.80}.")
+        for name, least in (("timestep", math.ulp(0.0)), ("reset_noise", 0.0)):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not least <= value < math.inf:
+                wanted = "finite and " + (">= 0" if least == 0 else "> 0")
+                raise ValueError(f"{name} must be {wanted}, got {value!r:.80}.")
+        if type(self.frame_skip) is not int or self.frame_skip < 1:
+            raise ValueError(f"frame_skip must be an int >= 1, got {self.frame_skip!r:.80}.")
+        if str(self.velocity_noise) not in get_args(VelocityNoise):
+            raise ValueError(
+                f"velocity_noise must be one of {get_args(VelocityNoise)}, got "
+                f"{self.velocity_noise!r:.80}."
+            )
 
     @property
     def dt(self) -> float:

@@ -15,7 +15,14 @@ from tianshou.utils.net.continuous import ContinuousActorProbabilistic, Continuo
 from tianshou.utils.torch_utils import policy_within_training_step
 from torch import nn
 
-from mier_adapt._checks import require_int, require_ints, require_number, require_type, shown
+from mier_adapt._checks import (
+    require_device,
+    require_int,
+    require_ints,
+    require_number,
+    require_type,
+    require_types,
+)
 from mier_adapt._state import require_keys, require_like, require_optimizer_state
 from mier_adapt._typing import Float, Tensor
 
@@ -83,12 +90,9 @@ def build_sac(
     require_number("build_sac", "gamma", gamma, above=0, most=1)
     require_number("build_sac", "tau", tau, above=0, most=1)
     require_number("build_sac", "target_entropy", target_entropy)
-    try:
-        device = torch.empty(0, device=device).device
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"build_sac expected device to be one of this machine's, got {shown(device)}."
-        ) from error
+    device = require_device("build_sac", device)
+    if not (isinstance(algorithm_class, type) and issubclass(algorithm_class, SAC)):
+        raise TypeError(f"build_sac expected algorithm_class to be a SAC, got {algorithm_class!r}.")
     obs_dim = observation_space.shape[0] + context_dim
     actor = ContinuousActorProbabilistic(
         preprocess_net=Net(state_shape=(obs_dim,), hidden_sizes=hidden_sizes),
@@ -127,6 +131,10 @@ def update(
     algorithm: OffPolicyAlgorithm[Any], buffer: ReplayBuffer, batch_size: int
 ) -> dict[str, float]:
     """One of the algorithm's own updates on ``batch_size`` transitions; its losses by name."""
+    require_types(
+        "update", algorithm=(algorithm, OffPolicyAlgorithm), buffer=(buffer, ReplayBuffer)
+    )
+    require_int("update", "batch_size", batch_size, least=1)
     with policy_within_training_step(algorithm.policy):
         return algorithm.update(buffer, batch_size).get_loss_stats_dict()
 
@@ -137,6 +145,7 @@ def set_lr(algorithm: OffPolicyAlgorithm[Any], lr: float) -> None:
     Raises:
         ValueError: If it is not positive.
     """
+    require_type("set_lr", "algorithm", algorithm, OffPolicyAlgorithm)
     require_number("set_lr", "lr", lr, above=0)
     optimizers = [optimizer._optim for optimizer in algorithm._optimizers]
     alpha = getattr(algorithm, "alpha", None)
@@ -153,6 +162,7 @@ def restart_optimizers(algorithm: SAC[Any], *, actor_lr: float, critic_lr: float
     Fine-tuning on another task starts from here: moments of the old tasks' gradients would
     push the first steps, and a temperature that is learned anew would first undo the policy.
     """
+    require_type("restart_optimizers", "algorithm", algorithm, SAC)
     require_number("restart_optimizers", "actor_lr", actor_lr, above=0)
     require_number("restart_optimizers", "critic_lr", critic_lr, above=0)
     for optimizer, lr in (
@@ -174,6 +184,7 @@ def set_target_entropy(algorithm: SAC[Any], target_entropy: float) -> None:
     Raises:
         ValueError: If it is not finite, or the temperature is a fixed one.
     """
+    require_type("set_target_entropy", "algorithm", algorithm, SAC)
     require_number("set_target_entropy", "target_entropy", target_entropy)
     if not isinstance(algorithm.alpha, AutoAlpha):
         raise ValueError(
@@ -202,6 +213,8 @@ def refresh_actor(algorithm: SAC[Any], observations: Iterable[Float[Tensor, "B O
     Source:
         SAC's policy loss (Haarnoja et al. 2018, arXiv:1812.05905, equation 7). Ours.
     """
+    require_type("refresh_actor", "algorithm", algorithm, SAC)
+    require_type("refresh_actor", "observations", observations, Iterable)
     critics = (algorithm.critic, algorithm.critic2)
     loss = math.nan
     for critic in critics:
@@ -233,6 +246,7 @@ def algorithm_state(algorithm: Algorithm[Any, Any]) -> dict[str, Any]:
         A tree of dictionaries, lists, tensors and plain numbers. Tensors are the
         algorithm's own, not copies.
     """
+    require_type("algorithm_state", "algorithm", algorithm, Algorithm)
     state: dict[str, Any] = {
         "algorithm": dict(algorithm.state_dict()),  # type: ignore[no-untyped-call]
         "counters": {

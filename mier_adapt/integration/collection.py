@@ -14,7 +14,7 @@ from tianshou.algorithm.algorithm_base import Policy
 from tianshou.data import Batch
 from tianshou.utils.torch_utils import policy_within_training_step
 
-from mier_adapt._checks import require_array, require_int, require_type, shown
+from mier_adapt._checks import require_array, require_int, require_type, require_types, shown
 from mier_adapt.transitions import Transitions
 
 __all__ = ["Rollout", "act", "collect", "relabeling_policy", "require_finite_parameters"]
@@ -52,6 +52,7 @@ def act(policy: Policy, obs: NDArray[np.floating], *, explore: bool) -> NDArray[
     Raises:
         FloatingPointError: If the policy's parameters are not finite; names one.
     """
+    require_type("act", "policy", policy, Policy)
     obs = require_array("act", "obs", obs, np.float32)
     require_type("act", "explore", explore, bool)
     if obs.ndim != 2 or not obs.size or not np.isfinite(obs).all():
@@ -107,6 +108,7 @@ def collect(
         FloatingPointError: If an action, reward or observation is not finite; names it, the step
             and the task.
     """
+    require_types("collect", env=(env, VectorEnv), policy=(policy, Policy))
     if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
         raise ValueError(
             "collect expected env with autoreset mode SAME_STEP, got "
@@ -179,6 +181,7 @@ def require_finite_parameters(module: torch.nn.Module, name: str) -> None:
     Raises:
         FloatingPointError: If one is not finite; names it.
     """
+    require_types("require_finite_parameters", module=(module, torch.nn.Module), name=(name, str))
     tensors = {key: value for key, value in module.named_parameters() if value.numel()}
     norms = torch._foreach_norm([value.detach() for value in tensors.values()], float("inf"))
     if norms and bool(torch.stack([norm.float() for norm in norms]).isfinite().all()):
@@ -213,8 +216,12 @@ def relabeling_policy(
     policy: Policy, context: torch.Tensor, *, explore: bool = True
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """A Tianshou policy under one context, as the plain callable that relabeling takes."""
-    require_type("relabeling_policy", "context", context, torch.Tensor)
-    require_type("relabeling_policy", "explore", explore, bool)
+    require_types(
+        "relabeling_policy",
+        policy=(policy, Policy),
+        context=(context, torch.Tensor),
+        explore=(explore, bool),
+    )
 
     def act_on(obs: torch.Tensor) -> torch.Tensor:
         repeated = context.to(obs).expand(len(obs), -1)

@@ -4,10 +4,12 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from tianshou.algorithm.modelfree.sac import SAC, SACTrainingStats
+from tianshou.algorithm.modelfree.sac import SAC, Alpha, SACPolicy, SACTrainingStats
+from tianshou.algorithm.optim import OptimizerFactory
 from tianshou.data import ReplayBuffer
 from torch import nn
 
+from mier_adapt._checks import require_type
 from mier_adapt._typing import Float, Tensor
 
 __all__ = ["FastSAC"]
@@ -36,6 +38,16 @@ class FastSAC(SAC[Any]):
     """
 
     def __init__(self, **kwargs: Any) -> None:
+        for name, kind in (
+            ("policy", SACPolicy),
+            ("policy_optim", OptimizerFactory),
+            ("critic", nn.Module),
+            ("critic_optim", OptimizerFactory),
+        ):
+            require_type("FastSAC", name, kwargs.get(name), kind)
+        for name, kind in (("critic2", nn.Module), ("critic2_optim", OptimizerFactory)):
+            require_type("FastSAC", name, kwargs.get(name), (kind, type(None)))
+        require_type("FastSAC", "alpha", kwargs.get("alpha", 0.2), (Alpha, int, float))
         super().__init__(**kwargs)
         if self.n_step_return_horizon != 1:
             raise ValueError(
@@ -134,7 +146,11 @@ def _both(
 
 def _layers(network: nn.Module) -> list[nn.Module]:
     """The network's layers in the order in which they act."""
-    layers = [module for module in network.modules() if not list(module.children())]
+    layers = [
+        module
+        for module in network.modules()
+        if not list(module.children()) and not isinstance(module, nn.Sequential)
+    ]
     for layer in layers:
         if not isinstance(layer, (nn.Linear, nn.LayerNorm, nn.ReLU)):
             raise ValueError(

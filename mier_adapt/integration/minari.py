@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from mier_adapt._checks import require_type, require_types
 from mier_adapt.transitions import Transitions
 
 __all__ = ["from_minari", "to_minari"]
@@ -39,6 +40,9 @@ def from_minari(dataset: Any, *, dtype: torch.dtype = torch.float32) -> Transiti
             [-1, 1], or a value is not finite.
     """
     minari = _import_minari()
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"from_minari expected dtype to be a floating-point one, got {dtype!r}.")
+    require_type("from_minari", "dataset", dataset, (str, minari.MinariDataset))
     if isinstance(dataset, str):
         dataset = minari.load_dataset(dataset)
     for name in ("observation_space", "action_space"):
@@ -88,6 +92,7 @@ def to_minari(transitions: Transitions, dataset_id: str, **metadata: Any) -> Any
             by Minari, if there is a dataset of that name.
     """
     minari = _import_minari()
+    require_types("to_minari", transitions=(transitions, Transitions), dataset_id=(dataset_id, str))
     if transitions.obs.ndim != 2:
         raise ValueError(
             "to_minari expected one task's transitions, (B, dim), got obs "

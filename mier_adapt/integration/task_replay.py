@@ -132,6 +132,8 @@ class TaskReplayBuffer(ReplayBuffer):
 
 def allocate(size: int, obs_dim: int, act_dim: int) -> Batch:
     """Zeroed storage for ``size`` transitions, in the form of Tianshou's buffers."""
+    for name, value in (("size", size), ("obs_dim", obs_dim), ("act_dim", act_dim)):
+        require_int("allocate", name, value, least=1)
     return Batch(
         obs=np.zeros((size, obs_dim), dtype=np.float32),
         act=np.zeros((size, act_dim), dtype=np.float32),

@@ -1,11 +1,12 @@
 """Every public constructor and function, with arguments that make no sense.
 
-Each works, or raises a ValueError or TypeError that names the argument; none takes long.
+Those of the workflows, which need a run, are in test_bad_input_to_workflows.py.
 """
 
+import contextlib
 import dataclasses
-import time
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,18 @@ import torch
 from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tianshou.algorithm.optim import AdamOptimizerFactory
 
 import mier_adapt_envs
 from mier_adapt import ContextModel, ExperienceRelabeler, GradientContextAdapter, Transitions
 from mier_adapt.context_adapter import adapt_context
 from mier_adapt.integration import (
     ContextReplayBuffer,
+    FastSAC,
     MixedReplayBuffer,
     TaskReplayBuffer,
     act,
+    algorithm_state,
     build_sac,
     collect,
     load_algorithm_state,
@@ -33,7 +37,13 @@ from mier_adapt.integration import (
     restart_optimizers,
     set_lr,
     set_target_entropy,
+    update,
 )
+from mier_adapt.integration.algorithms import check_algorithm_state
+from mier_adapt.integration.collection import require_finite_parameters
+from mier_adapt.integration.logging import tensorboard_logger
+from mier_adapt.integration.minari import from_minari, to_minari
+from mier_adapt.integration.task_replay import allocate
 from mier_adapt.workflows.presets import (
     AdaptConfig,
     MetaTrainConfig,
@@ -44,34 +54,17 @@ from mier_adapt.workflows.presets import (
 from mier_adapt.wrappers import ContextObservation
 from mier_adapt.wrappers import vector as vector_wrappers
 from tests.mier_adapt.doubles import random_transitions, small_sac
+from tests.trust.senseless import PLAIN, Target, arrays, require_sense
 
-SECONDS = 10.0
-
-SYNONYMS: dict[str, tuple[str, ...]] = {
-    # A set that is of the wrong size is named by the tensor in it that shows it.
-    "transitions": ("obs", "truncated"),
-    "adaptation": ("obs",),
-    "evaluation": ("obs",),
-    # Counts that have to agree are named by one of them.
-    "tasks": ("contexts",),
-    "num_envs": ("slots",),
-    # Dict forms are called what they describe, presets as well.
-    "values": ("task", "configuration"),
-    "name": ("preset",),
-}
-"""By argument: other words by which a message may name it."""
+# Minari would like to know more about each dataset than these tests can tell it.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
 
 
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """A callable, arguments that it takes, and those that are left alone."""
-
-    name: str
-    function: Callable[..., Any]
-    good: Mapping[str, Any]
-
-    def __repr__(self) -> str:
-        return self.name
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that are written by relative names go there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
 
 
 def model(**options: Any) -> ContextModel:
@@ -95,6 +88,12 @@ def mixed() -> MixedReplayBuffer:
     return MixedReplayBuffer(
         9, 9, obs_dim=3, act_dim=2, context=torch.zeros(2), generator=np.random.default_rng(0)
     )
+
+
+def filled(buffer: MixedReplayBuffer) -> MixedReplayBuffer:
+    buffer.extend_real(random_transitions(5))
+    buffer.extend_synthetic(random_transitions(5))
+    return buffer
 
 
 def single_env() -> Any:
@@ -253,7 +252,9 @@ def targets() -> Iterator[Target]:
         {"tasks": np.array([0, 1]), "batch_size": 3, "adaptation": True, "generator": generator},
     )
     yield Target(
-        "ContextReplayBuffer.load_state", lambda **k: replay().load_state(**k), {"state": {}}
+        "ContextReplayBuffer.load_state",
+        lambda **k: replay().load_state(**k),
+        {"state": replay().state()},
     )
     yield Target(
         "MixedReplayBuffer",
@@ -285,28 +286,64 @@ def targets() -> Iterator[Target]:
             "tau": 0.1,
             "target_entropy": -1.0,
             "device": "cpu",
+            "algorithm_class": FastSAC,
         },
     )
     yield Target(
         "restart_optimizers",
-        lambda **k: restart_optimizers(small_sac(), **k),
-        {"actor_lr": 0.1, "critic_lr": 0.1},
+        restart_optimizers,
+        {"algorithm": small_sac(), "actor_lr": 0.1, "critic_lr": 0.1},
     )
     yield Target(
         "set_target_entropy",
-        lambda **k: set_target_entropy(small_sac(), **k),
-        {"target_entropy": -1.0},
+        set_target_entropy,
+        {"algorithm": small_sac(), "target_entropy": -1.0},
     )
-    yield Target("set_lr", lambda **k: set_lr(small_sac(), **k), {"lr": 0.1})
+    algorithm = small_sac()
+    policy = algorithm.policy
+    yield Target("act", act, {"policy": policy, "obs": np.zeros((4, 5)), "explore": True})
     yield Target(
-        "load_algorithm_state",
-        lambda **k: load_algorithm_state(small_sac(), **k),
-        {"state": {}},
+        "relabeling_policy",
+        relabeling_policy,
+        {"policy": policy, "context": torch.zeros(2), "explore": True},
     )
-    policy = small_sac().policy
-    yield Target("act", partial(act, policy), {"obs": np.zeros((4, 5)), "explore": True})
     yield Target(
-        "relabeling_policy", partial(relabeling_policy, policy), {"context": torch.zeros(2)}
+        "update",
+        update,
+        {"algorithm": algorithm, "buffer": filled(mixed()), "batch_size": 4},
+    )
+    for function in (algorithm_state, load_algorithm_state, check_algorithm_state):
+        given = {} if function is algorithm_state else {"state": algorithm_state(algorithm)}
+        yield Target(function.__name__, function, {"algorithm": algorithm, **given})
+    yield Target("set_lr", set_lr, {"algorithm": small_sac(), "lr": 0.1})
+    parts = {
+        "policy": algorithm.policy,
+        "policy_optim": AdamOptimizerFactory(),
+        "critic": algorithm.critic,
+        "critic_optim": AdamOptimizerFactory(),
+        "critic2": algorithm.critic2,
+        "alpha": 0.2,
+    }
+    yield Target("FastSAC", FastSAC, parts)
+    yield Target(
+        "require_finite_parameters",
+        require_finite_parameters,
+        {"module": model(), "name": "The model"},
+    )
+    yield Target("allocate", allocate, {"size": 5, "obs_dim": 3, "act_dim": 2})
+    yield Target(
+        "tensorboard_logger",
+        lambda **k: tensorboard_logger(**k).finalize(),
+        {"directory": Path("logs"), "resume_step": 3},
+    )
+    yield Target("from_minari", from_minari, {"dataset": "no/such-v0", "dtype": torch.float32})
+    numbers = itertools.count()  # Minari refuses names that are taken
+    yield Target(
+        "to_minari",
+        lambda transitions, dataset_id: to_minari(
+            transitions, f"our/own-v{next(numbers)}" if dataset_id == "our/own" else dataset_id
+        ),
+        {"transitions": TRANSITIONS, "dataset_id": "our/own"},
     )
     envs = vector_env(autoreset_mode="SameStep")
     env_policy = build_sac(
@@ -314,8 +351,10 @@ def targets() -> Iterator[Target]:
     ).policy
     yield Target(
         "collect",
-        lambda **k: collect(envs, policy=env_policy, **k),
+        collect,
         {
+            "env": envs,
+            "policy": env_policy,
             "tasks": TASKS[:2],
             "contexts": np.zeros((2, 2)),
             "steps": 3,
@@ -350,6 +389,14 @@ def targets() -> Iterator[Target]:
     yield Target(
         "TaskSet.from_dict", mier_adapt_envs.TaskSet.from_dict, {"values": TASKS.to_dict()}
     )
+    yield Target("env_class", mier_adapt_envs.env_class, {"family": TASKS.family})
+    yield Target(
+        "register",
+        mier_adapt_envs.register,
+        {"env_class": mier_adapt_envs.env_class(TASKS.family), "max_episode_steps": 200},
+    )
+    robot = mier_adapt_envs.env_class(TASKS.family).robot
+    yield Target("Robot", mier_adapt_envs.Robot, fields_of(robot))
     yield Target("task_set", mier_adapt_envs.task_set, {"family": TASKS.family, "name": TASKS.name})
     yield Target("task_sets", mier_adapt_envs.task_sets, {"family": TASKS.family})
     yield Target("termination_fn", mier_adapt_envs.termination_fn, {"family": TASKS.family})
@@ -381,52 +428,6 @@ def targets() -> Iterator[Target]:
 
 TARGETS = list(targets())
 
-PLAIN: list[Any] = [
-    None, True, -1, 0, 1, 2**70, -(2**70), 0.5, -0.5, float("nan"), float("inf"), -float("inf"),
-    1e308, "", "x", "../../etc/passwd", b"x", (), [], {}, [0], [None], ["x"], (float("nan"),),
-    {"x": 1}, {1: 2}, [[1.0], [2.0, 3.0]], object(), int, lambda: None, range(3), 1j, Path("x"),
-    np.float64("nan"), np.int64(-3), np.array([]), np.array(["x"]), np.array([None]),
-    torch.tensor([]), torch.tensor(0.5), TRANSITIONS, random_transitions(2, 3),
-    random_transitions(4, obs_dim=7, act_dim=5), gymnasium.spaces.Discrete(3), torch.Generator(),
-    np.random.default_rng(0),
-]  # fmt: skip
-
-DTYPES = [torch.float32, torch.float64, torch.int64, torch.bool, torch.complex64, torch.float16]
-
-
-@st.composite
-def arrays(draw: st.DrawFn) -> Any:
-    """Tensors and arrays of any shape and dtype, with NaN and infinities, empty and large."""
-    shape = draw(
-        st.one_of(
-            st.lists(st.integers(0, 6), max_size=4), st.sampled_from([[10**6], [10**5, 3], [2, 0]])
-        )
-    )
-    dtype = draw(st.sampled_from(DTYPES))
-    fill = draw(st.sampled_from([0.0, 1.0, -1.0, 1e30, float("nan"), float("inf"), -float("inf")]))
-    if not (dtype.is_floating_point or dtype.is_complex):
-        fill = min(max(0.0, fill), 1.0) if fill == fill else 0.0
-    if dtype == torch.float16 and abs(fill) == 1e30:
-        fill = 6e4
-    tensor = torch.full(shape, fill, dtype=dtype)
-    return tensor.numpy() if draw(st.booleans()) else tensor
-
-
-def require_sense(target: Target, argument: str, value: Any) -> None:
-    """Call a target with one senseless argument, and look at what comes of it."""
-    started = time.monotonic()
-    try:
-        target.function(**{**target.good, argument: value})
-    except (ValueError, TypeError, FloatingPointError, gymnasium.error.Error) as error:
-        # The third is how steps that diverge report a step size; the fourth is what gymnasium
-        # raises, and expects, for seeds.
-        message = str(error).lower()
-        words = {argument, argument.rstrip("s"), *SYNONYMS.get(argument, ())}
-        if not any(word.lower() in message for word in words):
-            pytest.fail(f"{target.name}({argument}={value!r:.60}) does not name it: {error!r}")
-    finally:
-        assert time.monotonic() - started < SECONDS
-
 
 @pytest.mark.parametrize("target", TARGETS, ids=repr)
 def test_plain_values(target: Target) -> None:
@@ -437,7 +438,7 @@ def test_plain_values(target: Target) -> None:
 
 @pytest.mark.parametrize("target", TARGETS, ids=repr)
 def test_tensors_and_arrays(target: Target) -> None:
-    @settings(parent=settings.get_profile("trust"), max_examples=30)
+    @settings(parent=settings.get_profile("trust"), max_examples=20)
     @given(st.sampled_from(list(target.good)), arrays())
     def check(argument: str, value: Any) -> None:
         require_sense(target, argument, value)
@@ -447,5 +448,5 @@ def test_tensors_and_arrays(target: Target) -> None:
 
 def test_the_good_arguments_work() -> None:
     for target in TARGETS:
-        if target.good != {"state": {}}:
+        with contextlib.suppress(FileNotFoundError):  # Minari's dataset, which is not here
             target.function(**target.good)
