@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 import safetensors
 import torch
 
+from mier_adapt._checks import require_type, require_types
 from mier_adapt._state import Pieces
 from mier_adapt._version import __version__
 
@@ -100,6 +101,7 @@ def save_tree(path: Path, tree: Any, *, previous: Path | None = None) -> None:
         ValueError: If a tensor or number is not finite; the message says which.
         OSError: If the disk refuses or has too little room; an older file stays whole.
     """
+    require_types("save_tree", path=(path, Path), previous=(previous, (Path, type(None))))
     tensors: dict[str, Pieces | torch.Tensor] = {}
     skeleton = json.dumps(_pack(tree, "", tensors), separators=(",", ":"))
     # Large types first, so that every tensor is aligned in the file.
@@ -146,6 +148,7 @@ def load_tree(path: Path) -> Any:
         CheckpointFormatError: If it is of a format that this release does not read.
         FileNotFoundError: If there is none.
     """
+    require_type("load_tree", "path", path, Path)
     try:
         has_digest = _check_file(path)
         with safetensors.safe_open(path, framework="pt") as file:
@@ -180,6 +183,7 @@ def load_tree(path: Path) -> Any:
 
 def save_checkpoint(directory: Path, tree: Any) -> None:
     """:func:`save_tree` as the newest of a run's two checkpoints."""
+    require_type("save_checkpoint", "directory", directory, Path)
     save_tree(directory / CHECKPOINT_FILE, tree, previous=directory / PREVIOUS_FILE)
 
 
@@ -196,6 +200,11 @@ def load_checkpoint(directory: Path, *, set_damaged_aside: bool = False) -> tupl
         CheckpointError: If there is no whole one.
         CheckpointFormatError: If the newest is of a format that this release does not read.
     """
+    require_types(
+        "load_checkpoint",
+        directory=(directory, Path),
+        set_damaged_aside=(set_damaged_aside, bool),
+    )
     newest, previous = directory / CHECKPOINT_FILE, directory / PREVIOUS_FILE
     try:
         return newest, load_tree(newest)

@@ -17,6 +17,7 @@ import gymnasium
 import numpy as np
 import torch
 
+from mier_adapt._checks import require_types
 from mier_adapt._state import Pieces
 from mier_adapt.workflows.checkpoints import library_versions, load_tree, save_tree
 from mier_adapt.workflows.environments import TaskEnvs
@@ -79,6 +80,9 @@ def diagnose(
             directory when ``None``. Nothing is left there.
         on_check: Told the name of each check before it begins.
     """
+    require_types(
+        "diagnose", directory=(directory, (Path, type(None))), on_check=(on_check, Callable)
+    )
     checks: list[Check] = []
     slow: list[str] = []
 

@@ -6,6 +6,7 @@ import gymnasium
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from mier_adapt._checks import require_int, require_type
 from mier_adapt_envs import TaskSet
 
 __all__ = ["TaskEnvs"]
@@ -20,6 +21,9 @@ class TaskEnvs:
     """
 
     def __init__(self, task_set: TaskSet, *, num_threads: int | None = None) -> None:
+        require_type("TaskEnvs", "task_set", task_set, TaskSet)
+        if num_threads is not None:
+            require_int("TaskEnvs", "num_threads", num_threads, least=1)
         self.task_set = task_set
         self.num_threads = num_threads
         self._envs: dict[int, VectorEnv[Any, Any, Any]] = {}
@@ -32,6 +36,7 @@ class TaskEnvs:
 
     def of_size(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
         """The environment with this many slots."""
+        require_int("TaskEnvs", "num_envs", num_envs, least=1)
         if num_envs not in self._envs:
             options: dict[str, Any] = (
                 {} if self.num_threads is None else {"num_threads": self.num_threads}

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mier_adapt._checks import require_array, require_int, require_seed, require_types
 from mier_adapt.integration import Rollout, collect
 from mier_adapt.transitions import Transitions
 from mier_adapt.workflows.environments import TaskEnvs
@@ -58,8 +59,16 @@ def collect_for_tasks(
     Returns:
         For each task a rollout of shape ``(episodes, episode_steps)``.
     """
-    if steps < 1:
-        raise ValueError(f"collect_for_tasks expected steps >= 1, got {steps}.")
+    require_types(
+        "collect_for_tasks", run=(run, Run), envs=(envs, TaskEnvs), tasks=(tasks, Sequence)
+    )
+    require_int("collect_for_tasks", "steps", steps, least=1)
+    contexts = require_array("collect_for_tasks", "contexts", contexts, np.float32)
+    if contexts.ndim != 2 or not 0 < len(contexts) == len(tasks):
+        raise ValueError(
+            "collect_for_tasks expected at least one of tasks, and contexts of shape "
+            f"({len(tasks)}, C), got shape {contexts.shape}."
+        )
     length = min(steps, run.config.episode_steps)
     episodes = -(-steps // length)
     rollout = collect(
@@ -106,10 +115,11 @@ def evaluate_tasks(
     Raises:
         ValueError: If there are no episodes or no tasks, or a task is of another family.
     """
-    if episodes < 1 or not tasks:
-        raise ValueError(
-            f"evaluate_tasks expected episodes >= 1 and tasks, got {episodes=}, {len(tasks)} tasks."
-        )
+    require_types("evaluate_tasks", run=(run, Run), envs=(envs, TaskEnvs), tasks=(tasks, Sequence))
+    require_seed("evaluate_tasks", seed)
+    require_int("evaluate_tasks", "episodes", episodes, least=1)
+    if not tasks:
+        raise ValueError("evaluate_tasks expected at least one of tasks, got none.")
     config = run.config
     budget = config.adapt.adaptation_steps
     initial_C = run.model.initial_context.detach()

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from mier_adapt._checks import require_types
+
 __all__ = ["replace_text"]
 
 
@@ -11,6 +13,7 @@ def replace_text(path: Path, text: str) -> None:
     Raises:
         OSError: If the disk refuses; an older file stays whole.
     """
+    require_types("replace_text", path=(path, Path), text=(text, str))
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     partial.replace(path)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mier_adapt._checks import require_int, require_seed, require_types
 from mier_adapt.context_adapter import FineTuneResult, Rehearsal
 from mier_adapt.integration import (
     MixedReplayBuffer,
@@ -94,14 +95,19 @@ def fine_tune_by_relabeling(
         identification, the actor-only stage, rehearsal, several models, few updates with a low
         step size of the actor, the fixed temperature, and the gate.
     """
+    require_types(
+        "fine_tune_by_relabeling",
+        run=(run, Run),
+        envs=(envs, TaskEnvs),
+        task=(task, Task),
+        on_stage=(on_stage, Callable),
+    )
+    require_seed("fine_tune_by_relabeling", seed)
+    require_int("fine_tune_by_relabeling", "evaluation_episodes", evaluation_episodes, least=1)
     if task.family != run.config.family:
         raise ValueError(
             f"fine_tune_by_relabeling expected a task of {run.config.family}, got one of "
             f"{task.family}."
-        )
-    if evaluation_episodes < 1:
-        raise ValueError(
-            f"fine_tune_by_relabeling expected evaluation_episodes >= 1, got {evaluation_episodes}."
         )
     config = run.config.adapt
     generator = np.random.default_rng(seed)

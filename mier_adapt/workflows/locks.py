@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mier_adapt._checks import require_type
+
 if sys.platform != "win32":
     import fcntl
 
@@ -39,6 +41,7 @@ def run_lock(directory: Path) -> Iterator[None]:
             tell from here whether it lives.
         OSError: If the file cannot be written.
     """
+    require_type("run_lock", "directory", directory, Path)
     path = directory / LOCK_FILE
     owner = {
         "pid": os.getpid(),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mier_adapt._checks import require_device, require_number, require_seed, require_types
 from mier_adapt._state import require_keys, require_like, require_optimizer_state
 from mier_adapt.integration import set_lr, set_target_entropy, update
 from mier_adapt.integration.collection import require_finite_parameters
@@ -75,6 +76,8 @@ class MetaTrainer:
     def __init__(
         self, config: MetaTrainConfig, envs: TaskEnvs, *, seed: int, device: str = "cpu"
     ) -> None:
+        require_types("MetaTrainer", config=(config, MetaTrainConfig), envs=(envs, TaskEnvs))
+        require_seed("MetaTrainer", seed)
         seed_global_generators(seed)
         self.generator = np.random.default_rng(seed)
         self.config = config
@@ -368,6 +371,16 @@ def meta_train(
             way that the disk refuses cost nothing: the run goes on in memory, says so in the log,
             and tries again at the next one.
     """
+    require_types(
+        "meta_train",
+        config=(config, MetaTrainConfig),
+        directory=(directory, Path),
+        should_stop=(should_stop, Callable),
+        on_step=(on_step, Callable),
+    )
+    require_seed("meta_train", seed)
+    require_number("meta_train", "checkpoint_seconds", checkpoint_seconds, least=0)
+    require_device("meta_train", device)
     tasks = task_set(config.family, config.task_set)
     manifest = run_manifest(config, seed, tasks)
     directory.mkdir(parents=True, exist_ok=True)

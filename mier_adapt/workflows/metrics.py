@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from mier_adapt._checks import require_int, require_type
 from mier_adapt.integration.logging import TensorboardLogger, tensorboard_logger
 from mier_adapt.workflows.files import replace_text
 from mier_adapt.workflows.plots import plot_learning_curve
@@ -28,6 +29,7 @@ class MetricsLog:
     """
 
     def __init__(self, directory: Path, *, updates: int) -> None:
+        require_int("MetricsLog", "updates", updates, least=0)
         self._directory = directory
         self._rows = [row for row in read_metrics(directory) if row["updates"] <= updates]
         self._write_rows()
@@ -37,7 +39,13 @@ class MetricsLog:
         )
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add a row; a row with returns also draws the learning curve anew."""
+        """Add a row; a row with returns also draws the learning curve anew.
+
+        Raises:
+            ValueError: If it does not say at which of the run's ``updates`` it was taken.
+        """
+        require_type("MetricsLog.write", "row", row, dict)
+        require_int("MetricsLog.write", "row['updates']", row.get("updates"), least=0)
         self._rows.append(row)
         try:
             self._write_rows()
@@ -85,6 +93,7 @@ class MetricsLog:
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
     """Rows of a run's ``metrics.jsonl``; a last line that a kill cut short is left out."""
+    require_type("read_metrics", "directory", directory, Path)
     path = directory / METRICS_FILE
     if not path.is_file():
         return []

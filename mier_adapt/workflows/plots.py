@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from mier_adapt._checks import require_array, require_type, require_types
+
 __all__ = ["plot_adaptation", "plot_learning_curve"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -15,6 +17,9 @@ _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
 
 def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw returns before and after adaptation, and model losses, over a run's updates."""
+    require_types("plot_learning_curve", rows=(rows, Sequence), path=(path, Path))
+    for row in rows:
+        require_type("plot_learning_curve", "rows", row, Mapping)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     returns, losses = figure.subplots(1, 2)
     evaluated = [row for row in rows if "return_adapted" in row]
@@ -49,6 +54,15 @@ def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def plot_adaptation(stages: Mapping[str, Sequence[float]], title: str, path: Path) -> None:
     """Draw the returns of evaluation episodes after each stage of an adaptation."""
+    require_types(
+        "plot_adaptation", stages=(stages, Mapping), title=(title, str), path=(path, Path)
+    )
+    for stage, values in stages.items():
+        if require_array("plot_adaptation", f"stages[{stage!r}]", values, float).ndim != 1:
+            raise ValueError(
+                f"plot_adaptation expected stages of several returns each, got {values!r} for "
+                f"{stage!r}."
+            )
     figure = Figure(figsize=(1.6 + 1.5 * len(stages), 3.6), layout="constrained")
     axes = figure.subplots()
     colours = (_GREY, _BLUE, _ORANGE, _GREEN)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from mier_adapt._checks import require_seed, require_type
+
 __all__ = [
     "check_global_generator_state",
     "forked_global_generators",
@@ -18,6 +20,7 @@ __all__ = [
 
 def seed_global_generators(seed: int) -> None:
     """Seed the global NumPy and torch generators, from which stock Tianshou draws."""
+    require_seed("seed_global_generators", seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.manual_seed(seed)
 
@@ -52,7 +55,12 @@ def global_generator_state() -> dict[str, Any]:
 
 
 def set_global_generator_state(state: dict[str, Any]) -> None:
-    """Restore what :func:`global_generator_state` gave."""
+    """Restore what :func:`global_generator_state` gave.
+
+    Raises:
+        ValueError: If the state is unfit; nothing is changed then.
+    """
+    check_global_generator_state(state)
     np.random.set_state(_numpy_state(state))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
@@ -66,12 +74,20 @@ def check_global_generator_state(state: Any) -> None:
         ValueError: If it would not.
     """
     try:
+        require_type("check_global_generator_state", "state", state, dict)
         np.random.RandomState().set_state(_numpy_state(state))
         torch.Generator().set_state(state["torch"])
         for one in state.get("cuda", ()):
             if torch.cuda.is_available():
                 torch.Generator("cuda").set_state(one)
-    except (AttributeError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        AttributeError,
+        LookupError,
+        OverflowError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise ValueError(f"The global generators' state is unfit: {error}") from error
 
 

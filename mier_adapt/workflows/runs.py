@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mier_adapt._checks import require_device, require_seed, require_type, require_types
 from mier_adapt._state import require_keys, require_like
 from mier_adapt.context_adapter import GradientContextAdapter
 from mier_adapt.context_model import ContextModel
@@ -69,6 +70,13 @@ class Run:
         device: torch.device | str = "cpu",
     ) -> "Run":
         """A new agent. Initial weights come from torch's global generator."""
+        require_types(
+            "Run.build",
+            config=(config, MetaTrainConfig),
+            envs=(envs, TaskEnvs),
+            generator=(generator, np.random.Generator),
+        )
+        device = require_device("Run.build", device)
         model_config, policy_config = config.model, config.policy
         observation_space, action_space = envs.observation_space, envs.action_space
         obs_dim, act_dim = observation_space.shape[0], action_space.shape[0]
@@ -112,7 +120,7 @@ class Run:
                 context_dim=model_config.context_dim,
                 generator=generator,
             ),
-            device=torch.device(device),
+            device=device,
         )
 
     def state(self) -> dict[str, Any]:
@@ -148,6 +156,8 @@ class Run:
 
 def run_manifest(config: MetaTrainConfig, seed: int, tasks: TaskSet) -> dict[str, Any]:
     """What a run is: configuration, seed, tasks, and the versions that work on it."""
+    require_types("run_manifest", config=(config, MetaTrainConfig), tasks=(tasks, TaskSet))
+    require_seed("run_manifest", seed)
     return {
         "config": config.to_dict(),
         "seed": seed,
@@ -158,6 +168,7 @@ def run_manifest(config: MetaTrainConfig, seed: int, tasks: TaskSet) -> dict[str
 
 def write_run_file(directory: Path, manifest: dict[str, Any]) -> None:
     """Write :func:`run_manifest` to ``run.json``, atomically."""
+    require_types("write_run_file", directory=(directory, Path), manifest=(manifest, dict))
     replace_text(directory / RUN_FILE, json.dumps(manifest, indent=2) + "\n")
 
 
@@ -168,6 +179,9 @@ def require_same_run(directory: Path, manifest: dict[str, Any]) -> None:
         ValueError: If it is not; the message names what differs.
         CheckpointError: If ``run.json`` is not one of this version.
     """
+    require_type("require_same_run", "manifest", manifest, dict)
+    if missing := {"config", "seed", "task_set_hash"} - manifest.keys():
+        raise ValueError(f"require_same_run expected a manifest with {sorted(missing)}.")
     found_config, found_seed, found_tasks = read_run_file(directory)
     found, wanted = found_config.to_dict(), manifest["config"]
     fields = [name for name in wanted if name != "updates" and wanted[name] != found[name]]
@@ -191,6 +205,7 @@ def read_run_file(directory: Path) -> tuple[MetaTrainConfig, int, str]:
         FileNotFoundError: If the directory holds no run.
         CheckpointError: If ``run.json`` is not one of this version.
     """
+    require_type("read_run_file", "directory", directory, Path)
     path = directory / RUN_FILE
     if not path.is_file():
         raise FileNotFoundError(
@@ -217,6 +232,7 @@ def load_run(directory: Path, envs: TaskEnvs | None = None, *, device: str = "cp
         FileNotFoundError: If there is no run or no checkpoint yet.
         CheckpointError: If a file is damaged, or the tasks are not those of the run.
     """
+    require_type("load_run", "envs", envs, (TaskEnvs, type(None)))
     config, seed, task_set_hash = read_run_file(directory)
     tasks = task_set(config.family, config.task_set)
     if tasks.hash != task_set_hash:
