@@ -91,6 +91,8 @@ class MetaTrain:
 class Adapt:
     """Adapt a run to tasks that it has not seen, and show what each stage achieved.
 
+    The same command goes on from the real transitions of an interrupted adaptation.
+
     Example: mier-adapt adapt runs/negated --task 12
     """
 
@@ -130,19 +132,22 @@ class Adapt:
             run = load_run(self.run_directory, envs, device=self.device)
             for index in self.task:
                 bar = progress.add_task(f"task {index}", total=1.0, status="")
+                name = f"task-{index}-seed-{self.seed}"
+                checkpoint = out / f"{name}.safetensors"
                 report = fine_tune_by_relabeling(
                     run,
                     envs,
                     tasks[index],
                     seed=self.seed,
                     evaluation_episodes=self.episodes,
+                    checkpoint=checkpoint,
                     on_stage=lambda stage, done, bar=bar: progress.update(  # type: ignore[misc]
                         bar, completed=done, status=stage
                     ),
                 ).report
                 progress.update(bar, completed=1.0, status=report.reason)
-                name = f"task-{index}-seed-{self.seed}"
                 replace_text(out / f"{name}.json", json.dumps(report.to_dict(), indent=2) + "\n")
+                checkpoint.unlink(missing_ok=True)
                 plot_adaptation(report.returns, f"Task {index}: {report.task}", out / f"{name}.png")
                 reports.append((index, report))
         table = Table(

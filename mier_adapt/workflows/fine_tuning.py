@@ -9,11 +9,11 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mier_adapt._checks import require_int, require_seed, require_types
 from mier_adapt.context_adapter import FineTuneResult, Rehearsal
@@ -30,6 +30,7 @@ from mier_adapt.transitions import Transitions
 from mier_adapt.workflows.adaptation_report import AdaptationReport, Decision, novelty
 from mier_adapt.workflows.environments import TaskEnvs
 from mier_adapt.workflows.evaluation import collect_for_tasks
+from mier_adapt.workflows.identification import Identified, identify
 from mier_adapt.workflows.presets import AdaptConfig
 from mier_adapt.workflows.randomness import forked_global_generators
 from mier_adapt.workflows.runs import Run
@@ -52,14 +53,6 @@ class Adaptation(NamedTuple):
     """What it cost, what it achieved, and why this policy and no other."""
 
 
-class _Identified(NamedTuple):
-    """The real transitions of a new task, and the context that they identify."""
-
-    real: Transitions
-    truncated: NDArray[np.bool_]
-    context: torch.Tensor
-
-
 def fine_tune_by_relabeling(
     run: Run,
     envs: TaskEnvs,
@@ -67,6 +60,7 @@ def fine_tune_by_relabeling(
     *,
     seed: int,
     evaluation_episodes: int = 4,
+    checkpoint: Path | None = None,
     on_stage: Callable[[str, float], None] = lambda stage, progress: None,
 ) -> Adaptation:
     """Adapt to a task that the run has not seen.
@@ -83,10 +77,15 @@ def fine_tune_by_relabeling(
         task: Any task of the family.
         seed: Fixes the adaptation.
         evaluation_episodes: Deterministic episodes after each stage; they only measure.
+        checkpoint: File that keeps the real transitions, which are what an adaptation cannot
+            compute again. If it is there, the same call goes on from them and ends with the same
+            policy, bit for bit on the same machine's CPU. Delete it after the adaptation.
         on_stage: Told the stage and its progress from 0 to 1.
 
     Raises:
-        ValueError: If the task is of another family or the run has no experience.
+        ValueError: If the task is of another family, the run has no experience, or the checkpoint
+            is of another adaptation.
+        CheckpointError: If the checkpoint is damaged.
         FloatingPointError: If a loss, an action, a prediction or a parameter stops being finite;
             names it, the step and the task. No policy is given back then.
 
@@ -100,6 +99,7 @@ def fine_tune_by_relabeling(
         run=(run, Run),
         envs=(envs, TaskEnvs),
         task=(task, Task),
+        checkpoint=(checkpoint, (Path, type(None))),
         on_stage=(on_stage, Callable),
     )
     require_seed("fine_tune_by_relabeling", seed)
@@ -128,7 +128,7 @@ def fine_tune_by_relabeling(
     with forked_global_generators(seed):
         initial = run.model.initial_context.detach()
         with stage("identify"):
-            found = _identify(run, envs, task, generator)
+            found = identify(run, envs, task, seed=seed, generator=generator, checkpoint=checkpoint)
             earlier_contexts = _earlier_contexts(run, generator)
         context = found.context
         evaluate("initial context", run.algorithm, initial)
@@ -189,22 +189,6 @@ def fine_tune_by_relabeling(
         seconds=seconds,
     )
     return Adaptation(policies[decision], context, report)
-
-
-def _identify(run: Run, envs: TaskEnvs, task: Task, generator: np.random.Generator) -> _Identified:
-    """Gather in rounds, each under the context that the rounds before it identified."""
-    config = run.config.adapt
-    context = run.model.initial_context.detach()
-    parts: list[Transitions] = []
-    cuts: list[NDArray[np.bool_]] = []
-    for share in np.array_split(np.arange(config.adaptation_steps), config.collection_rounds):
-        (rollout,) = collect_for_tasks(
-            run, envs, [task], context[None].cpu().numpy(), steps=len(share), generator=generator
-        )
-        parts.append(rollout.transitions.flatten()[: len(share)].to(run.device))
-        cuts.append(rollout.truncated.reshape(-1)[: len(share)])
-        context = run.adapter.adapt(Transitions.cat(parts), steps=config.context_steps)
-    return _Identified(Transitions.cat(parts), np.concatenate(cuts), context)
 
 
 def _earlier_contexts(run: Run, generator: np.random.Generator) -> torch.Tensor:
@@ -312,7 +296,7 @@ def _train_on_relabeled(
     run: Run,
     task: Task,
     fitted: list[FineTuneResult],
-    found: _Identified,
+    found: Identified,
     generator: np.random.Generator,
     *,
     on_stage: Callable[[str, float], None],

@@ -51,7 +51,9 @@ def adapt(finished: Path, out: Path) -> None:
     tasks = task_set("HalfCheetahNegatedJoints")
     with TaskEnvs(tasks) as envs:
         run = load_run(finished, envs)
-        algorithm, context, report = fine_tune_by_relabeling(run, envs, tasks[12], seed=3)
+        algorithm, context, report = fine_tune_by_relabeling(
+            run, envs, tasks[12], seed=3, checkpoint=out / "transitions.safetensors"
+        )
     save_tree(out / "policy", {"algorithm": algorithm_state(algorithm), "context": context})
     replace_text(out / "report.json", json.dumps(dataclasses.asdict(report)))
 
@@ -93,7 +95,9 @@ def kill_often(kind: str, finished: Path, directory: Path, kills: int) -> dict[s
     work(finished, directory / "reference")
     duration = time.monotonic() - started
     expected = result(directory / "reference")
-    counts = dict.fromkeys(("kills", "kills_in_saves", "completed", "different", "failed"), 0)
+    counts = dict.fromkeys(
+        ("kills", "kills_in_saves", "resumed", "completed", "different", "failed"), 0
+    )
     attempt = 0
     while counts["kills"] < kills or not counts["completed"]:
         out = directory / f"attempt-{attempt}"
@@ -108,6 +112,7 @@ def kill_often(kind: str, finished: Path, directory: Path, kills: int) -> dict[s
             if os.WIFSIGNALED(status):
                 counts["kills"] += 1
                 counts["kills_in_saves"] += bool(saves(out) - left)
+                counts["resumed"] += any(out.glob("*.safetensors"))
                 continue
             break
         if status != 0:

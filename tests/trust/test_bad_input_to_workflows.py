@@ -103,7 +103,7 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
     yield Target(
         "fine_tune_by_relabeling",
         fine_tune_by_relabeling,
-        {**common, "task": tasks[11], "seed": 1, "evaluation_episodes": 1},
+        {**common, "task": tasks[11], "seed": 1, "evaluation_episodes": 1, "checkpoint": None},
     )
     yield Target("replace_text", replace_text, {"path": here / "text", "text": "x"})
 

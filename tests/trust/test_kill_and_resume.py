@@ -40,3 +40,4 @@ def test_five_kills_lose_nothing(kind: str, finished_run: Path, tmp_path: Path) 
 def test_a_hundred_kills_lose_nothing(kind: str, finished_run: Path, tmp_path: Path) -> None:
     result = kill_often(kind, finished_run, tmp_path, 100)
     assert result["kills_in_saves"] >= (10 if kind == "train" else 1)
+    assert result["resumed"] >= 10

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from mier_adapt.integration import MixedReplayBuffer
-from mier_adapt.workflows import fine_tuning
+from mier_adapt.integration import MixedReplayBuffer, algorithm_state
+from mier_adapt.workflows import fine_tuning, identification
 from mier_adapt.workflows.adaptation_report import novelty
+from mier_adapt.workflows.checkpoints import CheckpointError, save_tree
 from mier_adapt.workflows.fine_tuning import fine_tune_by_relabeling
 from mier_adapt.workflows.presets import preset
 from mier_adapt.workflows.randomness import global_generator_state, seed_global_generators
@@ -276,3 +277,53 @@ def test_refuses_to_evaluate_no_episodes(run, negated_joints_envs):
             seed=0,
             evaluation_episodes=0,
         )
+
+
+@pytest.mark.parametrize("interrupted", ["identify", "relabel"])
+def test_an_interrupted_adaptation_goes_on_from_its_real_transitions(
+    run, negated_joints_envs, tmp_path, monkeypatch, interrupted
+):
+    checkpoint = tmp_path / "transitions.safetensors"
+    algorithm, context, report = adapt(run, negated_joints_envs)
+
+    rounds = []
+    collect = identification.collect_for_tasks
+
+    def counted(*args, **kwargs):
+        rounds.append(1)
+        if interrupted == "identify" and len(rounds) == 2:
+            raise KeyboardInterrupt
+        return collect(*args, **kwargs)
+
+    monkeypatch.setattr(identification, "collect_for_tasks", counted)
+
+    def interrupt(stage, progress):
+        if stage == interrupted == "relabel":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        adapt(run, negated_joints_envs, checkpoint=checkpoint, on_stage=interrupt)
+    resumed = adapt(run, negated_joints_envs, checkpoint=checkpoint)
+    assert len(rounds) == (3 if interrupted == "identify" else 2)
+    assert_same_tree(algorithm_state(algorithm), algorithm_state(resumed[0]))
+    assert torch.equal(context, resumed[1])
+    assert without_seconds(report) == without_seconds(resumed[2])
+
+    with pytest.raises(ValueError, match="another seed"):
+        adapt(run, negated_joints_envs, seed=1, checkpoint=checkpoint)
+    with torch.no_grad():
+        next(run.algorithm.policy.parameters()).add_(0.1)
+    with pytest.raises(ValueError, match="another run"):
+        adapt(run, negated_joints_envs, checkpoint=checkpoint)
+    save_tree(checkpoint, {"real": 1})
+    with pytest.raises(CheckpointError, match="not of an adaptation"):
+        adapt(run, negated_joints_envs, checkpoint=checkpoint)
+
+
+def test_an_adaptation_goes_on_without_room_for_its_checkpoint(
+    run, negated_joints_envs, tmp_path, caplog
+):
+    context = adapt(run, negated_joints_envs)[1]
+    found = adapt(run, negated_joints_envs, checkpoint=tmp_path / "gone" / "file")[1]
+    assert torch.equal(context, found)
+    assert "The adaptation goes on in memory" in caplog.text
