@@ -148,12 +148,13 @@ class ContextReplayBuffer(ReplayBufferManager):
         self._require_data(tasks, adaptation=adaptation)
         picks = (generator or self.generator).random((len(tasks), batch_size))
         rows = np.empty(picks.shape, dtype=np.int_)
-        for row, task in enumerate(tasks):
+        for task in np.unique(tasks):
+            its = tasks == task
             if adaptation:
                 held = self.task_buffer(task).adaptation_indices()
-                rows[row] = held[(picks[row] * len(held)).astype(np.int_)]
+                rows[its] = held[(picks[its] * len(held)).astype(np.int_)]
             else:
-                rows[row] = picks[row] * self._lengths[task]
+                rows[its] = picks[its] * self._lengths[task]
         return gather(self._meta, rows + self._offset[tasks][:, None])
 
     def sample_indices(self, batch_size: int | None) -> NDArray[np.int_]:
