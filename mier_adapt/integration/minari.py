@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,10 @@ def to_minari(transitions: Transitions, dataset_id: str, **metadata: Any) -> Any
     """
     minari = _import_minari()
     require_types("to_minari", transitions=(transitions, Transitions), dataset_id=(dataset_id, str))
+    if not re.search(r"-v\d+$", dataset_id):
+        raise ValueError(
+            f"to_minari expected dataset_id to end in a version, such as -v0, got {dataset_id!r}."
+        )
     if transitions.obs.ndim != 2:
         raise ValueError(
             "to_minari expected one task's transitions, (B, dim), got obs "

@@ -103,6 +103,7 @@ def test_adapts_and_writes_reports_and_figures(command, finished_run, tmp_path):
         assert f"{after:.0f} ± 0" in shown
         assert (out / f"task-{index}-seed-5.png").read_bytes().startswith(b"\x89PNG")
         assert f"{index}: {tasks[index]}" in shown
+    assert not list(out.glob("*.safetensors"))  # of adaptations that are done
 
 
 def test_evaluates_and_writes_figures(command, finished_run, tmp_path):

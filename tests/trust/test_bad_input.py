@@ -337,13 +337,14 @@ def targets() -> Iterator[Target]:
         {"directory": Path("logs"), "resume_step": 3},
     )
     yield Target("from_minari", from_minari, {"dataset": "no/such-v0", "dtype": torch.float32})
+    own = "our/own"
     numbers = itertools.count()  # Minari refuses names that are taken
     yield Target(
         "to_minari",
         lambda transitions, dataset_id: to_minari(
-            transitions, f"our/own-v{next(numbers)}" if dataset_id == "our/own" else dataset_id
+            transitions, f"our/own-v{next(numbers)}" if dataset_id is own else dataset_id
         ),
-        {"transitions": TRANSITIONS, "dataset_id": "our/own"},
+        {"transitions": TRANSITIONS, "dataset_id": own},
     )
     envs = vector_env(autoreset_mode="SameStep")
     env_policy = build_sac(
