@@ -1,6 +1,6 @@
 """FastSAC: Tianshou's SAC, with the same updates in less time."""
 
-from typing import Any, cast
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,9 @@ _LOG_SQRT_TWO_PI = 0.9189385332046727
 class FastSAC(SAC[Any]):
     """A drop-in SAC: same constructor, state and losses; updates cost less.
 
-    - Both critics, and both of their targets, are one batched product each.
-    - The actor's step computes no gradients for the critics' weights.
+    - The actor's step computes no gradients for the critics' weights, and sends each transition
+      back through one critic only: the smaller one.
+    - Critics run forward and backward by hand, in place where they can.
     - One-step targets come straight from the sampled batch, without copying the buffer's
       columns.
 
@@ -33,8 +34,8 @@ class FastSAC(SAC[Any]):
         **kwargs: As for Tianshou's ``SAC``.
 
     Raises:
-        ValueError: If the two critics differ in form or hold other layers than ``Linear``,
-            ``LayerNorm`` and ``ReLU``, or returns are to span more than one step.
+        ValueError: If a critic holds other layers than ``Linear``, ``LayerNorm`` and ``ReLU``, or
+            returns are to span more than one step.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -54,19 +55,24 @@ class FastSAC(SAC[Any]):
                 "FastSAC expected n_step_return_horizon=1, got "
                 f"{self.n_step_return_horizon}. Use Tianshou's SAC for longer returns."
             )
-        layers = [_layers(critic) for critic in (self.critic, self.critic2)]
-        if [_form(layer) for layer in layers[0]] != [_form(layer) for layer in layers[1]]:
-            raise ValueError("FastSAC expected two critics of one form. Use Tianshou's SAC.")
+        self._critic_layers = [_layers(critic) for critic in (self.critic, self.critic2)]
+        self._target_layers = [_layers(critic) for critic in (self.critic_old, self.critic2_old)]
+
+    def train(self, mode: bool = True) -> Self:
+        """As Tianshou's, which calls it twice an update; free where nothing would change."""
+        if all(each.training == mode for each in (self, self.policy, self.policy.actor)):
+            return self
+        return super().train(mode)
 
     def _preprocess_batch(self, batch: Any, buffer: ReplayBuffer, indices: Any) -> Any:
-        device = next(self.critic.parameters()).device
+        device = self._critic_layers[0][0].weight.device
         for name in ("obs", "act", "obs_next", "rew"):
             batch[name] = torch.as_tensor(batch[name], device=device, dtype=torch.float32)
         with torch.no_grad():
             act, log_prob = self._sample(batch.obs_next)
             inputs = torch.cat((batch.obs_next, act), -1)
-            target = _both(self.critic_old, self.critic2_old, inputs).amin(0)
-            target = target - self.alpha.value * log_prob
+            first, second = (_values(layers, inputs) for layers in self._target_layers)
+            target = torch.min(first, second) - self.alpha.value * log_prob
             going_on = ~torch.as_tensor(batch.terminated, device=device)
             batch.returns = batch.rew + self.gamma * going_on * target
         return batch
@@ -74,21 +80,21 @@ class FastSAC(SAC[Any]):
     def _update_with_batch(self, batch: Any) -> Any:
         # critics
         inputs = torch.cat((batch.obs, batch.act), -1)
-        difference = _both(self.critic, self.critic2, inputs) - batch.returns
         weight = getattr(batch, "weight", 1.0)
-        losses = (difference.square() * weight).mean(1)
-        optimizers = [cast(Any, each)._optim for each in (self.critic_optim, self.critic2_optim)]
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        losses.sum().backward()
-        for optimizer in optimizers:
-            optimizer.step()
-        batch.weight = difference.detach().mean(0)  # for a prioritised buffer
+        differences, losses = [], []
+        for layers, optimizer in zip(
+            self._critic_layers, (self.critic_optim, self.critic2_optim), strict=True
+        ):
+            difference = _values_of(layers, inputs, *_parameters(layers)) - batch.returns
+            losses.append((difference.square() * weight).mean())
+            optimizer.step(losses[-1])
+            differences.append(difference.detach())
+        batch.weight = (differences[0] + differences[1]) / 2  # for a prioritised buffer
 
         # actor
         act, log_prob = self._sample(batch.obs)
         inputs = torch.cat((batch.obs, act), -1)
-        q = _both(self.critic, self.critic2, inputs, constant_weights=True).amin(0)
+        q = torch.min(*(_values_of(layers, inputs) for layers in self._critic_layers))
         actor_loss = (self.alpha.value * log_prob - q).mean()
         self.policy_optim.step(actor_loss)
 
@@ -105,10 +111,8 @@ class FastSAC(SAC[Any]):
 
     @torch.no_grad()
     def _update_lagged_network_weights(self) -> None:
-        for pair in self._lagged_networks._lagged_network_pairs:
-            torch._foreach_lerp_(
-                list(pair.target.parameters()), list(pair.source.parameters()), self.tau
-            )
+        for targets, sources in zip(self._target_layers, self._critic_layers, strict=True):
+            torch._foreach_lerp_(_parameters(targets), _parameters(sources), self.tau)
 
     def _sample(
         self, obs: Float[Tensor, "B O"]
@@ -122,44 +126,100 @@ class FastSAC(SAC[Any]):
         return act, (log_prob - correction).sum(-1)
 
 
-def _both(
-    first: nn.Module, second: nn.Module, inputs: Tensor, *, constant_weights: bool = False
-) -> Float[Tensor, "2 B"]:
-    """Two networks of one form on the same inputs, in one batched product for each layer."""
-    hidden = inputs.expand(2, -1, -1)
-    for layers in zip(_layers(first), _layers(second), strict=True):
-        if isinstance(layers[0], nn.ReLU):
-            hidden = F.relu(hidden)
-            continue
-        weight, bias = (
-            torch.stack([getattr(layer, name) for layer in layers]) for name in ("weight", "bias")
-        )
-        if constant_weights:
-            weight, bias = weight.detach(), bias.detach()
-        if isinstance(layers[0], nn.LayerNorm):
-            hidden = F.layer_norm(hidden, layers[0].normalized_shape, eps=layers[0].eps)
-            hidden = hidden * weight.unsqueeze(1) + bias.unsqueeze(1)
+class _Values(torch.autograd.Function):
+    """A critic's values, with a backward pass that does no more than is asked for.
+
+    Gradients go to the parameters where these are given, to the inputs where they require them,
+    and only through rows that have one: under a minimum of two critics, each row has one in the
+    smaller alone.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, layers: list[Any], inputs: Float[Tensor, "B I"], *parameters: Tensor
+    ) -> Float[Tensor, " B"]:
+        ctx.layers, ctx.saved = layers, []
+        return _values(layers, inputs, ctx.saved)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Float[Tensor, " B"]) -> tuple[Tensor | None, ...]:
+        _, to_inputs, *to_parameters = ctx.needs_input_grad
+        size, rows = len(grad), grad.nonzero().squeeze(-1)
+        grad = grad[rows].unsqueeze(-1)
+        parameter_grads: list[Tensor] = []
+        for number, layer in reversed(list(enumerate(ctx.layers))):
+            saved = ctx.saved.pop()  # no longer needed after this
+            linear = isinstance(layer, nn.Linear)
+            if len(rows) < size and (to_parameters or not linear):
+                saved = [tensor[rows] for tensor in saved]
+            if linear:
+                if to_parameters:
+                    parameter_grads[:0] = grad.t() @ saved[0], grad.sum(0)
+                if number or to_inputs:
+                    grad = grad @ layer.weight
+            elif isinstance(layer, nn.ReLU):
+                grad = torch.ops.aten.threshold_backward(grad, saved[0], 0)
+            else:
+                hidden, *moments = saved
+                grad, *both = torch.ops.aten.native_layer_norm_backward(
+                    grad,
+                    hidden,
+                    layer.normalized_shape,
+                    *moments,
+                    layer.weight,
+                    layer.bias,
+                    [True, bool(to_parameters), bool(to_parameters)],
+                )
+                parameter_grads[:0] = both if to_parameters else ()
+        if not to_inputs:
+            return None, None, *parameter_grads
+        everywhere = grad.new_zeros(size, grad.shape[1])
+        return None, everywhere.index_copy_(0, rows, grad), *parameter_grads
+
+
+def _values_of(layers: list[Any], inputs: Tensor, *parameters: Tensor) -> Tensor:
+    """A critic's values, differentiable by what is given and requires gradients."""
+    values: Tensor = _Values.apply(layers, inputs, *parameters)  # type: ignore[no-untyped-call]
+    return values
+
+
+def _values(
+    layers: list[Any], inputs: Float[Tensor, "B I"], saved: list[list[Tensor]] | None = None
+) -> Float[Tensor, " B"]:
+    """A critic's values; what each layer's backward pass needs is appended to ``saved``."""
+    hidden = inputs
+    for layer in layers:
+        needed = [hidden]
+        if isinstance(layer, nn.Linear):
+            hidden = F.linear(hidden, layer.weight, layer.bias)
+        elif isinstance(layer, nn.ReLU):
+            hidden.relu_()  # the sign of a result tells as much as that of the input
         else:
-            hidden = torch.baddbmm(bias.unsqueeze(1), hidden, weight.transpose(1, 2))
+            hidden, *moments = torch.native_layer_norm(
+                hidden, layer.normalized_shape, layer.weight, layer.bias, layer.eps
+            )
+            needed += moments
+        if saved is not None:
+            saved.append(needed)
     return hidden.squeeze(-1)
 
 
-def _layers(network: nn.Module) -> list[nn.Module]:
+def _layers(network: nn.Module) -> list[Any]:
     """The network's layers in the order in which they act."""
     layers = [
         module
         for module in network.modules()
         if not list(module.children()) and not isinstance(module, nn.Sequential)
     ]
-    for layer in layers:
-        if not isinstance(layer, (nn.Linear, nn.LayerNorm, nn.ReLU)):
+    for number, layer in enumerate(layers):
+        known = isinstance(layer, (nn.Linear, nn.LayerNorm, nn.ReLU) if number else nn.Linear)
+        if not known or None in layer._parameters.values():
             raise ValueError(
-                f"FastSAC expected critics of Linear, LayerNorm and ReLU layers, got {layer}. "
-                "Use Tianshou's SAC."
+                "FastSAC expected critics of Linear, LayerNorm and ReLU layers, with biases, that "
+                f"begin with Linear, got {layer}. Use Tianshou's SAC."
             )
     return layers
 
 
-def _form(layer: nn.Module) -> tuple[Any, ...]:
-    shapes = tuple(tuple(parameter.shape) for parameter in layer.parameters())
-    return (type(layer), *shapes)
+def _parameters(layers: list[Any]) -> list[Tensor]:
+    return [parameter for layer in layers for parameter in layer._parameters.values()]

@@ -69,10 +69,11 @@ def test_losses_gradients_and_steps_are_those_of_tianshous_sac(layer_norm):
             torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5, msg=name)
 
 
-def test_critic_gradients_are_those_of_tianshous_sac():
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_critic_gradients_are_those_of_tianshous_sac(layer_norm):
     gradients = []
     for algorithm_class in (SAC, FastSAC):
-        algorithm = built(algorithm_class)
+        algorithm = built(algorithm_class, layer_norm=layer_norm)
         critics = [algorithm.critic, algorithm.critic2]
         seen = []
         for optimizer, critic in zip(
@@ -116,7 +117,7 @@ def test_a_copy_learns_apart():
     assert not torch.equal(next(twin.critic.parameters()), next(algorithm.critic.parameters()))
 
 
-def test_refuses_what_it_cannot_batch():
+def test_refuses_what_it_cannot_compute():
     stock = built(SAC)
     common = {
         "policy": stock.policy,
@@ -126,10 +127,8 @@ def test_refuses_what_it_cannot_batch():
     }
     with pytest.raises(ValueError, match="n_step_return_horizon=1, got 3"):
         FastSAC(**common, n_step_return_horizon=3)
-    with pytest.raises(ValueError, match="Linear, LayerNorm and ReLU layers, got Tanh"):
+    with pytest.raises(ValueError, match=r"Linear, LayerNorm and ReLU layers.* got Tanh"):
         FastSAC(**common | {"critic": _critic(nn.Tanh, 16)})
-    with pytest.raises(ValueError, match="two critics of one form"):
-        FastSAC(**common, critic2=_critic(nn.ReLU, 8))
 
 
 def _optimizer():
