@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mier_adapt._checks import require_device, require_number, require_seed, require_types
+from mier_adapt._memory import keep_freed_memory
 from mier_adapt._state import require_keys, require_like, require_optimizer_state
 from mier_adapt.integration import set_lr, set_target_entropy, update
 from mier_adapt.integration.collection import require_finite_parameters
@@ -78,6 +79,7 @@ class MetaTrainer:
     ) -> None:
         require_types("MetaTrainer", config=(config, MetaTrainConfig), envs=(envs, TaskEnvs))
         require_seed("MetaTrainer", seed)
+        keep_freed_memory()
         seed_global_generators(seed)
         self.generator = np.random.default_rng(seed)
         self.config = config
