@@ -339,7 +339,7 @@ PRESETS: dict[str, MetaTrainConfig] = {
         ),
     ),
     "halfcheetah-vel": _ours("HalfCheetahVel", "standard", **_VELOCITY),
-    "halfcheetah-vel-hard": _ours("HalfCheetahVel", "hard", **_VELOCITY),
+    "halfcheetah-vel-hard": _ours("HalfCheetahVel", "hard", updates=60_000, **_VELOCITY),
     "halfcheetah-vel-medium": _ours("HalfCheetahVel", "medium", **_VELOCITY),
     "humanoid-dir": _ours("HumanoidDir", "standard", **{**_MANY_TASKS, "replay_per_task": 5_000}),
     "smoke": dataclasses.replace(
