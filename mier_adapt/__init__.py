@@ -3,7 +3,8 @@
 The components work alone, on plain tensors: :class:`ContextModel`,
 :class:`GradientContextAdapter`, :class:`ExperienceRelabeler`, :class:`Transitions`, and the
 :class:`ContextObservation` wrapper. ``mier_adapt.integration`` plugs them into Tianshou;
-``mier_adapt.workflows`` meta-trains and adapts end to end.
+``mier_adapt.workflows`` meta-trains and adapts end to end; :func:`load_pretrained` gives a run that
+was meta-trained already.
 """
 
 import importlib
@@ -16,6 +17,7 @@ from mier_adapt.relabeler import ExperienceRelabeler
 from mier_adapt.transitions import Transitions
 
 if TYPE_CHECKING:
+    from mier_adapt.workflows.pretrained import load_pretrained
     from mier_adapt.wrappers import ContextObservation
 
 __all__ = [
@@ -28,11 +30,14 @@ __all__ = [
     "Prediction",
     "Transitions",
     "__version__",
+    "load_pretrained",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # Gymnasium takes as long to import as the rest of this package: load it when asked for.
-    if name == "ContextObservation":
-        return importlib.import_module("mier_adapt.wrappers").ContextObservation
+    # Gymnasium takes as long to import as the rest of this package, Tianshou and MuJoCo longer:
+    # load them when asked for.
+    rooms = {"ContextObservation": "wrappers", "load_pretrained": "workflows.pretrained"}
+    if name in rooms:
+        return getattr(importlib.import_module(f"mier_adapt.{rooms[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +97,7 @@ class Adapt:
     """
 
     run_directory: Annotated[Path, tyro.conf.Positional]
-    """What `mier-adapt meta-train --out` was given."""
+    """What `mier-adapt meta-train --out` was given, or the name of a pretrained run."""
     task: tuple[int, ...]
     """Tasks by their index, as `mier-adapt tasks FAMILY` lists them."""
     seed: int = 0
@@ -115,9 +115,11 @@ class Adapt:
         from mier_adapt.workflows.files import replace_text
         from mier_adapt.workflows.fine_tuning import fine_tune_by_relabeling
         from mier_adapt.workflows.plots import plot_adaptation
+        from mier_adapt.workflows.pretrained import find_run
         from mier_adapt.workflows.runs import load_run, read_run_file
 
-        config, _, _ = read_run_file(self.run_directory)
+        directory = find_run(self.run_directory)
+        config, _, _ = read_run_file(directory)
         tasks = mier_adapt_envs.task_set(config.family, config.task_set)
         for index in self.task:
             if not 0 <= index < len(tasks):
@@ -129,7 +131,7 @@ class Adapt:
         out.mkdir(parents=True, exist_ok=True)
         reports = []
         with TaskEnvs(tasks) as envs, _progress() as progress:
-            run = load_run(self.run_directory, envs, device=self.device)
+            run = load_run(directory, envs, device=self.device)
             for index in self.task:
                 bar = progress.add_task(f"task {index}", total=1.0, status="")
                 name = f"task-{index}-seed-{self.seed}"
@@ -182,7 +184,7 @@ class Evaluate:
     """
 
     run_directory: Annotated[Path, tyro.conf.Positional]
-    """What `mier-adapt meta-train --out` was given."""
+    """What `mier-adapt meta-train --out` was given, or the name of a pretrained run."""
     split: str = "all"
     """Which tasks: train, test or all."""
     episodes: int = 4
@@ -197,11 +199,13 @@ class Evaluate:
     def run(self) -> int:
         """Evaluate and print a table."""
         from mier_adapt.workflows.environments import TaskEnvs
-        from mier_adapt.workflows.evaluation import evaluate_tasks
+        from mier_adapt.workflows.evaluation import evaluation_record
         from mier_adapt.workflows.files import replace_text
+        from mier_adapt.workflows.pretrained import find_run
         from mier_adapt.workflows.runs import load_run, read_run_file
 
-        config, _, _ = read_run_file(self.run_directory)
+        directory = find_run(self.run_directory)
+        config, _, _ = read_run_file(directory)
         tasks = mier_adapt_envs.task_set(config.family, config.task_set)
         splits = {"train": tasks.meta_train, "test": tasks.meta_test}
         if self.split not in (*splits, "all"):
@@ -223,36 +227,98 @@ class Evaluate:
         ):
             justify: Literal["left", "right"] = "left" if column == "task" else "right"
             table.add_column(column, justify=justify, no_wrap=column == "task")
-        results: dict[str, Any] = {}
         with TaskEnvs(tasks) as envs:
-            run = load_run(self.run_directory, envs, device=self.device)
-            for split, members in splits.items():
-                if self.split not in (split, "all"):
-                    continue
-                seeds = [
-                    evaluate_tasks(
-                        run,
-                        envs,
-                        members,
-                        seed=1000 * seed,
-                        episodes=self.episodes,
-                        context_steps=self.context_steps,
-                    )
-                    for seed in range(self.seeds)
-                ]
-                rows = [_summary(list(each)) for each in zip(*seeds, strict=True)]
-                results[split] = {str(t): row for t, row in zip(members, rows, strict=True)}
-                for offset, (task, row) in enumerate(zip(members, rows, strict=True)):
-                    index = offset + (len(tasks.meta_train) if split == "test" else 0)
-                    table.add_row(f"{index}: {task}", *_cells(row))
-                means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
-                table.add_row(
-                    f"mean of {split} tasks", *_cells(means), style="bold", end_section=True
-                )
+            run = load_run(directory, envs, device=self.device)
+            record = evaluation_record(
+                run,
+                envs,
+                {name: splits[name] for name in splits if self.split in (name, "all")},
+                seeds=self.seeds,
+                episodes=self.episodes,
+                context_steps=self.context_steps,
+            )
+        for split, rows in record["splits"].items():
+            first = len(tasks.meta_train) if split == "test" else 0
+            for index, row in enumerate(rows, first):
+                table.add_row(f"{index}: {row['task']}", *_cells([row]))
+            table.add_row(f"mean of {split} tasks", *_cells(rows), style="bold", end_section=True)
         _console.print(table)
+        self.run_directory.mkdir(parents=True, exist_ok=True)
         path = self.run_directory / "evaluation.json"
-        replace_text(path, json.dumps(results, indent=2) + "\n")
+        replace_text(path, json.dumps(record, indent=2) + "\n")
         _console.print(f"Figures: {path}")
+        return 0
+
+
+@dataclass
+class Export:
+    """Make a small copy of a run, for others to evaluate and adapt, with a card of its returns.
+
+    Example: mier-adapt export runs/negated --name halfcheetah-negated-joints --out exported
+    """
+
+    run_directory: Annotated[Path, tyro.conf.Positional]
+    """What `mier-adapt meta-train --out` was given."""
+    name: str
+    """The run's name on its card."""
+    out: Path
+    """Where it goes."""
+    command: str | None = None
+    """What made the run, if not `mier-adapt meta-train` with its preset, seed and updates."""
+    commit: str | None = None
+    """Of the code that trained it, if not that of this checkout."""
+    machine: str | None = None
+    """What it was trained on, in words, if not this machine."""
+    max_megabytes: float = 7.0
+    """Largest size of the checkpoint; as much experience as fits is taken."""
+    episodes: int = 4
+    """Deterministic evaluation episodes for each task and context."""
+    seeds: int = 3
+    """Adaptation seeds of the evaluation."""
+    device: str = "cpu"
+    """Where networks live while they are evaluated: cpu, cuda."""
+
+    def run(self) -> int:
+        """Export, and print the card's returns."""
+        from mier_adapt.workflows.pretrained import export_run
+
+        with _console.status("") as status:
+            card = export_run(
+                self.run_directory,
+                self.out,
+                name=self.name,
+                command=self.command,
+                commit=self.commit,
+                machine=self.machine,
+                max_megabytes=self.max_megabytes,
+                seeds=self.seeds,
+                episodes=self.episodes,
+                device=self.device,
+                on_stage=status.update,
+            )
+        _console.print(_cards([card]))
+        _console.print(f"Exported: {self.out}")
+        return 0
+
+
+@dataclass
+class Pretrained:
+    """List the pretrained runs that come with this installation, or print the card of one.
+
+    Example: mier-adapt pretrained halfcheetah-negated-joints
+    """
+
+    name: Annotated[str | None, tyro.conf.Positional] = None
+    """Run whose card to print; all runs if not given."""
+
+    def run(self) -> int:
+        """Print a table or a card."""
+        from mier_adapt.workflows.pretrained import pretrained_names, read_card
+
+        if self.name is not None:
+            _console.print_json(data=read_card(self.name))
+        else:
+            _console.print(_cards([read_card(name) for name in pretrained_names()]))
         return 0
 
 
@@ -328,6 +394,8 @@ def main() -> None:
             "meta-train": MetaTrain,
             "adapt": Adapt,
             "evaluate": Evaluate,
+            "export": Export,
+            "pretrained": Pretrained,
             "tasks": Tasks,
             "doctor": Doctor,
         },
@@ -389,25 +457,34 @@ def _evaluation_line(row: dict[str, Any]) -> str:
     )
 
 
+def _cards(cards: Sequence[dict[str, Any]]) -> Table:
+    """Pretrained runs, and their mean returns."""
+    table = Table("name", "train: initial", "adapted", "test: initial", "adapted", "updates")
+    table.columns[0].no_wrap = True
+    table.title = "Mean returns over the tasks of each split"
+    for card in cards:
+        table.add_row(
+            card["name"],
+            *(cell for rows in card["evaluation"]["splits"].values() for cell in _cells(rows)[:2]),
+            f"{card['updates']:,}",
+        )
+    return table
+
+
 def _mean_spread(returns: tuple[float, ...] | None) -> str:
     if returns is None:
         return "not run"
     return f"{np.mean(returns):.0f} ± {np.std(returns):.0f}"
 
 
-def _summary(evaluations: list[Any]) -> dict[str, float]:
-    return {
-        "return_initial": float(np.mean([each.returns_initial for each in evaluations])),
-        "return_adapted": float(np.mean([each.returns_adapted for each in evaluations])),
-        "loss_initial": float(np.mean([each.loss_initial for each in evaluations])),
-        "loss_adapted": float(np.mean([each.loss_adapted for each in evaluations])),
-    }
-
-
-def _cells(row: dict[str, float]) -> list[str]:
+def _cells(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Means over tasks and seeds of an evaluation's rows."""
     return [
-        f"{row['return_initial']:.0f}",
-        f"{row['return_adapted']:.0f}",
-        f"{row['loss_initial']:.2f}",
-        f"{row['loss_adapted']:.2f}",
+        f"{np.mean([row[name] for row in rows]):.{digits}f}"
+        for name, digits in (
+            ("return_initial", 0),
+            ("return_adapted", 0),
+            ("loss_initial", 2),
+            ("loss_adapted", 2),
+        )
     ]

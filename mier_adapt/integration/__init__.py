@@ -3,6 +3,7 @@
 from mier_adapt.integration.algorithms import (
     algorithm_state,
     build_sac,
+    forget_optimizers,
     load_algorithm_state,
     refresh_actor,
     restart_optimizers,
@@ -26,6 +27,7 @@ __all__ = [
     "algorithm_state",
     "build_sac",
     "collect",
+    "forget_optimizers",
     "load_algorithm_state",
     "refresh_actor",
     "relabeling_policy",

@@ -30,6 +30,7 @@ __all__ = [
     "algorithm_state",
     "build_sac",
     "check_algorithm_state",
+    "forget_optimizers",
     "load_algorithm_state",
     "refresh_actor",
     "restart_optimizers",
@@ -233,6 +234,15 @@ def refresh_actor(algorithm: SAC[Any], observations: Iterable[Float[Tensor, "B O
         for critic in critics:
             critic.requires_grad_(True)
     return loss
+
+
+def forget_optimizers(algorithm: Algorithm[Any, Any]) -> None:
+    """Drop all optimizers' moments: what only further training of the same kind needs."""
+    for optimizer in algorithm._optimizers:
+        optimizer._optim.state.clear()
+    alpha = getattr(algorithm, "alpha", None)
+    if isinstance(alpha, AutoAlpha):
+        alpha._optim.state.clear()
 
 
 def algorithm_state(algorithm: Algorithm[Any, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Evaluation: returns and model losses before and after identifying each task."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from mier_adapt.workflows.randomness import forked_global_generators
 from mier_adapt.workflows.runs import Run
 from mier_adapt_envs import Task
 
-__all__ = ["TaskEvaluation", "collect_for_tasks", "evaluate_tasks"]
+__all__ = ["TaskEvaluation", "collect_for_tasks", "evaluate_tasks", "evaluation_record"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -160,3 +161,57 @@ def evaluate_tasks(
         )
         for i, task in enumerate(tasks)
     ]
+
+
+def evaluation_record(
+    run: Run,
+    envs: TaskEnvs,
+    splits: Mapping[str, Sequence[Task]],
+    *,
+    seeds: int,
+    episodes: int,
+    context_steps: int | None = None,
+) -> dict[str, Any]:
+    """Evaluate several tasks with several adaptation seeds, as plain values for JSON.
+
+    Args:
+        run: The agent; not changed.
+        envs: The family's environments.
+        splits: Tasks by the name of their split, e.g. ``train`` and ``test``.
+        seeds: Adaptation seeds; each gathers its own transitions.
+        episodes: Deterministic episodes for each task, context and seed.
+        context_steps: Context steps, if not those of meta-training.
+
+    Returns:
+        How it was measured, and under ``splits`` for each task of a split its label, parameters
+        and, a number for each seed, ``return_initial``, ``return_adapted`` (means over
+        episodes), ``loss_initial`` and ``loss_adapted``.
+    """
+    record: dict[str, Any] = {
+        "family": run.config.family,
+        "task_set": run.config.task_set,
+        "seeds": seeds,
+        "episodes": episodes,
+        "context_steps": run.adapter.steps if context_steps is None else context_steps,
+        "adaptation_steps": run.config.adapt.adaptation_steps,
+        "splits": {},
+    }
+    for split, tasks in splits.items():
+        by_seed = [
+            evaluate_tasks(
+                run, envs, tasks, seed=1000 * seed, episodes=episodes, context_steps=context_steps
+            )
+            for seed in range(seeds)
+        ]
+        record["splits"][split] = [
+            {
+                "task": str(task),
+                "parameters": list(task.parameters),
+                "return_initial": [float(each.returns_initial.mean()) for each in evaluations],
+                "return_adapted": [float(each.returns_adapted.mean()) for each in evaluations],
+                "loss_initial": [each.loss_initial for each in evaluations],
+                "loss_adapted": [each.loss_adapted for each in evaluations],
+            }
+            for task, evaluations in zip(tasks, zip(*by_seed, strict=True), strict=True)
+        ]
+    return record

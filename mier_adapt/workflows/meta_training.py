@@ -37,6 +37,7 @@ from mier_adapt.workflows.randomness import (
     set_global_generator_state,
 )
 from mier_adapt.workflows.runs import (
+    CARD_FILE,
     RUN_FILE,
     Run,
     require_same_manifest,
@@ -428,6 +429,12 @@ def meta_train(
 
 def _enter(directory: Path, manifest: dict[str, Any]) -> None:
     """Make sure that a directory is this run's, or becomes it."""
+    if (directory / CARD_FILE).is_file():
+        raise ValueError(
+            f"{directory} holds an exported run, without optimizers and with a part of its "
+            "experience: it cannot be trained further. Go on with the run that it was made from, "
+            "or choose another directory."
+        )
     if (directory / RUN_FILE).is_file():
         require_same_run(directory, manifest)
     elif any(

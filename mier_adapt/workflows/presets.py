@@ -9,7 +9,15 @@ from typing import Any, get_args
 from mier_adapt._checks import require_type, shown
 from mier_adapt_envs import families, task_sets
 
-__all__ = ["PRESETS", "AdaptConfig", "MetaTrainConfig", "ModelConfig", "PolicyConfig", "preset"]
+__all__ = [
+    "PRESETS",
+    "AdaptConfig",
+    "MetaTrainConfig",
+    "ModelConfig",
+    "PolicyConfig",
+    "preset",
+    "preset_name",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -372,3 +380,11 @@ def preset(name: str) -> MetaTrainConfig:
     if name not in PRESETS:
         raise ValueError(f"Expected preset in {sorted(PRESETS)}, got {name!r}.")
     return PRESETS[name]
+
+
+def preset_name(config: MetaTrainConfig) -> str | None:
+    """The preset that a configuration is, but perhaps for its ``updates``."""
+    for name, each in PRESETS.items():
+        if dataclasses.replace(each, updates=config.updates) == config:
+            return name
+    return None

@@ -30,10 +30,12 @@ from mier_adapt.workflows.checkpoints import (
 )
 from mier_adapt.workflows.environments import TaskEnvs
 from mier_adapt.workflows.files import replace_text
+from mier_adapt.workflows.packed_replay import unpack_replay
 from mier_adapt.workflows.presets import MetaTrainConfig
 from mier_adapt_envs import TaskSet, task_set, varies
 
 __all__ = [
+    "CARD_FILE",
     "RUN_FILE",
     "Run",
     "load_run",
@@ -44,6 +46,8 @@ __all__ = [
 ]
 
 RUN_FILE = "run.json"
+CARD_FILE = "card.json"
+"""Beside it where the run was exported."""
 
 
 @dataclass(eq=False)
@@ -248,6 +252,7 @@ def load_run(directory: Path, envs: TaskEnvs | None = None, *, device: str = "cp
         ) from error
     try:
         require_same_manifest(config, seed, task_set_hash, tree)
+        tree["run"]["replay"] = unpack_replay(tree["run"]["replay"])
         # Replay memory is filled from the checkpoint and not added to: give it no more room.
         held = min(max(tree["run"]["replay"]["lengths"]), config.replay_per_task)
         config = dataclasses.replace(config, replay_per_task=max(1, held))

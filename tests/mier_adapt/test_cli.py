@@ -3,10 +3,12 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 
 import mier_adapt_envs
 from mier_adapt import cli
+from mier_adapt.workflows import pretrained
 from mier_adapt.workflows.checkpoints import load_tree
 from mier_adapt.workflows.meta_training import meta_train
 from mier_adapt.workflows.metrics import read_metrics
@@ -65,6 +67,9 @@ def test_lists_a_familys_tasks(command):
         (("evaluate", "{tmp}"), "meta-train PRESET --out"),
         (("adapt", "{tmp}", "--task", "0"), "meta-train PRESET --out"),
         (("adapt", "{run}", "--task", "20"), "--task from 0 to 19, got 20"),
+        (("adapt", "nothing", "--task", "0"), "name of a pretrained run"),
+        (("pretrained", "nothing"), "name of a pretrained run"),
+        (("export", "{tmp}", "--name", "x", "--out", "{tmp}/x"), "meta-train PRESET --out"),
         (("evaluate", "{run}", "--split", "middle"), "--split"),
         (("evaluate", "{run}", "--seeds", "0"), "--seeds"),
         (("evaluate", "{run}", "--episodes", "0"), "--episodes"),
@@ -109,18 +114,17 @@ def test_adapts_and_writes_reports_and_figures(command, finished_run, tmp_path):
 def test_evaluates_and_writes_figures(command, finished_run, tmp_path):
     copied = tmp_path / "run"
     shutil.copytree(finished_run, copied)
-    code, shown, _ = command("evaluate", copied, "--split", "test", "--episodes", 1)
+    code, shown, _ = command("evaluate", copied, "--split", "test", "--episodes", 1, "--seeds", 2)
     assert code == 0
     results = json.loads((copied / "evaluation.json").read_text())
     tasks = mier_adapt_envs.task_set("HalfCheetahNegatedJoints")
-    assert list(results) == ["test"]
-    assert list(results["test"]) == [str(task) for task in tasks.meta_test]
-    assert set(results["test"][str(tasks[10])]) == {
-        "return_initial",
-        "return_adapted",
-        "loss_initial",
-        "loss_adapted",
-    }
+    assert list(results["splits"]) == ["test"]
+    rows = results["splits"]["test"]
+    assert [row["task"] for row in rows] == [str(task) for task in tasks.meta_test]
+    assert [row["parameters"] for row in rows] == [list(task.parameters) for task in tasks[10:]]
+    for name in ("return_initial", "return_adapted", "loss_initial", "loss_adapted"):
+        assert all(len(row[name]) == 2 for row in rows)
+        assert f"{np.mean([row[name] for row in rows]):.0f}" in shown.split("mean of test tasks")[1]
     assert f"10: {tasks[10]}" in shown
     assert "mean of test tasks" in shown
 
@@ -168,3 +172,24 @@ def test_an_interrupt_saves_a_checkpoint_and_the_same_command_finishes(number, t
         assert "Finished" in out
         assert load_tree(directory / CHECKPOINT)["updates"] == done + 7
         assert read_metrics(directory)[-1]["updates"] == done + 7
+
+
+def test_exports_a_run_that_is_then_known_by_its_name(command, finished_run, tmp_path, monkeypatch):
+    arguments = ("--episodes", 1, "--seeds", 1, "--command", "made it", "--commit", "c0ffee")
+    code, shown, _ = command(
+        "export", finished_run, "--name", "tiny", "--out", tmp_path / "data" / "tiny", *arguments
+    )
+    assert code == 0
+    assert "tiny" in shown
+    monkeypatch.setattr(pretrained, "_DIRECTORY", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    card = json.loads((tmp_path / "data" / "tiny" / "card.json").read_text())
+    code, listed, _ = command("pretrained")
+    assert (code, listed) == (0, shown[: shown.index("Exported")])
+    code, shown, _ = command("pretrained", "tiny")
+    assert (code, json.loads(shown)) == (0, card)
+    code, _, _ = command("evaluate", "tiny", "--split", "test", "--episodes", 1)
+    record = json.loads((tmp_path / "tiny" / "evaluation.json").read_text())
+    assert (code, record["splits"]["test"]) == (0, card["evaluation"]["splits"]["test"])
+    code, _, _ = command("adapt", "tiny", "--task", 3, "--episodes", 1)
+    assert (code, (tmp_path / "tiny" / "adapt" / "task-3-seed-0.json").is_file()) == (0, True)
