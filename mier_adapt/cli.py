@@ -201,8 +201,9 @@ class Evaluate:
         from mier_adapt.workflows.environments import TaskEnvs
         from mier_adapt.workflows.evaluation import evaluation_record
         from mier_adapt.workflows.files import replace_text
-        from mier_adapt.workflows.pretrained import find_run
+        from mier_adapt.workflows.pretrained import EVALUATION_FILE, find_run
         from mier_adapt.workflows.runs import load_run, read_run_file
+        from mier_adapt.workflows.statistics import summarize
 
         directory = find_run(self.run_directory)
         config, _, _ = read_run_file(directory)
@@ -241,12 +242,82 @@ class Evaluate:
             first = len(tasks.meta_train) if split == "test" else 0
             for index, row in enumerate(rows, first):
                 table.add_row(f"{index}: {row['task']}", *_cells([row]))
-            table.add_row(f"mean of {split} tasks", *_cells(rows), style="bold", end_section=True)
+            table.add_row(f"mean of {split} tasks", *_cells(rows), style="bold")
+            summary = {
+                context: summarize(np.array([row[f"return_{context}"] for row in rows]))
+                for context in ("initial", "adapted")
+            }
+            record.setdefault("summary", {})[split] = summary
+            for name, key in (("mean", "mean"), ("interquartile mean", "iqm")):
+                if name != "mean":
+                    cells = [f"{each[key]:.0f}" for each in summary.values()]
+                    table.add_row(f"{name} of {split} tasks", *cells, "", "", style="bold")
+                if self.seeds > 1:
+                    cells = [_interval(each[f"{key}_interval"]) for each in summary.values()]
+                    table.add_row("  95% interval over seeds", *cells, "", "")
+            table.add_section()
         _console.print(table)
         self.run_directory.mkdir(parents=True, exist_ok=True)
-        path = self.run_directory / "evaluation.json"
+        path = self.run_directory / EVALUATION_FILE
         replace_text(path, json.dumps(record, indent=2) + "\n")
         _console.print(f"Figures: {path}")
+        return 0
+
+
+@dataclass
+class Plot:
+    """Draw runs: learning curves, or the return of each task.
+
+    Runs that differ in their seed alone are one curve with an interval over seeds.
+
+    Example: mier-adapt plot runs/seed-0 runs/seed-1 --out curves.png
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """What `mier-adapt meta-train --out` was given, or names of pretrained runs."""
+    out: Path
+    """Picture to write: .png, .pdf or .svg."""
+    kind: Literal["learning", "tasks"] = "learning"
+    """Returns over meta-training, or by task as `mier-adapt evaluate` measured them."""
+
+    def run(self) -> int:
+        """Draw, and say where."""
+        from mier_adapt.workflows.metrics import read_metrics
+        from mier_adapt.workflows.plots import plot_learning_curves, plot_task_returns
+        from mier_adapt.workflows.presets import preset_name
+        from mier_adapt.workflows.pretrained import find_run, read_evaluation
+        from mier_adapt.workflows.runs import read_run_file
+
+        if self.out.suffix not in (".png", ".pdf", ".svg"):
+            raise ValueError(f"Expected --out to end in .png, .pdf or .svg, got {self.out}.")
+        groups: dict[Any, list[Path]] = {}
+        for run in self.runs:
+            config, _, _ = read_run_file(find_run(run))
+            groups.setdefault(dataclasses.replace(config, updates=1), []).append(run)
+        labelled = {
+            preset_name(config) or runs[0].name: (config, runs) for config, runs in groups.items()
+        }
+        if len(labelled) < len(groups):
+            raise ValueError("Runs of different configurations have equal names. Rename one.")
+        if self.kind == "learning":
+            plot_learning_curves(
+                {
+                    label: [read_metrics(find_run(run)) for run in runs]
+                    for label, (_, runs) in labelled.items()
+                },
+                self.out,
+            )
+        else:
+            families = sorted({config.family for config, _ in labelled.values()})
+            plot_task_returns(
+                {
+                    label: [read_evaluation(run) for run in runs]
+                    for label, (_, runs) in labelled.items()
+                },
+                self.out,
+                family=", ".join(families),
+            )
+        _console.print(f"Figure: {self.out}")
         return 0
 
 
@@ -394,6 +465,7 @@ def main() -> None:
             "meta-train": MetaTrain,
             "adapt": Adapt,
             "evaluate": Evaluate,
+            "plot": Plot,
             "export": Export,
             "pretrained": Pretrained,
             "tasks": Tasks,
@@ -475,6 +547,10 @@ def _mean_spread(returns: tuple[float, ...] | None) -> str:
     if returns is None:
         return "not run"
     return f"{np.mean(returns):.0f} ± {np.std(returns):.0f}"
+
+
+def _interval(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:.0f} to {ends[1]:.0f}"
 
 
 def _cells(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -70,6 +70,8 @@ def test_lists_a_familys_tasks(command):
         (("adapt", "nothing", "--task", "0"), "name of a pretrained run"),
         (("pretrained", "nothing"), "name of a pretrained run"),
         (("export", "{tmp}", "--name", "x", "--out", "{tmp}/x"), "meta-train PRESET --out"),
+        (("plot", "{tmp}", "--out", "{tmp}/x.png"), "meta-train PRESET --out"),
+        (("plot", "{run}", "--out", "{tmp}/x.txt"), ".png, .pdf or .svg"),
         (("evaluate", "{run}", "--split", "middle"), "--split"),
         (("evaluate", "{run}", "--seeds", "0"), "--seeds"),
         (("evaluate", "{run}", "--episodes", "0"), "--episodes"),
@@ -125,8 +127,28 @@ def test_evaluates_and_writes_figures(command, finished_run, tmp_path):
     for name in ("return_initial", "return_adapted", "loss_initial", "loss_adapted"):
         assert all(len(row[name]) == 2 for row in rows)
         assert f"{np.mean([row[name] for row in rows]):.0f}" in shown.split("mean of test tasks")[1]
+    summary = results["summary"]["test"]["adapted"]
+    (line,) = [line for line in shown.splitlines() if "interquartile mean of test" in line]
+    assert f" {summary['iqm']:.0f} " in line
+    low, high = summary["iqm_interval"]
+    assert f"{low:.0f} to {high:.0f}" in shown
+    assert low <= summary["iqm"] <= high
     assert f"10: {tasks[10]}" in shown
     assert "mean of test tasks" in shown
+
+
+def test_draws_learning_curves_and_returns_by_task(command, finished_run, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(finished_run, copied)
+    code, _, err = command("plot", copied, "--kind", "tasks", "--out", tmp_path / "tasks.png")
+    assert code == 1
+    assert "mier-adapt evaluate" in err
+    command("evaluate", copied, "--episodes", 1)
+    for kind, name in (("tasks", "tasks.png"), ("learning", "curves.svg")):
+        code, _, _ = command("plot", copied, "--kind", kind, "--out", tmp_path / name)
+        assert code == 0
+    assert (tmp_path / "tasks.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "curves.svg").read_text()
 
 
 META_TRAIN = """
