@@ -203,7 +203,6 @@ class Evaluate:
         from mier_adapt.workflows.files import replace_text
         from mier_adapt.workflows.pretrained import EVALUATION_FILE, find_run
         from mier_adapt.workflows.runs import load_run, read_run_file
-        from mier_adapt.workflows.statistics import summarize
 
         directory = find_run(self.run_directory)
         config, _, _ = read_run_file(directory)
@@ -242,19 +241,15 @@ class Evaluate:
             first = len(tasks.meta_train) if split == "test" else 0
             for index, row in enumerate(rows, first):
                 table.add_row(f"{index}: {row['task']}", *_cells([row]))
-            table.add_row(f"mean of {split} tasks", *_cells(rows), style="bold")
-            summary = {
-                context: summarize(np.array([row[f"return_{context}"] for row in rows]))
-                for context in ("initial", "adapted")
-            }
-            record.setdefault("summary", {})[split] = summary
-            for name, key in (("mean", "mean"), ("interquartile mean", "iqm")):
-                if name != "mean":
-                    cells = [f"{each[key]:.0f}" for each in summary.values()]
-                    table.add_row(f"{name} of {split} tasks", *cells, "", "", style="bold")
+            returns = record["summary"][split].values()
+            for name, key in ((f"mean of {split} tasks", "mean"), ("interquartile mean", "iqm")):
+                cells = _cells(rows) if key == "mean" else [f"{each[key]:.0f}" for each in returns]
+                table.add_row(name, *cells, style="bold")
                 if self.seeds > 1:
-                    cells = [_interval(each[f"{key}_interval"]) for each in summary.values()]
-                    table.add_row("  95% interval over seeds", *cells, "", "")
+                    table.add_row(
+                        "  95% interval over seeds",
+                        *("{:.0f} to {:.0f}".format(*each[f"{key}_interval"]) for each in returns),
+                    )
             table.add_section()
         _console.print(table)
         self.run_directory.mkdir(parents=True, exist_ok=True)
@@ -547,10 +542,6 @@ def _mean_spread(returns: tuple[float, ...] | None) -> str:
     if returns is None:
         return "not run"
     return f"{np.mean(returns):.0f} ± {np.std(returns):.0f}"
-
-
-def _interval(ends: tuple[float, float]) -> str:
-    return f"{ends[0]:.0f} to {ends[1]:.0f}"
 
 
 def _cells(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -14,6 +14,7 @@ from mier_adapt.transitions import Transitions
 from mier_adapt.workflows.environments import TaskEnvs
 from mier_adapt.workflows.randomness import forked_global_generators
 from mier_adapt.workflows.runs import Run
+from mier_adapt.workflows.statistics import summarize
 from mier_adapt_envs import Task
 
 __all__ = ["TaskEvaluation", "collect_for_tasks", "evaluate_tasks", "evaluation_record"]
@@ -183,9 +184,10 @@ def evaluation_record(
         context_steps: Context steps, if not those of meta-training.
 
     Returns:
-        How it was measured, and under ``splits`` for each task of a split its label, parameters
-        and, a number for each seed, ``return_initial``, ``return_adapted`` (means over
-        episodes), ``loss_initial`` and ``loss_adapted``.
+        How it was measured; under ``summary`` mean and interquartile mean of each split and
+        context, with 95% intervals over seeds; and under ``splits``, for each task, its label,
+        parameters and, a number for each seed, ``return_initial``, ``return_adapted`` (means
+        over episodes), ``loss_initial`` and ``loss_adapted``.
     """
     record: dict[str, Any] = {
         "family": run.config.family,
@@ -194,6 +196,7 @@ def evaluation_record(
         "episodes": episodes,
         "context_steps": run.adapter.steps if context_steps is None else context_steps,
         "adaptation_steps": run.config.adapt.adaptation_steps,
+        "summary": {},
         "splits": {},
     }
     for split, tasks in splits.items():
@@ -214,4 +217,10 @@ def evaluation_record(
             }
             for task, evaluations in zip(tasks, zip(*by_seed, strict=True), strict=True)
         ]
+        record["summary"][split] = {
+            context: summarize(
+                np.array([row[f"return_{context}"] for row in record["splits"][split]])
+            )
+            for context in ("initial", "adapted")
+        }
     return record

@@ -128,7 +128,7 @@ def test_evaluates_and_writes_figures(command, finished_run, tmp_path):
         assert all(len(row[name]) == 2 for row in rows)
         assert f"{np.mean([row[name] for row in rows]):.0f}" in shown.split("mean of test tasks")[1]
     summary = results["summary"]["test"]["adapted"]
-    (line,) = [line for line in shown.splitlines() if "interquartile mean of test" in line]
+    (line,) = [line for line in shown.splitlines() if "interquartile mean" in line]
     assert f" {summary['iqm']:.0f} " in line
     low, high = summary["iqm_interval"]
     assert f"{low:.0f} to {high:.0f}" in shown
