@@ -1,6 +1,7 @@
 """The ``mier-adapt`` command."""
 
 import dataclasses
+import itertools
 import json
 import signal
 import sys
@@ -98,10 +99,12 @@ class Adapt:
 
     run_directory: Annotated[Path, tyro.conf.Positional]
     """What `mier-adapt meta-train --out` was given, or the name of a pretrained run."""
-    task: tuple[int, ...]
+    task: tuple[int, ...] = ()
     """Tasks by their index, as `mier-adapt tasks FAMILY` lists them."""
-    seed: int = 0
-    """Fixes the adaptation: its transitions, its split, its training."""
+    all_ood: bool = False
+    """All meta-test tasks, instead of --task."""
+    seed: tuple[int, ...] = (0,)
+    """Each fixes an adaptation: its transitions, its splits, its training."""
     episodes: int = 4
     """Deterministic evaluation episodes after each stage."""
     device: str = "cpu"
@@ -121,7 +124,11 @@ class Adapt:
         directory = find_run(self.run_directory)
         config, _, _ = read_run_file(directory)
         tasks = mier_adapt_envs.task_set(config.family, config.task_set)
-        for index in self.task:
+        if bool(self.task) == self.all_ood or not self.seed:
+            raise ValueError("Expected --task INDEX ... or --all-ood, and at least one --seed.")
+        first = len(tasks.meta_train)
+        indices = tuple(range(first, len(tasks))) if self.all_ood else self.task
+        for index in indices:
             if not 0 <= index < len(tasks):
                 raise ValueError(
                     f"Expected --task from 0 to {len(tasks) - 1}, got {index}. "
@@ -132,15 +139,15 @@ class Adapt:
         reports = []
         with TaskEnvs(tasks) as envs, _progress() as progress:
             run = load_run(directory, envs, device=self.device)
-            for index in self.task:
-                bar = progress.add_task(f"task {index}", total=1.0, status="")
-                name = f"task-{index}-seed-{self.seed}"
+            for index, seed in itertools.product(indices, self.seed):
+                bar = progress.add_task(f"task {index}, seed {seed}", total=1.0, status="")
+                name = f"task-{index}-seed-{seed}"
                 checkpoint = out / f"{name}.safetensors"
                 report = fine_tune_by_relabeling(
                     run,
                     envs,
                     tasks[index],
-                    seed=self.seed,
+                    seed=seed,
                     evaluation_episodes=self.episodes,
                     checkpoint=checkpoint,
                     on_stage=lambda stage, done, bar=bar: progress.update(  # type: ignore[misc]
@@ -154,24 +161,37 @@ class Adapt:
                 reports.append((index, report))
         table = Table(
             title=f"{config.family}: return of {self.episodes} deterministic episodes after each "
-            f"stage, mean ± std, seed {self.seed}"
+            "stage, mean ± std; `kept`, as handed back"
         )
         table.add_column("task", no_wrap=True)
-        for column in ("initial", "adapted", "actor only", "relabeled", "steps", "seconds"):
+        for column in ("initial", "adapted", "actor only", "relabeled", "kept", "steps", "seconds"):
             table.add_column(column, justify="right", no_wrap=True)
+        stages = ("initial context", "adapted context", "actor only", "relabeled")
         for index, report in reports:
+            kept = {**report.returns, "kept": report.returns[report.decision]}
             table.add_row(
                 f"{index}: {report.task}",
-                *(
-                    _mean_spread(report.returns.get(stage))
-                    for stage in ("initial context", "adapted context", "actor only", "relabeled")
-                ),
+                *(_mean_spread(kept.get(stage)) for stage in (*stages, "kept")),
                 str(report.real_transitions + report.gate_transitions),
                 f"{sum(report.seconds.values()):.0f}",
             )
+        if len(reports) > 1:
+            table.add_section()
+            means = [
+                {stage: np.mean(r.returns.get(stage, np.nan)) for stage in stages}
+                | {"kept": np.mean(r.returns[r.decision])}
+                for _, r in reports
+            ]
+            table.add_row(
+                "mean",
+                *(f"{np.mean([row[stage] for row in means]):.0f}" for stage in (*stages, "kept")),
+                style="bold",
+            )
         _console.print(table)
         for index, report in reports:
-            _console.print(f"Task {index}: kept {report.decision}, {report.reason}.")
+            _console.print(
+                f"Task {index}, seed {report.seed}: kept {report.decision}, {report.reason}."
+            )
         _console.print(f"Reports and figures: {out}")
         return 0
 

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import signal
 import time
@@ -67,6 +68,8 @@ def test_lists_a_familys_tasks(command):
         (("evaluate", "{tmp}"), "meta-train PRESET --out"),
         (("adapt", "{tmp}", "--task", "0"), "meta-train PRESET --out"),
         (("adapt", "{run}", "--task", "20"), "--task from 0 to 19, got 20"),
+        (("adapt", "{run}"), "--task INDEX ... or --all-ood"),
+        (("adapt", "{run}", "--task", "3", "--all-ood"), "--task INDEX ... or --all-ood"),
         (("adapt", "nothing", "--task", "0"), "name of a pretrained run"),
         (("pretrained", "nothing"), "name of a pretrained run"),
         (("export", "{tmp}", "--name", "x", "--out", "{tmp}/x"), "meta-train PRESET --out"),
@@ -111,6 +114,24 @@ def test_adapts_and_writes_reports_and_figures(command, finished_run, tmp_path):
         assert (out / f"task-{index}-seed-5.png").read_bytes().startswith(b"\x89PNG")
         assert f"{index}: {tasks[index]}" in shown
     assert not list(out.glob("*.safetensors"))  # of adaptations that are done
+
+
+def test_adapts_to_all_meta_test_tasks_with_several_seeds(command, finished_run, tmp_path):
+    out = tmp_path / "adapted"
+    code, shown, _ = command(
+        "adapt", finished_run, "--all-ood", "--episodes", 1, "--seed", 0, 1, "--out", out
+    )
+    assert code == 0
+    names = [f"task-{index}-seed-{seed}.json" for index in range(10, 20) for seed in (0, 1)]
+    assert sorted(path.name for path in out.glob("*.json")) == names
+    reports = [json.loads((out / name).read_text()) for name in names]
+    means = [
+        np.mean([each["returns"][stage] for each in reports])
+        for stage in ("initial context", "adapted context", "actor only", "relabeled")
+    ]
+    kept = np.mean([each["returns"][each["decision"]] for each in reports])
+    row = re.search(r"│ mean .*", shown).group()
+    assert [f"{value:.0f}" for value in (*means, kept)] == re.findall(r"-?\d+", row)[:5]
 
 
 def test_evaluates_and_writes_figures(command, finished_run, tmp_path):
