@@ -1,11 +1,12 @@
 """The ``mier-adapt`` command."""
 
 import dataclasses
+import difflib
 import itertools
 import json
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +27,13 @@ _console = Console(highlight=False, soft_wrap=False)
 
 @dataclass
 class MetaTrain:
-    """Meta-train a model and a policy; the same command resumes an interrupted run.
+    """Meta-train; the same command resumes an interrupted run.
 
-    Example: mier-adapt meta-train halfcheetah-negated-joints --out runs/negated
+    Example: mier-adapt meta-train smoke --out runs/smoke
     """
 
     preset: Annotated[str, tyro.conf.Positional]
-    """Name of a preset; a wrong one lists them."""
+    """Preset, such as halfcheetah-negated-joints; a wrong name lists them."""
     out: Path
     """Directory of the run."""
     seed: int = 0
@@ -40,15 +41,16 @@ class MetaTrain:
     device: str = "cpu"
     """Where networks live and learn: cpu, cuda."""
     updates: int | None = None
-    """SAC updates of the whole run, instead of the preset's."""
+    """SAC updates of the whole run; the preset's number if not given."""
     checkpoint_seconds: float = 120.0
     """Wall-clock seconds between checkpoints."""
 
     def run(self) -> int:
         """Train, showing progress."""
         from mier_adapt.workflows.meta_training import MetaTrainer, meta_train
-        from mier_adapt.workflows.presets import preset
+        from mier_adapt.workflows.presets import PRESETS, preset
 
+        _require_known("preset", self.preset, PRESETS)
         config = preset(self.preset)
         if self.updates is not None:
             config = dataclasses.replace(config, updates=self.updates)
@@ -90,27 +92,25 @@ class MetaTrain:
 
 @dataclass
 class Adapt:
-    """Adapt a run to tasks that it has not seen, and show what each stage achieved.
+    """Adapt a run to new tasks; show what each stage achieved.
 
-    The same command goes on from the real transitions of an interrupted adaptation.
-
-    Example: mier-adapt adapt runs/negated --task 12
+    Example: mier-adapt adapt runs/smoke --task 12 15
     """
 
     run_directory: Annotated[Path, tyro.conf.Positional]
-    """What `mier-adapt meta-train --out` was given, or the name of a pretrained run."""
+    """A run directory, or the name of a pretrained run."""
     task: tuple[int, ...] = ()
-    """Tasks by their index, as `mier-adapt tasks FAMILY` lists them."""
+    """Tasks by index; `mier-adapt tasks FAMILY` lists them."""
     all_ood: bool = False
     """All meta-test tasks, instead of --task."""
     seed: tuple[int, ...] = (0,)
-    """Each fixes an adaptation: its transitions, its splits, its training."""
+    """One adaptation of each task for each seed."""
     episodes: int = 4
     """Deterministic evaluation episodes after each stage."""
     device: str = "cpu"
     """Where networks live and learn: cpu, cuda."""
     out: Path | None = None
-    """Where table, JSON and figures go; RUN_DIRECTORY/adapt by default."""
+    """Directory for JSON and figures; RUN_DIRECTORY/adapt if not given."""
 
     def run(self) -> int:
         """Adapt to each task in turn."""
@@ -198,13 +198,13 @@ class Adapt:
 
 @dataclass
 class Evaluate:
-    """Measure a run on its task set: returns and model losses before and after adaptation.
+    """Measure a run's tasks before and after adaptation.
 
-    Example: mier-adapt evaluate runs/negated --episodes 4 --seeds 3
+    Example: mier-adapt evaluate runs/smoke --seeds 3
     """
 
     run_directory: Annotated[Path, tyro.conf.Positional]
-    """What `mier-adapt meta-train --out` was given, or the name of a pretrained run."""
+    """A run directory, or the name of a pretrained run."""
     split: str = "all"
     """Which tasks: train, test or all."""
     episodes: int = 4
@@ -212,7 +212,7 @@ class Evaluate:
     seeds: int = 1
     """Adaptation seeds 0, 1, ...: each gathers its own transitions."""
     context_steps: int | None = None
-    """Context steps, if not those of meta-training."""
+    """Context steps; as many as in meta-training if not given."""
     device: str = "cpu"
     """Where networks live: cpu, cuda."""
 
@@ -338,9 +338,9 @@ class Plot:
 
 @dataclass
 class Export:
-    """Make a small copy of a run, for others to evaluate and adapt, with a card of its returns.
+    """Make a small copy of a run to hand on, with a card of its returns.
 
-    Example: mier-adapt export runs/negated --name halfcheetah-negated-joints --out exported
+    Example: mier-adapt export runs/smoke --name mine --out exported
     """
 
     run_directory: Annotated[Path, tyro.conf.Positional]
@@ -350,13 +350,13 @@ class Export:
     out: Path
     """Where it goes."""
     command: str | None = None
-    """What made the run, if not `mier-adapt meta-train` with its preset, seed and updates."""
+    """What made the run, if not a preset."""
     commit: str | None = None
-    """Of the code that trained it, if not that of this checkout."""
+    """Of the code that made it, if not this."""
     machine: str | None = None
-    """What it was trained on, in words, if not this machine."""
+    """Where it was made, if not here."""
     max_megabytes: float = 7.0
-    """Largest size of the checkpoint; as much experience as fits is taken."""
+    """Experience is taken up to this size."""
     episodes: int = 4
     """Deterministic evaluation episodes for each task and context."""
     seeds: int = 3
@@ -389,7 +389,7 @@ class Export:
 
 @dataclass
 class Pretrained:
-    """List the pretrained runs that come with this installation, or print the card of one.
+    """List the pretrained runs that are installed, or print the card of one.
 
     Example: mier-adapt pretrained halfcheetah-negated-joints
     """
@@ -432,6 +432,7 @@ class Tasks:
                 )
             _console.print(table)
             return 0
+        _require_known("family", self.family, mier_adapt_envs.families())
         tasks = mier_adapt_envs.task_set(self.family, self.set)
         table = Table(
             "index", "split", "task", title=f"{self.family} {tasks.name}, hash {tasks.hash[:16]}"
@@ -445,7 +446,7 @@ class Tasks:
 
 @dataclass
 class Doctor:
-    """Print versions, devices and threads, test the installation, and say what would be slow.
+    """Test the installation, and say what would be slow.
 
     Example: mier-adapt doctor --out runs
     """
@@ -473,28 +474,56 @@ class Doctor:
         return 0 if diagnosis.healthy else 1
 
 
+_COMMANDS: dict[str, Any] = {
+    "meta-train": MetaTrain,
+    "adapt": Adapt,
+    "evaluate": Evaluate,
+    "plot": Plot,
+    "export": Export,
+    "pretrained": Pretrained,
+    "tasks": Tasks,
+    "doctor": Doctor,
+}
+
+
 def main() -> None:
     """Entry point of the console script."""
-    command = tyro.extras.subcommand_cli_from_dict(
-        {
-            "meta-train": MetaTrain,
-            "adapt": Adapt,
-            "evaluate": Evaluate,
-            "plot": Plot,
-            "export": Export,
-            "pretrained": Pretrained,
-            "tasks": Tasks,
-            "doctor": Doctor,
-        },
-        prog="mier-adapt",
-        description="Meta-train policies and adapt them to changed tasks.",
-    )
     try:
+        _require_known_words(sys.argv[1:])
+        command = tyro.extras.subcommand_cli_from_dict(
+            _COMMANDS,
+            prog="mier-adapt",
+            description="Meta-train policies and adapt them to changed tasks.",
+        )
         sys.exit(command.run())
     except (ValueError, OSError, FloatingPointError) as error:
         # What the user can act on; anything else is a fault of ours and keeps its traceback.
         Console(stderr=True, highlight=False).print(f"mier-adapt: {error}", markup=False)
         sys.exit(1)
+
+
+def _require_known_words(arguments: Sequence[str]) -> None:
+    """Check subcommand and options. Tyro would list candidates of all subcommands, or none."""
+    if not arguments or arguments[0].startswith("-"):
+        return
+    name, *rest = arguments
+    _require_known("subcommand", name, _COMMANDS)
+    fields = dataclasses.fields(_COMMANDS[name])
+    options = ["--help", *(f"--{field.name.replace('_', '-')}" for field in fields)]
+    for word in rest:
+        if word.startswith("--"):
+            option = word.partition("=")[0].replace("_", "-")
+            _require_known(f"option of {name}", option, options)
+
+
+def _require_known(kind: str, word: str, known: Iterable[str]) -> None:
+    """Raise a ValueError that suggests the nearest of the known words."""
+    known = sorted(known)
+    if word not in known:
+        nearest = "".join(
+            f" Did you mean {close}?" for close in difflib.get_close_matches(word, known, n=1)
+        )
+        raise ValueError(f"There is no {kind} {word}.{nearest} There are: {', '.join(known)}.")
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ from mier_adapt.workflows.checkpoints import load_tree
 from mier_adapt.workflows.meta_training import meta_train
 from mier_adapt.workflows.metrics import read_metrics
 
-from .doubles import start_python, tiny_config
+from .doubles import run_python, start_python, tiny_config
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -63,7 +64,7 @@ def test_lists_a_familys_tasks(command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("meta-train", "smok", "--out", "{tmp}"), "smoke"),
+        (("meta-train", "smok", "--out", "{tmp}"), "Did you mean smoke?"),
         (("tasks", "HalfCheetah"), "HalfCheetahNegatedJoints"),
         (("evaluate", "{tmp}"), "meta-train PRESET --out"),
         (("adapt", "{tmp}", "--task", "0"), "meta-train PRESET --out"),
@@ -76,6 +77,10 @@ def test_lists_a_familys_tasks(command):
         (("plot", "{tmp}", "--out", "{tmp}/x.png"), "meta-train PRESET --out"),
         (("plot", "{run}", "--out", "{tmp}/x.txt"), ".png, .pdf or .svg"),
         (("evaluate", "{run}", "--split", "middle"), "--split"),
+        (("meta-trian", "smoke"), "Did you mean meta-train?"),
+        (("adapt", "{run}", "--tsk", "12"), "Did you mean --task?"),
+        (("adapt", "{run}", "--epsiodes=2", "--task", "12"), "Did you mean --episodes?"),
+        (("tasks", "HalfCheetahVelocity"), "Did you mean HalfCheetahVel?"),
         (("evaluate", "{run}", "--seeds", "0"), "--seeds"),
         (("evaluate", "{run}", "--episodes", "0"), "--episodes"),
         (("adapt", "{run}", "--task", "12", "--episodes", "0"), "episodes"),
@@ -171,6 +176,37 @@ def test_draws_learning_curves_and_returns_by_task(command, finished_run, tmp_pa
     assert (tmp_path / "tasks.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "curves.svg").read_text()
 
+
+@pytest.mark.parametrize("subcommand", cli._COMMANDS)
+def test_the_help_of_a_subcommand_fits_a_terminal_and_gives_an_example(subcommand):
+    _, out, err = run_python(HELP, subcommand)
+    lines = out.splitlines()
+    assert len(lines) <= 26, err
+    assert max(map(len, lines[1:])) <= 80  # the first one, the usage, is tyro's
+    assert f"Example: mier-adapt {subcommand} " in out
+    # Every option says what it takes: a default, or that there is none.
+    text = " ".join(line.strip("│ ") for line in lines)
+    assert text.count("(default: ") + text.count("(required)") == len(
+        dataclasses.fields(cli._COMMANDS[subcommand])
+    )
+
+
+def test_the_help_shows_each_subcommand_with_its_example():
+    _, out, err = run_python(HELP)
+    assert len(out.splitlines()) <= 44, err
+    for subcommand in cli._COMMANDS:
+        assert f"Example: mier-adapt {subcommand} " in out
+
+
+HELP = """
+import os, sys
+
+os.environ["COLUMNS"] = "80"
+sys.argv = ["mier-adapt", *sys.argv[1:], "--help"]
+from mier_adapt import cli
+
+cli.main()
+"""
 
 META_TRAIN = """
 import sys
