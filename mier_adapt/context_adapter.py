@@ -56,6 +56,10 @@ def adapt_context(
     Returns:
         Adapted contexts, of ``context``'s shape; detached unless ``create_graph``.
 
+    Raises:
+        TypeError: If the context is not floating point or ``lrs`` is no sequence.
+        ValueError: If a step size is not finite or the norm not positive.
+
     Source:
         Mendonca et al. (2020), arXiv:2006.07178, equation 3. The rescaling follows the
         authors' released code (norm 10).
@@ -116,18 +120,20 @@ class FineTuneStep:
     """Losses before one step of fine-tuning (and, in the last entry, after all)."""
 
     stage: Literal["context", "weights", "end"]
+    """What the step that follows moves; ``"end"`` after the last."""
     step: int
+    """Steps of that stage done before."""
     train_loss: float
+    """Model loss on the transitions that are trained on."""
     validation_loss: float
+    """Model loss on those held out."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FineTuneResult:
     """A model fitted to one task, with the evidence for it.
 
-    Losses are in the units of :meth:`ContextModel.loss`: ``initial`` with the model and
-    context that came in, ``context`` with the adapted context alone, ``final`` with the
-    returned weights as well.
+    Losses are in the units of :meth:`ContextModel.loss`.
     """
 
     model: ContextModel
@@ -135,14 +141,21 @@ class FineTuneResult:
     context: Float[Tensor, " C"]
     """The adapted context, as the model knows it."""
     train_indices: Int[Tensor, " N"]
-    """Which of the given transitions were trained on; the others validated."""
+    """Which of the given transitions were trained on."""
     validation_indices: Int[Tensor, " M"]
+    """Which of them were held out."""
     train_loss_initial: float
+    """Training loss with the model and context that came in."""
     train_loss_context: float
+    """Training loss with the adapted context alone."""
     train_loss_final: float
+    """Training loss with the returned weights as well."""
     validation_loss_initial: float
+    """Held-out loss with the model and context that came in."""
     validation_loss_context: float
+    """Held-out loss with the adapted context alone."""
     validation_loss_final: float
+    """Held-out loss with the returned weights as well."""
     weight_steps: int
     """Weight steps behind the returned model: those before validation was best."""
     trace: tuple[FineTuneStep, ...]

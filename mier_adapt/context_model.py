@@ -41,9 +41,13 @@ class Prediction(NamedTuple):
     """
 
     rew_mean: Float[Tensor, "*axes"]
+    """Mean of the reward."""
     rew_log_var: Float[Tensor, "*axes"]
+    """Log-variance of the reward."""
     delta_mean: Float[Tensor, "*axes O"] | None
+    """Mean of the observation's change."""
     delta_log_var: Float[Tensor, "*axes O"] | None
+    """Log-variance of the observation's change, each dimension's by itself."""
 
 
 class ContextModel(nn.Module):
@@ -296,7 +300,14 @@ class ContextModel(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes O"] | None]:
-        """Draw a reward and a next observation (``None`` in a model of rewards alone)."""
+        """Draw a reward and a next observation (``None`` in a model of rewards alone).
+
+        Args:
+            obs: Observations, any leading axes.
+            act: Actions in [-1, 1], with the same leading axes.
+            context: As in :meth:`forward`.
+            generator: Draws them; torch's global one when ``None``.
+        """
         prediction = self(obs, act, context)
         rew = _draw(prediction.rew_mean, prediction.rew_log_var, generator)
         if prediction.delta_mean is None or prediction.delta_log_var is None:

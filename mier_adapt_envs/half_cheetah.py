@@ -232,7 +232,7 @@ class HalfCheetahDirEnv(HalfCheetahEnv):
 
     @staticmethod
     def check_parameters(parameters: tuple[float, ...]) -> None:
-        """Accept the directions +1 and -1."""
+        """Accept the directions +1 and -1; otherwise raise a ValueError."""
         if parameters[0] not in (-1.0, 1.0):
             raise ValueError(f"direction of HalfCheetahDir must be +1 or -1, got {parameters[0]}.")
 

@@ -79,7 +79,13 @@ class TaskEnv(MujocoEnv):
         """Measure a batch of steps; every entry has shape ``(B,)``.
 
         Entries named ``reward_*`` are the reward's terms and add up to it, in their order. All
-        entries go into ``info``. ``act_BA`` is already clipped to [-1, 1].
+        entries go into ``info``.
+
+        Args:
+            before: States before the steps.
+            after: States after them.
+            act_BA: Actions, already clipped to [-1, 1].
+            parameters_BP: Each row's ``Task.parameters``.
         """
 
     @staticmethod
@@ -304,6 +310,15 @@ def transition(
 
     Of an unstable simulation nothing is real after the step: its observation stays as it was,
     and everything measured is 0.
+
+    Args:
+        env_class: The family.
+        before: States before the steps.
+        after: States after them.
+        obs_BO: Observations before the steps.
+        act_BA: Actions, clipped to [-1, 1].
+        parameters_BP: Each row's ``Task.parameters``.
+        unstable_B: Where a simulation became unstable; nowhere if None.
     """
     obs_next_BO = env_class.observe(after).astype(np.float32)
     measured = env_class.measure(before, after, act_BA, parameters_BP)

@@ -179,7 +179,7 @@ class Walker2dRandParamsEnv(TaskEnv):
 
     @staticmethod
     def check_parameters(parameters: tuple[float, ...]) -> None:
-        """Accept positive multipliers."""
+        """Accept positive multipliers; otherwise raise a ValueError."""
         if min(parameters) <= 0.0:
             raise ValueError(
                 f"task.parameters of Walker2dRandParams must be positive, got {min(parameters)}."

@@ -286,7 +286,7 @@ def load_algorithm_state(algorithm: Algorithm[Any, Any], state: dict[str, Any]) 
 
 
 def check_algorithm_state(algorithm: Algorithm[Any, Any], state: Any) -> None:
-    """Check that :func:`load_algorithm_state` would take this state.
+    """Check that :func:`mier_adapt.integration.load_algorithm_state` would take this state.
 
     Raises:
         ValueError: If it would not; the message says where the two differ.

@@ -50,6 +50,7 @@ def act(policy: Policy, obs: NDArray[np.floating], *, explore: bool) -> NDArray[
             has it; otherwise take the most probable action.
 
     Raises:
+        ValueError: If ``obs`` is not finite, or its shape is not what the policy takes.
         FloatingPointError: If the policy's parameters are not finite; names one.
     """
     require_type("act", "policy", policy, Policy)
@@ -103,6 +104,7 @@ def collect(
         explore: As in :func:`act`.
 
     Raises:
+        TypeError: If ``tasks`` is no sequence or an argument has another type.
         ValueError: If counts do not fit, contexts are not finite, or the environment resets in
             another way.
         FloatingPointError: If an action, reward or observation is not finite; names it, the step

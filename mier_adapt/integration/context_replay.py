@@ -88,7 +88,20 @@ class ContextReplayBuffer(ReplayBufferManager):
         truncated: NDArray[np.bool_] | None = None,
         initial_context: bool = False,
     ) -> NDArray[np.int_]:
-        """Append a stretch of one task's transitions; see :meth:`TaskReplayBuffer.extend`."""
+        """Append a stretch of one task's transitions, overwriting its oldest when full.
+
+        Args:
+            task: Index of the task.
+            transitions: ``(B, ...)``, in the order of time.
+            truncated: ``(B,)``, where a time limit cut an episode; nowhere by default.
+            initial_context: Whether all were gathered with the initial context.
+
+        Returns:
+            The indices that were written.
+
+        Raises:
+            ValueError: If there is no such task, or a shape does not fit.
+        """
         self._require_task(task)
         buffer = self.task_buffer(task)
         indices = buffer.extend(transitions, truncated=truncated, initial_context=initial_context)

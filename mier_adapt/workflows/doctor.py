@@ -46,9 +46,11 @@ class Check:
     """One part of the self-test."""
 
     name: str
+    """What was tested."""
     result: str
     """What was measured, or what went wrong."""
     passed: bool
+    """Whether it worked."""
     required: bool = True
     """Whether the library cannot work without it."""
 
@@ -58,9 +60,11 @@ class Diagnosis:
     """What :func:`diagnose` found."""
 
     versions: dict[str, str]
+    """Versions of Python and of the libraries that this one stands on, by name."""
     machine: dict[str, str]
     """Processor, devices, threads, disk."""
     checks: tuple[Check, ...]
+    """The self-test, in the order in which it ran."""
     slow: tuple[str, ...]
     """What would be slow here, and what to do about it."""
 

@@ -25,6 +25,7 @@ class TaskEvaluation:
     """One task under the initial context and under its adapted one."""
 
     task: Task
+    """The task that was identified and acted on."""
     context: NDArray[np.floating]
     """The adapted context, ``(C,)``."""
     returns_initial: NDArray[np.floating]
@@ -60,6 +61,10 @@ def collect_for_tasks(
 
     Returns:
         For each task a rollout of shape ``(episodes, episode_steps)``.
+
+    Raises:
+        ValueError: If there are no steps, or as :func:`mier_adapt.integration.collect`.
+        FloatingPointError: As :func:`mier_adapt.integration.collect`.
     """
     require_types(
         "collect_for_tasks", run=(run, Run), envs=(envs, TaskEnvs), tasks=(tasks, Sequence)

@@ -21,6 +21,7 @@ __all__ = ["LOCK_FILE", "RunLockedError", "run_lock"]
 _logger = logging.getLogger(__name__)
 
 LOCK_FILE = "run.lock"
+"""In a run's directory while a process is at work there."""
 _UNWRITTEN_SECONDS = 10.0
 """Age from which a lock without an owner in it counts as left by a process that died making it."""
 

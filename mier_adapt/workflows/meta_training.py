@@ -103,6 +103,9 @@ class MetaTrainer:
 
         Returns:
             The measurements of an iteration that this step completed, or ``None``.
+
+        Raises:
+            FloatingPointError: If something stops being finite; names it, the step and the tasks.
         """
         started = time.monotonic()
         config = self.config

@@ -13,6 +13,7 @@ from mier_adapt.workflows.plots import plot_learning_curve
 __all__ = ["METRICS_FILE", "MetricsLog", "read_metrics"]
 
 METRICS_FILE = "metrics.jsonl"
+"""A run's measurements, a JSON object a line, in the run's directory."""
 
 _log = logging.getLogger(__name__)
 

@@ -189,8 +189,11 @@ class MetaTrainConfig:
     evaluated_tasks: int = 10
     """Meta-training tasks that are evaluated, the set's first ones."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """The context model and its meta-training."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """The context-conditioned SAC."""
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    """How the run will meet new tasks."""
 
     def __post_init__(self) -> None:
         _require(

@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 RUN_FILE = "run.json"
+"""What a run is (configuration, seed, task set), in the run's directory."""
 CARD_FILE = "card.json"
 """Beside it where the run was exported."""
 
@@ -55,14 +56,19 @@ class Run:
     """A model, a policy that is conditioned on its context, and their tasks' experience."""
 
     config: MetaTrainConfig
+    """What the run was built from."""
     task_set: TaskSet
+    """Its tasks, meta-training and meta-test."""
     model: ContextModel
+    """The meta-trained model."""
     adapter: GradientContextAdapter
+    """Identifies tasks with that model."""
     algorithm: Any
     """A Tianshou SAC."""
     replay: ContextReplayBuffer
     """One buffer for each meta-training task, in the task set's order."""
     device: torch.device
+    """Where the networks live."""
 
     @classmethod
     def build(
@@ -73,7 +79,14 @@ class Run:
         generator: np.random.Generator,
         device: torch.device | str = "cpu",
     ) -> "Run":
-        """A new agent. Initial weights come from torch's global generator."""
+        """A new agent. Initial weights come from torch's global generator.
+
+        Args:
+            config: What to build.
+            envs: The family's environments, for their spaces.
+            generator: Draws the samples of the run's replay.
+            device: Where networks live.
+        """
         require_types(
             "Run.build",
             config=(config, MetaTrainConfig),
