@@ -42,6 +42,8 @@ class Args:
     run_directory: Annotated[Path, tyro.conf.Positional]
     steps: int = 1_500
     """Meta-steps of each model."""
+    fast: bool = False
+    """Take 20 meta-steps, to see that it runs."""
     seed: int = 0
     threads: int = 2
     """CPU threads of torch."""
@@ -86,6 +88,7 @@ def meta_train_offline(
 def main(args: Args) -> None:
     """Print a table, a row for each variant."""
     torch.set_num_threads(args.threads)
+    steps = 20 if args.fast else args.steps
     torch.manual_seed(args.seed)
     config, _, _ = read_run_file(args.run_directory)
     tasks = task_set(config.family, config.task_set)
@@ -103,15 +106,13 @@ def main(args: Args) -> None:
 
         adaptation, fresh = gather(), gather()
     table = Table(
-        title=f"{args.steps} meta-steps on {len(run.replay)} stored transitions, "
+        title=f"{steps} meta-steps on {len(run.replay)} stored transitions, "
         f"seed {args.seed}; medians over {len(fresh)} tasks"
     )
     for column in ("step size", "gradient limit", "context norm", "loss", "margin", "own is best"):
         table.add_column(column, justify="right")
     for lr, max_grad_norm in VARIANTS:
-        adapter = meta_train_offline(
-            run, args.steps, lr=lr, max_grad_norm=max_grad_norm, seed=args.seed
-        )
+        adapter = meta_train_offline(run, steps, lr=lr, max_grad_norm=max_grad_norm, seed=args.seed)
         adapted = adapter.adapt(adaptation)
         with torch.no_grad():
             # losses[i, j]: task i's fresh transitions under the context found for task j

@@ -36,6 +36,8 @@ class Args:
     seed: int = 0
     transitions: int = 400
     """Real transitions of each task, to adapt on; and as many fresh ones, to measure on."""
+    fast: bool = False
+    """Train the model without context for 200 steps only, to see that it runs."""
 
 
 def train_without_context(run: Run, steps: int, generator: np.random.Generator) -> ContextModel:
@@ -89,6 +91,7 @@ def main(args: Args) -> None:
         run.model, steps=config.model.inner_steps, lr=config.model.inner_lr
     ).adapt(adaptation)
     steps = config.model.pretrain_steps + -(-config.updates // config.policy.updates_per_model_step)
+    steps = min(steps, 200) if args.fast else steps
     plain = train_without_context(run, steps, generator)
     with torch.no_grad():
         without = plain.loss(fresh, plain.initial_context)
@@ -102,8 +105,8 @@ def main(args: Args) -> None:
     mean_of_others = (losses.sum(1) - own) / (len(own) - 1)
 
     table = Table(
-        title=f"Model loss on {fresh.rew.shape[1]} fresh transitions; both models trained for "
-        f"{steps} steps, seed {args.seed}"
+        title=f"Model loss on {fresh.rew.shape[1]} fresh transitions; the model without context "
+        f"trained for {steps} steps, seed {args.seed}"
     )
     columns = ("task", "own context", "initial context", "no context", "others, best", "mean")
     for column in columns:

@@ -43,6 +43,8 @@ class Args:
     """Adam's step size for actor, critics and temperature."""
     threads: int = 1
     """CPU threads of torch."""
+    fast: bool = False
+    """Take 2,000 updates, to see that it runs."""
 
 
 def main(args: Args) -> float:
@@ -70,8 +72,9 @@ def main(args: Args) -> float:
         generator=generator,
     )
     no_context = np.zeros((SLOTS, 0))
+    updates = 2_000 if args.fast else args.updates
     started, mean_return = time.monotonic(), -np.inf
-    for done in range(args.updates_per_round, args.updates + 1, args.updates_per_round):
+    for done in range(args.updates_per_round, updates + 1, args.updates_per_round):
         rollout = collect(
             env, [task] * SLOTS, sac.policy, no_context, steps=EPISODE_STEPS, generator=generator
         )
@@ -80,7 +83,7 @@ def main(args: Args) -> float:
         with policy_within_training_step(sac.policy):
             for _ in range(args.updates_per_round):
                 sac.update(replay, args.batch_size)
-        if done % 5_000 == 0:
+        if done % 5_000 == 0 or done == updates:
             evaluation = collect(
                 env,
                 [task] * SLOTS,

@@ -1,0 +1,152 @@
+"""The site: Sphinx over MyST pages, docstrings and the tutorials in ``examples/``.
+
+    python -m sphinx -W --keep-going -b html docs docs/_build
+
+needs no network: inventories are in ``docs/inventories``, and equations become MathML.
+"""
+
+import inspect
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+from sphinx.ext.napoleon import Config, GoogleDocstring
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS))
+sys.path.insert(0, str(DOCS.parent))
+
+import mier_adapt  # noqa: E402 - from this checkout
+import mier_adapt_envs  # noqa: E402
+
+project = "mier-adapt"
+author = "The mier-adapt developers"
+release = version = mier_adapt.__version__
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "inventories", "**/*.ipynb", "**/*.py", "**/sg_execution_times.rst"]
+nitpicky = True
+nitpick_ignore_regex = [
+    # Libraries whose inventories are not here.
+    (r"py:.*", r"(gymnasium|gym|jaxtyping|minari|mujoco|np|numpy|tianshou|torch)\b.*"),
+    # Annotations of these libraries, as they are written; axes are their strings.
+    (r"py:.*", r"'.*'"),
+    (r"py:.*", r"(Array|Batch|Bool|Box|Float|Int|NDArray|Policy|Space|Tensor|VectorEnv)\b.*"),
+]
+
+html_theme = "furo"
+html_title = f"mier-adapt {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+copybutton_only_copy_prompt_lines = True
+
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True}
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_preserve_defaults = True
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3", str(DOCS / "inventories" / "python.inv"))
+}
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "tutorials",
+    "filename_pattern": r"/tutorial_",
+    "ignore_pattern": r"(^|/)(?!tutorial_)\w+\.py$",
+    "within_subsection_order": "FileNameSortKey",
+    "reset_argv": "conf.fast_argv",
+    "reset_modules": (),
+    "download_all_examples": False,
+    "show_memory": False,
+    "remove_config_comments": True,
+    "min_reported_time": 1e6,
+}
+
+
+def fast_argv(_gallery: dict[str, Any], _variables: dict[str, Any]) -> list[str]:
+    """The arguments that the site runs each tutorial with."""
+    return ["--fast"]
+
+
+def write(path: Path, text: str) -> None:
+    """Write a page, unless it is there already: Sphinx reads changed files again."""
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+def write_environment_pages(_app: Sphinx) -> None:
+    """A page for each family: its picture, and its environment's docstring, which is Markdown."""
+    folder = DOCS / "environments"
+    folder.mkdir(exist_ok=True)
+    names = "\n".join(mier_adapt_envs.families())
+    write(
+        folder / "index.md",
+        f"# Environments\n\nOne page for each family of tasks.\n\n```{{toctree}}\n{names}\n```\n",
+    )
+    for family in mier_adapt_envs.families():
+        env = mier_adapt_envs.env_class(family)
+        text = re.sub(r":(\w+):`", r"{py:\1}`", inspect.getdoc(env) or "")
+        page = (
+            f"# {family}\n\n"
+            f"```{{py:class}} {env.__module__}.{env.__name__}\n:no-typesetting:\n```\n\n"
+            f"`{env.env_id}`\n\n![{family}](../gallery/{family}.png)\n\n{text}\n"
+        )
+        write(folder / f"{family}.md", page)
+
+
+_SECTIONS = Config(
+    napoleon_custom_sections=[("Source", "notes_style"), ("Arguments", "params_style")]
+)
+
+
+def read_docstring(
+    app: Sphinx, what: str, name: str, documented: Any, options: Any, lines: list[str]
+) -> None:
+    """Google's sections, and mathematics between dollars, as reStructuredText."""
+    # In the first line of an attribute, napoleon takes what stands before a colon for its type.
+    if what not in ("attribute", "data", "property"):
+        lines[:] = GoogleDocstring(lines, _SECTIONS, app, what, name, documented, options).lines()
+    text = re.sub(
+        r"\$\$(.+?)\$\$",
+        lambda match: ".. math:: " + " ".join(match[1].split()) + "\n",
+        "\n".join(lines),
+        flags=re.S,
+    )
+    lines[:] = re.sub(r"\$([^$\n]+)\$", r":math:`\1`", text).split("\n")
+
+
+def visit_math(writer: Any, node: nodes.math) -> None:
+    """Inline mathematics as MathML."""
+    writer.body.append(tex2mathml(node.astext(), as_block=False))
+    raise nodes.SkipNode
+
+
+def visit_displaymath(writer: Any, node: nodes.math_block) -> None:
+    """An equation as MathML."""
+    writer.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    """Add what Sphinx lacks for us."""
+    warnings.filterwarnings("ignore", message=".*FigureCanvasAgg is non-interactive.*")
+    app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))
+    # Before the gallery, whose scripts register families of their own.
+    app.connect("builder-inited", write_environment_pages, priority=1)
+    app.connect("autodoc-process-docstring", read_docstring)
