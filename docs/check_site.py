@@ -24,7 +24,10 @@ import tyro
 
 SITE = Path(__file__).parent / "_build"
 WIDTHS, THEMES = (390, 1440), ("light", "dark")
-SHOWN = ("index", "results", "explanation/method", "api/components", "gallery/index")
+SHOWN = (
+    *("index", "results", "explanation/method", "api/components", "environments/AntDir"),
+    *("tutorials/tutorial_2_own_task_family", "tutorials/tutorial_3_model_identification"),
+)
 
 SCRIPT = """
 <body><script>
