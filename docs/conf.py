@@ -26,6 +26,7 @@ import mier_adapt_envs  # noqa: E402
 
 project = "mier-adapt"
 author = "The mier-adapt developers"
+copyright = f"{author}, MIT licence"
 release = version = mier_adapt.__version__
 extensions = [
     "myst_parser",

@@ -179,6 +179,10 @@ amount.legend()
 plt.show()
 
 # %%
+# Left: light cells are conditions that the model does not tell apart. After the little training of
+# ``--fast`` it knows which *thighs* are negated (joints 1 and 4), and not yet which shins and feet,
+# which change less about the motion. Right: a context is found from a few dozen transitions.
+#
 # Fit it further
 # --------------
 # For one condition, the weights can follow the context. The result says how much each helped, on
