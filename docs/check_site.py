@@ -47,8 +47,10 @@ async function check(page, width, theme) {
     image.loading = "eager";
     try { await image.decode(); } catch { faults.push("picture does not load: " + image.src); }
   }
-  const excess = inside.documentElement.scrollWidth - width;
-  if (excess > 0) faults.push(`${excess} pixels wider than the page`);
+  for (const box of inside.querySelectorAll("html, .main, .content")) {
+    const excess = box.scrollWidth - box.clientWidth;
+    if (excess > 1) faults.push(`${excess} pixels too wide for ${box.tagName}.${box.className}`);
+  }
   for (const block of inside.querySelectorAll("div.highlight pre"))
     if (!block.parentElement.querySelector("button.copybtn")) faults.push("no copy button");
   const [red] = getComputedStyle(inside.body).backgroundColor.match(/\\d+/g).map(Number);
