@@ -347,6 +347,7 @@ class GradientContextAdapter:
 
         Raises:
             ValueError: If there are fewer than two transitions or a number is out of range.
+            TypeError: If ``rehearsal`` cannot be called.
             FloatingPointError: If a loss stops being finite; names stage and step.
 
         Source:

@@ -76,6 +76,7 @@ def build_sac(
     Raises:
         ValueError: If a space is not a ``Box`` of one axis or the context's dimension is
             negative.
+        TypeError: If ``algorithm_class`` is no SAC.
 
     Source:
         Mendonca et al. (2020), arXiv:2006.07178, appendix; the released configurations use

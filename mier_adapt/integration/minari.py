@@ -39,6 +39,7 @@ def from_minari(dataset: Any, *, dtype: torch.dtype = torch.float32) -> Transiti
         FileNotFoundError: If there is no dataset of that name.
         ValueError: If observations or actions are not vectors, actions are unbounded and outside
             [-1, 1], or a value is not finite.
+        TypeError: If an argument is of another type.
     """
     minari = _import_minari()
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:

@@ -41,6 +41,7 @@ class AdaptationReport:
     parameters: tuple[float, ...]
     """The new task's parameters."""
     seed: int
+    """What fixed the adaptation."""
     decision: Decision
     """Which stage's policy was handed back."""
     reason: str

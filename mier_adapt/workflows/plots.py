@@ -279,7 +279,16 @@ def _finish(axes: Axes, *, below: bool = False) -> None:
 
 
 def plot_adaptation(stages: Mapping[str, Sequence[float]], title: str, path: Path) -> None:
-    """Draw the returns of evaluation episodes after each stage of an adaptation."""
+    """Draw the returns of evaluation episodes after each stage of an adaptation.
+
+    Args:
+        stages: Returns by stage, in the order of the stages.
+        title: Above the figure.
+        path: File to write; its ending gives the format.
+
+    Raises:
+        ValueError: If a stage has no returns, or not a row of them.
+    """
     require_types(
         "plot_adaptation", stages=(stages, Mapping), title=(title, str), path=(path, Path)
     )
