@@ -22,6 +22,7 @@ from mier_adapt._checks import (
     require_number,
     require_type,
     require_types,
+    shown,
 )
 from mier_adapt._state import require_keys, require_like, require_optimizer_state
 from mier_adapt._typing import Float, Tensor
@@ -210,6 +211,7 @@ def refresh_actor(algorithm: SAC[Any], observations: Iterable[Float[Tensor, "B O
         The last update's loss.
 
     Raises:
+        ValueError: If a batch is not finite or of another shape.
         FloatingPointError: If a loss is not finite; names the update.
 
     Source:
@@ -217,12 +219,24 @@ def refresh_actor(algorithm: SAC[Any], observations: Iterable[Float[Tensor, "B O
     """
     require_type("refresh_actor", "algorithm", algorithm, SAC)
     require_type("refresh_actor", "observations", observations, Iterable)
+    try:
+        batches = iter(observations)
+    except TypeError as error:  # a tensor without axes
+        raise TypeError(
+            f"refresh_actor expected observations to be batches, got {shown(observations)}."
+        ) from error
     critics = (algorithm.critic, algorithm.critic2)
     loss = math.nan
     for critic in critics:
         critic.requires_grad_(False)
     try:
-        for number, obs in enumerate(observations):
+        for number, obs in enumerate(batches):
+            require_type("refresh_actor", "each of observations", obs, Tensor)
+            if obs.ndim != 2 or not len(obs) or not bool(obs.isfinite().all()):
+                raise ValueError(
+                    "refresh_actor expected observations to be finite and of shape (B, O), got "
+                    f"{shown(obs)} of shape {tuple(obs.shape)}."
+                )
             with policy_within_training_step(algorithm.policy):
                 chosen = algorithm.policy(Batch(obs=obs, info=Batch()))
             q = torch.minimum(*(critic(obs, chosen.act).flatten() for critic in critics))
@@ -231,6 +245,13 @@ def refresh_actor(algorithm: SAC[Any], observations: Iterable[Float[Tensor, "B O
             if not math.isfinite(loss):
                 raise FloatingPointError(f"refresh_actor: the loss of update {number} is {loss}.")
             algorithm.policy_optim.step(actor_loss)
+    except RuntimeError as error:
+        if "shapes cannot be multiplied" not in str(error):
+            raise
+        raise ValueError(
+            "refresh_actor expected observations that the actor takes, contexts included, got "
+            f"shape {tuple(obs.shape)}."
+        ) from error
     finally:
         for critic in critics:
             critic.requires_grad_(True)
@@ -239,6 +260,7 @@ def refresh_actor(algorithm: SAC[Any], observations: Iterable[Float[Tensor, "B O
 
 def forget_optimizers(algorithm: Algorithm[Any, Any]) -> None:
     """Drop all optimizers' moments: what only further training of the same kind needs."""
+    require_type("forget_optimizers", "algorithm", algorithm, Algorithm)
     for optimizer in algorithm._optimizers:
         optimizer._optim.state.clear()
     alpha = getattr(algorithm, "alpha", None)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from mier_adapt._checks import require_types, shown
 from mier_adapt.transitions import Transitions
 from mier_adapt.workflows.runs import Run
 
@@ -96,7 +97,27 @@ def novelty(
         real: The new task's transitions, ``(B, ...)``.
         context: Its context, ``(C,)``.
         earlier_contexts: The T meta-training tasks' contexts, ``(T, C)``.
+
+    Raises:
+        ValueError: If the transitions or a context do not fit the run.
     """
+    require_types(
+        "novelty",
+        run=(run, Run),
+        real=(real, Transitions),
+        context=(context, torch.Tensor),
+        earlier_contexts=(earlier_contexts, torch.Tensor),
+    )
+    width = run.model.context_dim
+    for name, value, shape in (
+        ("context", context, (width,)),
+        ("earlier_contexts", earlier_contexts, (run.replay.num_tasks, width)),
+    ):
+        if tuple(value.shape) != shape or not bool(value.isfinite().all()):
+            raise ValueError(
+                f"novelty expected {name} of shape {shape} with finite values, got {shown(value)} "
+                f"of shape {tuple(value.shape)}."
+            )
     tasks = np.arange(run.replay.num_tasks)
     stored = run.replay.sample_transitions(
         tasks, len(real), adaptation=True, generator=np.random.default_rng(0)

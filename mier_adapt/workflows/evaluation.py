@@ -193,7 +193,17 @@ def evaluation_record(
         context, with 95% intervals over seeds; and under ``splits``, for each task, its label,
         parameters and, a number for each seed, ``return_initial``, ``return_adapted`` (means
         over episodes), ``loss_initial`` and ``loss_adapted``.
+
+    Raises:
+        ValueError: As :func:`evaluate_tasks`, or if there are no seeds.
     """
+    require_types(
+        "evaluation_record", run=(run, Run), envs=(envs, TaskEnvs), splits=(splits, Mapping)
+    )
+    require_int("evaluation_record", "seeds", seeds, least=1)
+    require_int("evaluation_record", "episodes", episodes, least=1)
+    if context_steps is not None:
+        require_int("evaluation_record", "context_steps", context_steps, least=0)
     record: dict[str, Any] = {
         "family": run.config.family,
         "task_set": run.config.task_set,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mier_adapt._checks import require_seed, require_types
 from mier_adapt.transitions import Transitions
 from mier_adapt.workflows.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt.workflows.environments import TaskEnvs
@@ -60,6 +61,15 @@ def identify(
         ValueError: If the checkpoint is of another adaptation.
         CheckpointError: If it is damaged.
     """
+    require_types(
+        "identify",
+        run=(run, Run),
+        envs=(envs, TaskEnvs),
+        task=(task, Task),
+        generator=(generator, np.random.Generator),
+        checkpoint=(checkpoint, (Path, type(None))),
+    )
+    require_seed("identify", seed)
     config = run.config.adapt
     parts: list[Transitions] = []
     cuts: list[NDArray[np.bool_]] = []
@@ -136,7 +146,9 @@ def _load(
             generator.bit_generator.state = tree["generator"]
             set_global_generator_state(tree["global_generators"])
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint} is not of an adaptation: {error}") from error
+        raise CheckpointError(
+            f"{checkpoint} is not the checkpoint of an adaptation: {error}"
+        ) from error
     if not same:
         raise ValueError(
             f"{checkpoint} is of an adaptation to another task, with another seed, or of another "

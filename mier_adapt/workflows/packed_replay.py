@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mier_adapt._checks import require_int, require_type
 from mier_adapt.integration import ContextReplayBuffer
 
 __all__ = ["pack_replay", "unpack_replay"]
@@ -30,7 +31,13 @@ def pack_replay(
 
     Returns:
         A tree of tensors and plain values, copies; :func:`unpack_replay` takes it.
+
+    Raises:
+        ValueError: If a number is not positive.
     """
+    require_type("pack_replay", "replay", replay, ContextReplayBuffer)
+    require_int("pack_replay", "episodes", episodes, least=1)
+    require_int("pack_replay", "episode_steps", episode_steps, least=1)
     state = replay.state()
     columns = state["columns"]
     picks = [
@@ -57,10 +64,13 @@ def unpack_replay(state: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: If the observations cannot be put together again.
     """
-    columns = dict(state["columns"])
+    require_type("unpack_replay", "state", state, dict)
+    require_type("unpack_replay", "state['columns']", state.get("columns"), dict)
+    columns: dict[str, Any] = dict(state["columns"])
     if "chained" not in columns:
         return state
-    chained, obs, last = columns.pop("chained"), columns["obs"], columns["obs_next"]
+    parts: Any = (columns.pop("chained"), columns.get("obs"), columns.get("obs_next"))
+    chained, obs, last = parts
     if (
         not all(isinstance(each, torch.Tensor) for each in (chained, obs, last))
         or chained.dtype != torch.bool

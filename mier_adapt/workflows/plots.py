@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
-from mier_adapt._checks import require_array, require_type, require_types
+from mier_adapt._checks import require_array, require_type, require_types, shown
 from mier_adapt.workflows.statistics import bootstrap_interval
 
 __all__ = ["plot_adaptation", "plot_learning_curve", "plot_learning_curves", "plot_task_returns"]
@@ -80,7 +80,12 @@ def plot_learning_curves(
     Source:
         Figure 2 of Mendonca et al. (2020), arXiv:2006.07178.
     """
-    _require_few(curves)
+    require_types("plot_learning_curves", path=(path, Path))
+    _require_few("plot_learning_curves", "curves", curves)
+    for rows in itertools.chain.from_iterable(curves.values()):
+        require_type("plot_learning_curves", "curves", rows, Sequence)
+        for row in rows:
+            require_type("plot_learning_curves", "curves", row, Mapping)
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     for (label, seeds), colour, marker in zip(curves.items(), _COLOURS, _MARKERS, strict=False):
@@ -137,8 +142,15 @@ def plot_task_returns(
     Source:
         Figure 5 of Mendonca et al. (2020), arXiv:2006.07178.
     """
-    _require_few(evaluations)
-    pooled = {label: _pool(label, records) for label, records in evaluations.items()}
+    require_types("plot_task_returns", path=(path, Path), family=(family, str))
+    _require_few("plot_task_returns", "evaluations", evaluations)
+    try:
+        pooled = {label: _pool(label, records) for label, records in evaluations.items()}
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError(
+            "plot_task_returns expected evaluations as `mier-adapt evaluate` writes them, got "
+            f"{shown(evaluations)}."
+        ) from error
     tasks, *others = ([row[:3] for row in rows] for rows in pooled.values())
     if any(other != tasks for other in others):
         raise ValueError("Evaluations of different tasks do not fit into one figure.")
@@ -260,11 +272,16 @@ def _draw_intervals(
     )
 
 
-def _require_few(labelled: Mapping[str, Any]) -> None:
+def _require_few(owner: str, name: str, labelled: Any) -> None:
+    require_type(owner, name, labelled, Mapping)
     if not 1 <= len(labelled) <= len(_COLOURS):
         raise ValueError(
-            f"A figure shows 1 to {len(_COLOURS)} configurations, got {len(labelled)}."
+            f"{owner} expected {name} of 1 to {len(_COLOURS)} configurations, got {len(labelled)}."
         )
+    for label, runs in labelled.items():
+        require_type(owner, f"{name}[{label!r}]", runs, Sequence)
+        if not runs:
+            raise ValueError(f"{owner} expected {name}[{label!r}] to be of at least one run.")
 
 
 def _finish(axes: Axes, *, below: bool = False) -> None:

@@ -387,6 +387,7 @@ def preset(name: str) -> MetaTrainConfig:
 
 def preset_name(config: MetaTrainConfig) -> str | None:
     """The preset that a configuration is, but perhaps for its ``updates``."""
+    require_type("preset_name", "config", config, MetaTrainConfig)
     for name, each in PRESETS.items():
         if dataclasses.replace(each, updates=config.updates) == config:
             return name

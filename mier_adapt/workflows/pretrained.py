@@ -10,7 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mier_adapt._checks import require_int, require_number
+from mier_adapt._checks import (
+    require_device,
+    require_int,
+    require_number,
+    require_type,
+    require_types,
+)
 from mier_adapt.integration import forget_optimizers
 from mier_adapt.workflows.checkpoints import CHECKPOINT_FILE, load_checkpoint, save_tree
 from mier_adapt.workflows.environments import TaskEnvs
@@ -74,6 +80,7 @@ def find_run(run: Path) -> Path:
     Raises:
         FileNotFoundError: If it is neither; the message lists the names.
     """
+    require_type("find_run", "run", run, Path)
     if (run / RUN_FILE).is_file():
         return run
     if str(run) in pretrained_names():
@@ -91,6 +98,7 @@ def read_evaluation(run: Path) -> dict[str, Any]:
         FileNotFoundError: If there is no run, or it was not evaluated.
         ValueError: If the file was written by something else.
     """
+    require_type("read_evaluation", "run", run, Path)
     path = run / EVALUATION_FILE
     if path.is_file():
         record = json.loads(path.read_text())
@@ -147,7 +155,18 @@ def export_run(
         FileNotFoundError: If there is no run or no checkpoint.
         RunLockedError: If the run is being trained.
     """
-    require_number("export_run", "max_megabytes", max_megabytes, above=0)
+    require_types(
+        "export_run",
+        directory=(directory, Path),
+        out=(out, Path),
+        name=(name, str),
+        command=(command, (str, type(None))),
+        commit=(commit, (str, type(None))),
+        machine=(machine, (str, type(None))),
+        on_stage=(on_stage, Callable),
+    )
+    require_number("export_run", "max_megabytes", max_megabytes, above=0, most=1e6)
+    require_device("export_run", device)
     require_int("export_run", "seeds", seeds, least=1)
     require_int("export_run", "episodes", episodes, least=1)
     config, seed, _ = read_run_file(directory)
@@ -241,6 +260,7 @@ def _commit() -> str:
 
 
 def _named(name: str) -> Path:
+    require_type("A pretrained run", "name", name, str)
     if name not in pretrained_names():
         raise ValueError(f"Expected the name of a pretrained run, {_listed()}, got {name!r}.")
     return _DIRECTORY / name

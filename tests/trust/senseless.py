@@ -22,6 +22,7 @@ SECONDS = 10.0
 SYNONYMS: dict[str, tuple[str, ...]] = {
     # A set that is of the wrong size is named by the tensor in it that shows it.
     "transitions": ("obs", "truncated"),
+    "real": ("obs",),
     "adaptation": ("obs",),
     "evaluation": ("obs",),
     # Counts that have to agree are named by one of them.
@@ -29,6 +30,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "num_envs": ("slots",),
     "dataset_id": ("dataset",),
     "context_steps": ("steps",),
+    "splits": ("tasks",),
     # Trees are named by the place in them.
     "state": ("run",),
     "tree": ("checkpoint",),

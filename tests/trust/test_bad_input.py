@@ -32,7 +32,9 @@ from mier_adapt.integration import (
     algorithm_state,
     build_sac,
     collect,
+    forget_optimizers,
     load_algorithm_state,
+    refresh_actor,
     relabeling_policy,
     restart_optimizers,
     set_lr,
@@ -44,13 +46,16 @@ from mier_adapt.integration.collection import require_finite_parameters
 from mier_adapt.integration.logging import tensorboard_logger
 from mier_adapt.integration.minari import from_minari, to_minari
 from mier_adapt.integration.task_replay import allocate
+from mier_adapt.workflows.packed_replay import pack_replay, unpack_replay
 from mier_adapt.workflows.presets import (
     AdaptConfig,
     MetaTrainConfig,
     ModelConfig,
     PolicyConfig,
     preset,
+    preset_name,
 )
+from mier_adapt.workflows.statistics import bootstrap_interval, interquartile_mean, summarize
 from mier_adapt.wrappers import ContextObservation
 from mier_adapt.wrappers import vector as vector_wrappers
 from tests.mier_adapt.doubles import random_transitions, small_sac
@@ -281,6 +286,7 @@ def targets() -> Iterator[Target]:
             "action_space": ACTIONS,
             "context_dim": 2,
             "hidden_sizes": (4,),
+            "critic_layer_norm": True,
             "lr": 1e-3,
             "gamma": 0.9,
             "tau": 0.1,
@@ -299,6 +305,12 @@ def targets() -> Iterator[Target]:
         set_target_entropy,
         {"algorithm": small_sac(), "target_entropy": -1.0},
     )
+    yield Target(
+        "refresh_actor",
+        refresh_actor,
+        {"algorithm": small_sac(), "observations": [torch.zeros(4, 5)]},
+    )
+    yield Target("forget_optimizers", forget_optimizers, {"algorithm": small_sac()})
     algorithm = small_sac()
     policy = algorithm.policy
     yield Target("act", act, {"policy": policy, "obs": np.zeros((4, 5)), "explore": True})
@@ -366,11 +378,23 @@ def targets() -> Iterator[Target]:
     for config in (ModelConfig(), PolicyConfig(), AdaptConfig(), preset("smoke")):
         yield Target(type(config).__name__, type(config), fields_of(config))
     yield Target("preset", preset, {"name": "smoke"})
+    yield Target("preset_name", preset_name, {"config": preset("smoke")})
     yield Target(
         "MetaTrainConfig.from_dict",
         MetaTrainConfig.from_dict,
         {"values": preset("smoke").to_dict()},
     )
+    packing = {"replay": replay(), "episodes": 2, "episode_steps": 2}
+    yield Target("pack_replay", pack_replay, packing)
+    yield Target("unpack_replay", unpack_replay, {"state": pack_replay(**packing)})
+    returns = np.arange(6.0).reshape(2, 3)
+    yield Target("interquartile_mean", interquartile_mean, {"returns": returns, "axis": 1})
+    yield Target(
+        "bootstrap_interval",
+        bootstrap_interval,
+        {"returns_TS": returns, "confidence": 0.9, "resamples": 100},
+    )
+    yield Target("summarize", summarize, {"returns_TS": returns})
     task = TASKS[0]
     yield Target(
         "Task", mier_adapt_envs.Task, {"family": "F", "parameters": (1.0,), "label": "one"}

@@ -11,22 +11,31 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mier_adapt
 import mier_adapt_envs
-from mier_adapt.workflows import checkpoints, randomness, runs
+from mier_adapt.workflows import checkpoints, pretrained, randomness, runs
+from mier_adapt.workflows.adaptation_report import novelty
 from mier_adapt.workflows.doctor import diagnose
 from mier_adapt.workflows.environments import TaskEnvs
-from mier_adapt.workflows.evaluation import collect_for_tasks, evaluate_tasks
+from mier_adapt.workflows.evaluation import collect_for_tasks, evaluate_tasks, evaluation_record
 from mier_adapt.workflows.files import replace_text
 from mier_adapt.workflows.fine_tuning import fine_tune_by_relabeling
+from mier_adapt.workflows.identification import identify
 from mier_adapt.workflows.locks import run_lock
 from mier_adapt.workflows.meta_training import MetaTrainer, meta_train
 from mier_adapt.workflows.metrics import MetricsLog, read_metrics
-from mier_adapt.workflows.plots import plot_adaptation, plot_learning_curve
+from mier_adapt.workflows.plots import (
+    plot_adaptation,
+    plot_learning_curve,
+    plot_learning_curves,
+    plot_task_returns,
+)
 from mier_adapt.workflows.runs import Run, load_run
+from mier_adapt.workflows.statistics import bootstrap_interval
 from tests.mier_adapt.doubles import tiny_config
 from tests.trust import test_bad_input
 from tests.trust.senseless import PLAIN, Target, arrays, require_sense
@@ -34,6 +43,7 @@ from tests.trust.senseless import PLAIN, Target, arrays, require_sense
 CONFIG = tiny_config(initial_episodes=2, evaluated_tasks=1)
 ROW = {"updates": 5, "return_initial": 1.0, "return_adapted": 2.0, "loss_initial": 0.0}
 ROW["loss_adapted"] = 0.0
+CURVE_ROW = {"env_steps": 10, "returns_adapted": [1.0, 2.0]}
 
 LEFT_OUT = {
     "main": "reads the command line, which tyro checks",
@@ -41,6 +51,7 @@ LEFT_OUT = {
     # what functions give back; nothing takes them
     **dict.fromkeys(("FineTuneResult", "FineTuneStep", "MetaLoss", "Prediction"), "a result"),
     **dict.fromkeys(("Rollout", "TaskEvaluation", "AdaptationReport"), "a result"),
+    **dict.fromkeys(("Adaptation", "Identified", "Novelty"), "a result"),
     **dict.fromkeys(("Check", "Diagnosis"), "a result"),
 }
 """Public names that are not called here, and why."""
@@ -105,6 +116,46 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
         fine_tune_by_relabeling,
         {**common, "task": tasks[11], "seed": 1, "evaluation_episodes": 1, "checkpoint": None},
     )
+    yield Target(
+        "identify",
+        identify,
+        {**common, "task": tasks[11], "seed": 1, "generator": generator, "checkpoint": None},
+    )
+    yield Target(
+        "novelty",
+        novelty,
+        {
+            "run": run,
+            "real": run.replay.stored()[:5],
+            "context": torch.zeros(run.model.context_dim),
+            "earlier_contexts": torch.randn(run.replay.num_tasks, run.model.context_dim),
+        },
+    )
+    splits = {"test": tasks.meta_test[:1]}
+    evaluating = {**common, "splits": splits, "seeds": 1, "episodes": 1, "context_steps": 1}
+    yield Target("evaluation_record", evaluation_record, evaluating)
+    exporting = {
+        "directory": finished,
+        "out": here / "pretrained" / "tiny",
+        "name": "tiny",
+        "command": "x",
+        "commit": "x",
+        "machine": "x",
+        "max_megabytes": 1.0,
+        "seeds": 1,
+        "episodes": 1,
+        "device": "cpu",
+    }
+    card = pretrained.export_run(**exporting)
+    yield Target("export_run", pretrained.export_run, exporting)
+    yield Target(
+        "load_pretrained",
+        pretrained.load_pretrained,
+        {"name": "tiny", "envs": envs, "device": "cpu"},
+    )
+    yield Target("read_card", pretrained.read_card, {"name": "tiny"})
+    yield Target("find_run", pretrained.find_run, {"run": Path("tiny")})
+    yield Target("read_evaluation", pretrained.read_evaluation, {"run": Path("tiny")})
     yield Target("replace_text", replace_text, {"path": here / "text", "text": "x"})
 
     def lock(directory: Path) -> None:
@@ -132,6 +183,20 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
     yield Target("read_metrics", read_metrics, directory)
     yield Target(
         "plot_learning_curve", plot_learning_curve, {"rows": [ROW], "path": here / "curve.png"}
+    )
+    yield Target(
+        "plot_learning_curves",
+        plot_learning_curves,
+        {"curves": {"one": [[CURVE_ROW]]}, "path": here / "curves.png"},
+    )
+    yield Target(
+        "plot_task_returns",
+        plot_task_returns,
+        {
+            "evaluations": {"one": [card["evaluation"]]},
+            "path": here / "returns.png",
+            "family": tasks.family,
+        },
     )
     yield Target(
         "plot_adaptation",
@@ -172,6 +237,7 @@ def workflows(
 ) -> dict[str, Target]:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(pretrained, "_DIRECTORY", tmp_path / "pretrained")
     return {target.name: target for target in targets(finished_run, tmp_path)}
 
 
@@ -209,6 +275,10 @@ def test_callbacks_that_cannot_be_called(value: Any, finished_run: Path, tmp_pat
     for name in ("should_stop", "on_step"):
         with pytest.raises(TypeError, match=name):
             meta_train(CONFIG, tmp_path / "run", **{name: value})
+    with pytest.raises(TypeError, match="on_stage"):
+        pretrained.export_run(finished_run, tmp_path / "export", name="x", on_stage=value)
+    with pytest.raises(TypeError, match="statistic"):
+        bootstrap_interval(np.zeros((2, 2)), value)
     with pytest.raises(TypeError, match="on_check"):
         diagnose(tmp_path, on_check=value)
 

@@ -59,7 +59,7 @@ def test_a_pretrained_run_acts_and_adapts_as_the_run_it_came_from(pair, negated_
         run.config = dataclasses.replace(run.config, adapt=adapt)
         outcomes.append(fine_tune_by_relabeling(run, negated_joints_envs, task, seed=3))
     (_, context, report), (_, same_context, same_report) = outcomes
-    assert report.relabeled
+    assert "relabeled" in report.returns
     assert torch.equal(context, same_context)
     assert dataclasses.replace(report, seconds={}) == dataclasses.replace(same_report, seconds={})
 
