@@ -212,6 +212,7 @@ def refresh_actor(algorithm: SAC[Any], observations: Iterable[Float[Tensor, "B O
 
     Raises:
         ValueError: If a batch is not finite or of another shape.
+        TypeError: If ``observations`` are not batches.
         FloatingPointError: If a loss is not finite; names the update.
 
     Source:

@@ -369,7 +369,8 @@ PRESETS: dict[str, MetaTrainConfig] = {
 
 Transitions for adaptation are those of the paper's Table 1. ``…-paper`` keeps the
 published settings throughout; ``smoke`` is ``halfcheetah-negated-joints`` cut down to a minute
-or two. Only ``halfcheetah-negated-joints`` has been trained for long here; see docs/results.md.
+or two. ``halfcheetah-negated-joints`` and ``halfcheetah-vel-hard`` have been
+trained in full here; see docs/results.md.
 """
 
 
