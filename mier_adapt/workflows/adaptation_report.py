@@ -34,7 +34,7 @@ class Novelty:
 class AdaptationReport:
     """What an adaptation cost and what each of its stages achieved.
 
-    Losses are in the units of :meth:`ContextModel.loss`, returns undiscounted.
+    Losses are in the units of :meth:`.ContextModel.loss`, returns undiscounted.
     """
 
     task: str
