@@ -60,6 +60,7 @@ def identify(
     Raises:
         ValueError: If the checkpoint is of another adaptation.
         CheckpointError: If it is damaged.
+        FloatingPointError: If an action, an observation or the context is not finite.
     """
     require_types(
         "identify",
@@ -96,6 +97,11 @@ def identify(
         total += len(share)
         so_far = Transitions.cat(parts)[:total].to(run.device)
         context = run.adapter.adapt(so_far, steps=config.context_steps)
+        if not bool(context.isfinite().all()):
+            raise FloatingPointError(
+                f"Adapting to task {task}: the context that {total} real transitions identify is "
+                "not finite. The run's model diverged; go back to an earlier checkpoint of it."
+            )
     return Identified(so_far, np.concatenate(cuts), context)
 
 
