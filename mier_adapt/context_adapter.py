@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -347,7 +347,7 @@ class GradientContextAdapter:
 
         Raises:
             ValueError: If there are fewer than two transitions or a number is out of range.
-            TypeError: If ``rehearsal`` cannot be called.
+            TypeError: If ``rehearsal`` cannot be called, or gives something else.
             FloatingPointError: If a loss stops being finite; names stage and step.
 
         Source:
@@ -409,7 +409,7 @@ class GradientContextAdapter:
                 raise FloatingPointError(
                     f"fine_tune reached a loss that is not finite at {stage} step {step}: "
                     f"training {entry.train_loss}, validation {entry.validation_loss}. "
-                    "Lower weight_lr or the adapter's lr."
+                    "Lower weight_lr, context_lr or the adapter's lr."
                 )
             trace.append(entry)
             return entry
@@ -438,7 +438,7 @@ class GradientContextAdapter:
             if batch_size is not None:
                 batch = train[torch.randint(len(train), (batch_size,), generator=generator)]
             if rehearsal is not None:
-                earlier, contexts = rehearsal()
+                earlier, contexts = _rehearsed(rehearsal())
                 batch_context = torch.cat((context.expand(len(batch), -1), contexts))
                 batch = Transitions.cat([batch, earlier])
             optimizer.zero_grad()
@@ -490,3 +490,14 @@ class GradientContextAdapter:
                 f"{(*tasks, self.model.context_dim)}, got {tuple(start.shape)}."
             )
         return start.expand(*tasks, -1)
+
+
+def _rehearsed(drawn: Any) -> tuple[Transitions, Tensor]:
+    """What a rehearsal gave, if it is what it should be."""
+    if not isinstance(drawn, tuple) or [type(each) for each in drawn] != [Transitions, Tensor]:
+        raise TypeError(
+            "fine_tune expected rehearsal to give transitions and their contexts, got "
+            f"{shown(drawn)}."
+        )
+    earlier, contexts = drawn
+    return earlier, contexts

@@ -272,11 +272,13 @@ def _require(config: Any, least: float, most: float, *names: str) -> None:
         value = getattr(config, name)
         if value is None and type(None) in get_args(types[name]):
             continue
-        if types[name] in (int, int | None, tuple[int, ...]) and not _is_whole(value):
+        several = types[name] == tuple[int, ...]
+        whole = several or types[name] in (int, int | None)
+        if whole and not _is_whole(value, several=several):
             raise ValueError(
                 f"{type(config).__name__} expected {name} to be whole, got {shown(value)}."
             )
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in value if several else (value,):
             if not isinstance(number, (int, float)):
                 raise ValueError(
                     f"{type(config).__name__} expected {name} to be a number, got {shown(value)}."
@@ -288,9 +290,10 @@ def _require(config: Any, least: float, most: float, *names: str) -> None:
                 raise ValueError(f"{type(config).__name__} expected {name} {wanted}, got {value}.")
 
 
-def _is_whole(value: Any) -> bool:
-    entries = value if isinstance(value, tuple) else (value,)
-    return all(isinstance(entry, int) for entry in entries)
+def _is_whole(value: Any, *, several: bool) -> bool:
+    if several and not isinstance(value, tuple):
+        return False
+    return all(isinstance(entry, int) for entry in (value if several else (value,)))
 
 
 def _ours(family: str, task_set: str, **changes: Any) -> MetaTrainConfig:

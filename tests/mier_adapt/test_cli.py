@@ -93,7 +93,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_1(
     code, _, err = command(*(argument.format(**places) for argument in arguments))
     assert code == 1
     assert err.startswith("mier-adapt: ")
-    assert message in err.replace("\n", " ")
+    assert message in " ".join(err.split())
     assert "Traceback" not in err
 
 

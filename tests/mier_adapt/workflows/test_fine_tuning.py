@@ -316,7 +316,7 @@ def test_an_interrupted_adaptation_goes_on_from_its_real_transitions(
     with pytest.raises(ValueError, match="another run"):
         adapt(run, negated_joints_envs, checkpoint=checkpoint)
     save_tree(checkpoint, {"real": 1})
-    with pytest.raises(CheckpointError, match="not of an adaptation"):
+    with pytest.raises(CheckpointError, match="not the checkpoint of an adaptation"):
         adapt(run, negated_joints_envs, checkpoint=checkpoint)
 
 
