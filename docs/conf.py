@@ -45,6 +45,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(Array|Batch|Bool|Box|Float|Int|NDArray|Policy|Space|Tensor|VectorEnv)\b.*"),
 ]
 
+html_domain_indices = False  # the reference has a page for each room
 html_theme = "furo"
 html_title = f"mier-adapt {release}"
 html_static_path = ["_static"]
