@@ -150,11 +150,7 @@ def set_lr(algorithm: OffPolicyAlgorithm[Any], lr: float) -> None:
     """
     require_type("set_lr", "algorithm", algorithm, OffPolicyAlgorithm)
     require_number("set_lr", "lr", lr, above=0)
-    optimizers = [optimizer._optim for optimizer in algorithm._optimizers]
-    alpha = getattr(algorithm, "alpha", None)
-    if isinstance(alpha, AutoAlpha):
-        optimizers.append(alpha._optim)
-    for optimizer in optimizers:
+    for optimizer in _all_optimizers(algorithm):
         for group in optimizer.param_groups:
             group["lr"] = lr
 
@@ -262,11 +258,15 @@ def refresh_actor(algorithm: SAC[Any], observations: Iterable[Float[Tensor, "B O
 def forget_optimizers(algorithm: Algorithm[Any, Any]) -> None:
     """Drop all optimizers' moments: what only further training of the same kind needs."""
     require_type("forget_optimizers", "algorithm", algorithm, Algorithm)
-    for optimizer in algorithm._optimizers:
-        optimizer._optim.state.clear()
+    for optimizer in _all_optimizers(algorithm):
+        optimizer.state.clear()
+
+
+def _all_optimizers(algorithm: Algorithm[Any, Any]) -> list[torch.optim.Optimizer]:
+    """An algorithm's optimizers, a learned temperature's included."""
+    optimizers = [optimizer._optim for optimizer in algorithm._optimizers]
     alpha = getattr(algorithm, "alpha", None)
-    if isinstance(alpha, AutoAlpha):
-        alpha._optim.state.clear()
+    return [*optimizers, alpha._optim] if isinstance(alpha, AutoAlpha) else optimizers
 
 
 def algorithm_state(algorithm: Algorithm[Any, Any]) -> dict[str, Any]:

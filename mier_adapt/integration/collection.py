@@ -130,7 +130,7 @@ def collect(
             f"collect expected a task and a context for each of {env.num_envs} slots, got "
             f"{len(tasks)} tasks and {len(contexts)} contexts."
         )
-    if contexts.ndim != 2 or not np.isfinite(contexts).all():
+    if not np.isfinite(contexts).all():
         raise ValueError(f"collect expected finite contexts of shape (N, C), got {contexts}.")
     shape = (env.num_envs, steps)
     (obs_dim,), (act_dim,) = _shape(env.single_observation_space), _shape(env.single_action_space)

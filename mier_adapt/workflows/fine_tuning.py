@@ -208,15 +208,11 @@ def _refresh(run: Run, context: torch.Tensor, generator: np.random.Generator) ->
     config = run.config.adapt
     algorithm = copy.deepcopy(run.algorithm)
     restart_optimizers(algorithm, actor_lr=config.actor_lr, critic_lr=config.critic_lr)
+    count = config.refresh_updates * config.batch_size
+    batches = _stored(run, count, config.batch_size, generator)
     refresh_actor(
         algorithm,
-        (
-            torch.cat((obs, context.expand(len(obs), -1)), -1)
-            for stored in _stored(
-                run, config.refresh_updates * config.batch_size, config.batch_size, generator
-            )
-            for obs in (stored.obs,)
-        ),
+        (torch.cat((each.obs, context.expand(len(each), -1)), -1) for each in batches),
     )
     require_finite_parameters(algorithm, "The refreshed SAC")
     return algorithm

@@ -116,8 +116,8 @@ class MetaTrainer:
             self.pretrain_steps += 1
             self.seconds += time.monotonic() - started
             return None
-        self._anneal()
         if self.updates % config.updates_per_iteration == 0:
+            self._anneal()
             self._collect()
         if self.updates % config.policy.updates_per_model_step == 0:
             self._meta_step()
@@ -169,6 +169,7 @@ class MetaTrainer:
         self._sums = dict(state["sums"])
         self.generator.bit_generator.state = state["generator"]
         set_global_generator_state(state["global_generators"])
+        self._anneal()  # no state holds the target entropy of an iteration that is under way
 
     def _check_state(self, state: Any) -> None:
         own = {**self.state(), "run": None}
