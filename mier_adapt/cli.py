@@ -166,27 +166,23 @@ class Adapt:
         table.add_column("task", no_wrap=True)
         for column in ("initial", "adapted", "actor only", "relabeled", "kept", "steps", "seconds"):
             table.add_column(column, justify="right", no_wrap=True)
-        stages = ("initial context", "adapted context", "actor only", "relabeled")
-        for index, report in reports:
-            kept = {**report.returns, "kept": report.returns[report.decision]}
+        stages = ("initial context", "adapted context", "actor only", "relabeled", "kept")
+        returns = [
+            {**report.returns, "kept": report.returns[report.decision]} for _, report in reports
+        ]
+        for (index, report), row in zip(reports, returns, strict=True):
             table.add_row(
                 f"{index}: {report.task}",
-                *(_mean_spread(kept.get(stage)) for stage in (*stages, "kept")),
+                *(_mean_spread(row.get(stage)) for stage in stages),
                 str(report.real_transitions + report.gate_transitions),
                 f"{sum(report.seconds.values()):.0f}",
             )
         if len(reports) > 1:
             table.add_section()
-            means = [
-                {stage: np.mean(r.returns.get(stage, np.nan)) for stage in stages}
-                | {"kept": np.mean(r.returns[r.decision])}
-                for _, r in reports
-            ]
-            table.add_row(
-                "mean",
-                *(f"{np.mean([row[stage] for row in means]):.0f}" for stage in (*stages, "kept")),
-                style="bold",
+            means = (
+                np.mean([np.mean(row.get(stage, np.nan)) for row in returns]) for stage in stages
             )
+            table.add_row("mean", *(f"{mean:.0f}" for mean in means), style="bold")
         _console.print(table)
         for index, report in reports:
             _console.print(
