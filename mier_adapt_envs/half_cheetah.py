@@ -281,13 +281,17 @@ class HalfCheetahNegatedJointsEnv(HalfCheetahEnv):
 
     ## Arguments
     See :class:`~mier_adapt_envs.task_env.TaskEnv`. A task has six parameters, the mask's entries
-    in action order, each +1 or -1. Task set:
+    in action order, each +1 or -1. Task sets:
 
     - `standard` (10 / 10): meta-training negates every choice of three of the first five joints,
       in lexicographic order; meta-test every choice of two of the first five, and the sixth.
+    - `held_out_joint` (4 / 6): the meta-training tasks of `standard` alone, split the same way:
+      meta-training negates three of the first four joints, meta-test two of them, and the fifth.
+      For choosing an adaptation's options without a look at the tasks of `standard`'s meta-test.
 
     ## Differences from the paper
-    None known; the paper's out-of-distribution tasks are numbers 10 to 19.
+    `held_out_joint` is ours. The paper's out-of-distribution tasks are numbers 10 to 19 of
+    `standard`.
 
     ## Version History
     * v0: First release.
@@ -317,10 +321,16 @@ class HalfCheetahNegatedJointsEnv(HalfCheetahEnv):
     @classmethod
     @functools.cache
     def task_sets(cls) -> Mapping[str, TaskSet]:
-        """Return the set `standard`."""
-        meta_train = [mask_task(cls.family, 6, negated) for negated in combinations(range(5), 3)]
-        meta_test = [
-            mask_task(cls.family, 6, (*negated, 5)) for negated in combinations(range(5), 2)
-        ]
-        standard = TaskSet(cls.family, "standard", cls.env_id, tuple(meta_train), tuple(meta_test))
-        return {standard.name: standard}
+        """Return the sets `standard` and `held_out_joint`."""
+
+        def split(name: str, held_out: int) -> TaskSet:
+            meta_train = [
+                mask_task(cls.family, 6, each) for each in combinations(range(held_out), 3)
+            ]
+            meta_test = [
+                mask_task(cls.family, 6, (*each, held_out))
+                for each in combinations(range(held_out), 2)
+            ]
+            return TaskSet(cls.family, name, cls.env_id, tuple(meta_train), tuple(meta_test))
+
+        return {each.name: each for each in (split("standard", 5), split("held_out_joint", 4))}

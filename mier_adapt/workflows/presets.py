@@ -328,6 +328,12 @@ PRESETS: dict[str, MetaTrainConfig] = {
         "HalfCheetahDir", "standard", adapt=AdaptConfig(adaptation_steps=1_000)
     ),
     "halfcheetah-negated-joints": _NEGATED_JOINTS,
+    "halfcheetah-negated-joints-held-out": dataclasses.replace(
+        _NEGATED_JOINTS,
+        task_set="held_out_joint",
+        updates=60_000,
+        model=ModelConfig(context_dim=10, tasks_per_batch=4),
+    ),
     "halfcheetah-negated-joints-paper": MetaTrainConfig(
         family="HalfCheetahNegatedJoints",
         model=ModelConfig(
@@ -372,8 +378,9 @@ PRESETS: dict[str, MetaTrainConfig] = {
 
 Transitions for adaptation are those of the paper's Table 1. ``…-paper`` keeps the
 published settings throughout; ``smoke`` is ``halfcheetah-negated-joints`` cut down to a minute
-or two. ``halfcheetah-negated-joints`` and ``halfcheetah-vel-hard`` have been
-trained in full here; see docs/results.md.
+or two; ``…-held-out`` is for choosing options of adaptation, see docs/results.md.
+``halfcheetah-negated-joints`` and ``halfcheetah-vel-hard`` have been trained in full here; see
+docs/results.md.
 """
 
 

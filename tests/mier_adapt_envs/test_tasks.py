@@ -131,6 +131,7 @@ FROZEN = {
     "HalfCheetahVel hard": "8a0214753243f054",
     "HalfCheetahVel fig5": "b20eacf769f03cd0",
     "HalfCheetahDir standard": "6a0150e8ac1dc693",
+    "HalfCheetahNegatedJoints held_out_joint": "55a2b2a1a0884ef0",
     "HalfCheetahNegatedJoints standard": "211357290e8a7c27",
     "AntDir forward_backward": "b2d2ee7278e56b9a",
     "AntDir ood": "3232a8002a64dfcf",
