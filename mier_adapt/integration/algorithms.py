@@ -155,26 +155,31 @@ def set_lr(algorithm: OffPolicyAlgorithm[Any], lr: float) -> None:
             group["lr"] = lr
 
 
-def restart_optimizers(algorithm: SAC[Any], *, actor_lr: float, critic_lr: float) -> None:
-    """Forget the optimizers' moments, set their step sizes, and fix the temperature.
+def restart_optimizers(
+    algorithm: OffPolicyAlgorithm[Any], *, actor_lr: float, critic_lr: float
+) -> None:
+    """Forget the optimizers' moments, set their step sizes, and fix a learned temperature.
 
     Fine-tuning on another task starts from here: moments of the old tasks' gradients would
     push the first steps, and a temperature that is learned anew would first undo the policy.
     """
-    require_type("restart_optimizers", "algorithm", algorithm, SAC)
+    require_type("restart_optimizers", "algorithm", algorithm, OffPolicyAlgorithm)
     require_number("restart_optimizers", "actor_lr", actor_lr, above=0)
     require_number("restart_optimizers", "critic_lr", critic_lr, above=0)
-    for optimizer, lr in (
-        (algorithm.policy_optim, actor_lr),
-        (algorithm.critic_optim, critic_lr),
-        (algorithm.critic2_optim, critic_lr),
-    ):
+    if not hasattr(algorithm, "policy_optim"):
+        raise TypeError(
+            "restart_optimizers expected an actor-critic such as SAC, TD3 or REDQ, got "
+            f"{type(algorithm).__name__}."
+        )
+    actor_critic: Any = algorithm
+    for optimizer in algorithm._optimizers:
         optimizer._optim.state.clear()
         for group in optimizer._optim.param_groups:
-            group["lr"] = lr
-    temperature = algorithm.alpha.value
-    del algorithm.alpha  # a learned one is a module, which a plain value cannot replace
-    algorithm.alpha = FixedAlpha(temperature)
+            group["lr"] = actor_lr if optimizer is actor_critic.policy_optim else critic_lr
+    alpha = getattr(algorithm, "alpha", None)
+    if isinstance(alpha, AutoAlpha):
+        del actor_critic.alpha  # a learned one is a module, which a plain value cannot replace
+        actor_critic.alpha = FixedAlpha(alpha.value)
 
 
 def set_target_entropy(algorithm: SAC[Any], target_entropy: float) -> None:

@@ -81,7 +81,7 @@ def act(policy: Policy, obs: NDArray[np.floating], *, explore: bool) -> NDArray[
 
 def collect(
     env: VectorEnv[Any, Any, Any],
-    tasks: Sequence[Any],
+    tasks: Sequence[Any] | None,
     policy: Policy,
     contexts: NDArray[np.floating],
     *,
@@ -95,8 +95,9 @@ def collect(
     carried over from the environment's past. A slot whose episode ends starts another.
 
     Args:
-        env: Of N slots, with same-step autoreset and ``reset(options={"tasks": ...})``.
-        tasks: One task for each slot.
+        env: Of N slots, with same-step autoreset; where slots have tasks, with
+            ``reset(options={"tasks": ...})``.
+        tasks: One task for each slot; ``None`` for an environment that has but one.
         policy: Acts on ``[obs, context]``.
         contexts: One for each slot, ``(N, C)``; C may be 0.
         steps: Environment steps of each slot.
@@ -117,8 +118,10 @@ def collect(
             f"{env.metadata.get('autoreset_mode')}. Make it with "
             "autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP."
         )
-    if not isinstance(tasks, Sequence):
-        raise TypeError(f"collect expected tasks to be a sequence, got {shown(tasks)}.")
+    if not isinstance(tasks, (Sequence, type(None))):
+        raise TypeError(f"collect expected tasks to be a sequence or None, got {shown(tasks)}.")
+    options = None if tasks is None else {"tasks": list(tasks)}
+    tasks = [env.spec.id if env.spec else str(env)] * env.num_envs if tasks is None else tasks
     contexts = require_array("collect", "contexts", contexts, np.float32)
     require_int("collect", "steps", steps, least=1)
     require_type("collect", "generator", generator, np.random.Generator)
@@ -141,7 +144,7 @@ def collect(
     terminated_NS, truncated_NS = np.empty(shape, dtype=bool), np.empty(shape, dtype=bool)
 
     seeds = generator.integers(2**31, size=env.num_envs).tolist()
-    obs, _ = env.reset(seed=seeds, options={"tasks": list(tasks)})
+    obs, _ = env.reset(seed=seeds, options=options)
     for step in range(steps):
         action = act(
             policy, np.concatenate((obs, contexts), axis=-1, dtype=np.float32), explore=explore

@@ -9,12 +9,12 @@ import torch
 
 from mier_adapt._checks import require_types, shown
 from mier_adapt.transitions import Transitions
-from mier_adapt.workflows.runs import Run
+from mier_adapt.workflows.agents import Agent
 
 __all__ = ["AdaptationReport", "Decision", "Novelty", "novelty"]
 
-Decision = Literal["adapted context", "actor only", "relabeled"]
-"""The stage whose policy is handed back."""
+Decision = Literal["unchanged", "adapted context", "actor only", "relabeled"]
+"""The stage whose policy is handed back; ``unchanged`` is one that knows no context."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +55,11 @@ class AdaptationReport:
     """Environment steps spent on ``returns``, which steer nothing."""
     returns: dict[str, tuple[float, ...]]
     """Returns of deterministic episodes from common starts after each stage that ran: ``initial
-    context``, ``adapted context``, ``actor only``, ``relabeled``."""
+    context``, ``adapted context`` and ``actor only``, or ``unchanged``; and ``relabeled``."""
     gate_returns: dict[str, tuple[float, ...]]
     """Returns of the episodes that the gate compared, by stage; empty without a gate."""
-    novelty: Novelty
-    """How far from the meta-training tasks this one is."""
+    novelty: Novelty | None
+    """How far from the earlier tasks this one is; None with fewer than three of them."""
     train_loss: tuple[float, float, float]
     """Model loss on the identification data: at first, with the adapted context, and with refined
     weights (mean over the models)."""
@@ -88,12 +88,12 @@ class AdaptationReport:
 
 @torch.no_grad()
 def novelty(
-    run: Run, real: Transitions, context: torch.Tensor, earlier_contexts: torch.Tensor
-) -> Novelty:
-    """Compare a new task with the meta-training tasks of a run.
+    agent: Agent, real: Transitions, context: torch.Tensor, earlier_contexts: torch.Tensor
+) -> Novelty | None:
+    """Compare a new task with those that an agent knows; None if these are fewer than three.
 
     Args:
-        run: The agent.
+        agent: The agent.
         real: The new task's transitions, ``(B, ...)``.
         context: Its context, ``(C,)``.
         earlier_contexts: The T meta-training tasks' contexts, ``(T, C)``.
@@ -103,31 +103,33 @@ def novelty(
     """
     require_types(
         "novelty",
-        run=(run, Run),
+        agent=(agent, Agent),
         real=(real, Transitions),
         context=(context, torch.Tensor),
         earlier_contexts=(earlier_contexts, torch.Tensor),
     )
-    width = run.model.context_dim
+    width = agent.model.context_dim
     for name, value, shape in (
         ("context", context, (width,)),
-        ("earlier_contexts", earlier_contexts, (run.replay.num_tasks, width)),
+        ("earlier_contexts", earlier_contexts, (agent.replay.num_tasks, width)),
     ):
         if tuple(value.shape) != shape or not bool(value.isfinite().all()):
             raise ValueError(
                 f"novelty expected {name} of shape {shape} with finite values, got {shown(value)} "
                 f"of shape {tuple(value.shape)}."
             )
-    tasks = np.arange(run.replay.num_tasks)
-    stored = run.replay.sample_transitions(
+    tasks = np.arange(agent.replay.num_tasks)
+    if len(tasks) < 3:
+        return None
+    stored = agent.replay.sample_transitions(
         tasks, len(real), adaptation=True, generator=np.random.default_rng(0)
-    ).to(run.device)
-    losses = run.model.loss(stored, earlier_contexts)
-    loss = run.model.loss(real, context)
-    spread = float(losses.std()) if len(losses) > 1 else 0.0
+    ).to(agent.device)
+    losses = agent.model.loss(stored, earlier_contexts)
+    loss = agent.model.loss(real, context)
+    spread = float(losses.std())
     between = torch.cdist(earlier_contexts, earlier_contexts)
     nearest = between.fill_diagonal_(torch.inf).amin(1)
-    scale = float(nearest.median()) if len(nearest) > 1 else 0.0
+    scale = float(nearest.median())
     distance = float((earlier_contexts - context).norm(dim=1).amin())
     return Novelty(
         context_distance=distance / scale if scale > 0 else 0.0,

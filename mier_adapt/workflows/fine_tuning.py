@@ -28,15 +28,16 @@ from mier_adapt.integration.collection import require_finite_parameters
 from mier_adapt.relabeler import ExperienceRelabeler
 from mier_adapt.transitions import Transitions
 from mier_adapt.workflows.adaptation_report import AdaptationReport, Decision, novelty
+from mier_adapt.workflows.agents import Agent
 from mier_adapt.workflows.environments import TaskEnvs
-from mier_adapt.workflows.evaluation import collect_for_tasks
 from mier_adapt.workflows.identification import Identified, identify
+from mier_adapt.workflows.new_tasks import NewTask
 from mier_adapt.workflows.presets import AdaptConfig
 from mier_adapt.workflows.randomness import forked_global_generators
 from mier_adapt.workflows.runs import Run
-from mier_adapt_envs import Task, termination_fn
+from mier_adapt_envs import Task
 
-__all__ = ["Adaptation", "fine_tune_by_relabeling"]
+__all__ = ["Adaptation", "adapt_agent", "fine_tune_by_relabeling"]
 
 _PROBE = 1024
 """Transitions on which the refined models are compared."""
@@ -46,9 +47,9 @@ class Adaptation(NamedTuple):
     """What an adaptation hands back."""
 
     algorithm: Any
-    """A Tianshou SAC whose policy acts on ``[obs, context]``; never the run's own object."""
+    """A copy of the agent's, adapted, whose policy takes what the agent's does."""
     context: torch.Tensor
-    """The context that it acts under, ``(C,)``."""
+    """The task's context, as the model knows it, ``(C,)``."""
     report: AdaptationReport
     """What it cost, what it achieved, and why this policy and no other."""
 
@@ -95,21 +96,67 @@ def fine_tune_by_relabeling(
         step size of the actor, the fixed temperature, and the gate.
     """
     require_types(
-        "fine_tune_by_relabeling",
-        run=(run, Run),
-        envs=(envs, TaskEnvs),
-        task=(task, Task),
-        checkpoint=(checkpoint, (Path, type(None))),
-        on_stage=(on_stage, Callable),
+        "fine_tune_by_relabeling", run=(run, Run), envs=(envs, TaskEnvs), task=(task, Task)
     )
-    require_seed("fine_tune_by_relabeling", seed)
-    require_int("fine_tune_by_relabeling", "evaluation_episodes", evaluation_episodes, least=1)
     if task.family != run.config.family:
         raise ValueError(
             f"fine_tune_by_relabeling expected a task of {run.config.family}, got one of "
             f"{task.family}."
         )
-    config = run.config.adapt
+    return adapt_agent(
+        run,
+        NewTask.of_family(envs, task, episode_steps=run.config.episode_steps),
+        run.config.adapt,
+        seed=seed,
+        evaluation_episodes=evaluation_episodes,
+        checkpoint=checkpoint,
+        on_stage=on_stage,
+    )
+
+
+def adapt_agent(
+    agent: Agent,
+    task: NewTask,
+    config: AdaptConfig,
+    *,
+    seed: int,
+    evaluation_episodes: int = 4,
+    checkpoint: Path | None = None,
+    on_stage: Callable[[str, float], None] = lambda stage, progress: None,
+) -> Adaptation:
+    """:func:`fine_tune_by_relabeling` for an agent from anywhere, in an environment from anywhere.
+
+    For a policy that knows no context the actor-only stage is left out (there is no new context to
+    learn under), and the policy to beat is the one that came, ``unchanged``.
+
+    Args:
+        agent: What is adapted; not changed.
+        task: The new task, with its environments.
+        config: How.
+        seed: As in :func:`fine_tune_by_relabeling`, like all that follow.
+        evaluation_episodes: See there.
+        checkpoint: See there.
+        on_stage: See there.
+
+    Raises:
+        ValueError: If the agent has no experience, dynamics vary and the task has no rule for the
+            end of an episode, or the checkpoint is of another adaptation.
+        CheckpointError: If the checkpoint is damaged.
+        FloatingPointError: As :func:`fine_tune_by_relabeling`.
+
+    Source:
+        As :func:`fine_tune_by_relabeling`.
+    """
+    require_types(
+        "adapt_agent",
+        agent=(agent, Agent),
+        task=(task, NewTask),
+        config=(config, AdaptConfig),
+        checkpoint=(checkpoint, (Path, type(None))),
+        on_stage=(on_stage, Callable),
+    )
+    require_seed("adapt_agent", seed)
+    require_int("adapt_agent", "evaluation_episodes", evaluation_episodes, least=1)
     generator = np.random.default_rng(seed)
     returns: dict[str, tuple[float, ...]] = {}
     seconds: dict[str, float] = {}
@@ -121,64 +168,73 @@ def fine_tune_by_relabeling(
         yield
         seconds[name] = time.monotonic() - started
 
-    def evaluate(name: str, policy: Any, context: torch.Tensor) -> None:
-        starts = np.random.default_rng(seed + 1)
-        returns[name] = _returns(run, envs, task, policy, context, evaluation_episodes, starts)
+    def evaluate(name: str, algorithm: Any, context: torch.Tensor) -> None:
+        returns[name] = task.returns(
+            algorithm.policy,
+            agent.policy_context(context),
+            episodes=evaluation_episodes,
+            generator=np.random.default_rng(seed + 1),
+        )
 
+    safe: Decision = "adapted context" if agent.conditioned else "unchanged"
     with forked_global_generators(seed):
-        initial = run.model.initial_context.detach()
         with stage("identify"):
-            found = identify(run, envs, task, seed=seed, generator=generator, checkpoint=checkpoint)
-            earlier_contexts = _earlier_contexts(run, generator)
+            found = identify(
+                agent, task, config, seed=seed, generator=generator, checkpoint=checkpoint
+            )
+            earlier_contexts = _earlier_contexts(agent, config, generator)
         context = found.context
-        evaluate("initial context", run.algorithm, initial)
-        evaluate("adapted context", run.algorithm, context)
-        policies: dict[Decision, Any] = {"adapted context": copy.deepcopy(run.algorithm)}
+        if agent.conditioned:
+            evaluate("initial context", agent.algorithm, agent.model.initial_context.detach())
+        evaluate(safe, agent.algorithm, context)
+        algorithms: dict[Decision, Any] = {safe: copy.deepcopy(agent.algorithm)}
 
-        if config.refresh_updates:
+        if config.refresh_updates and agent.conditioned:
             with stage("refresh"):
-                policies["actor only"] = _refresh(run, context, generator)
-            evaluate("actor only", policies["actor only"], context)
+                algorithms["actor only"] = _refresh(agent, config, context, generator)
+            evaluate("actor only", algorithms["actor only"], context)
 
         with stage("refine"):
-            fitted = _refine(run, task, found.real, earlier_contexts, generator)
-        earlier_loss = _earlier_loss(run, fitted, earlier_contexts)
-        disagreement = _disagreement(run, fitted)
+            fitted = _refine(agent, task, config, found.real, earlier_contexts, generator)
+        earlier_loss = _earlier_loss(agent, fitted, earlier_contexts)
+        disagreement = _disagreement(agent, fitted)
 
         trusted, reason = _trust(fitted, config)
         if trusted:
             with stage("relabel"):
-                policies["relabeled"] = _train_on_relabeled(
-                    run, task, fitted, found, generator, on_stage=on_stage
+                algorithms["relabeled"] = _train_on_relabeled(
+                    agent, task, config, fitted, found, generator, on_stage=on_stage
                 )
-            evaluate("relabeled", policies["relabeled"], context)
+            evaluate("relabeled", algorithms["relabeled"], context)
 
         gate_returns: dict[str, tuple[float, ...]] = {}
-        candidate = list(policies)[-1]
+        candidate = list(algorithms)[-1]
         decision: Decision = candidate
-        if config.gate_episodes and candidate != "adapted context":
+        if config.gate_episodes and candidate != safe:
             with stage("gate"):
                 starts = np.random.default_rng(generator.integers(2**31))
-                for name in ("adapted context", candidate):
-                    gate_returns[name] = _returns(
-                        run, envs, task, policies[name], context, config.gate_episodes, starts
+                for name in (safe, candidate):
+                    gate_returns[name] = task.returns(
+                        algorithms[name].policy,
+                        agent.policy_context(context),
+                        episodes=config.gate_episodes,
+                        generator=starts,
                     )
-            accepted, reason = _gate(gate_returns["adapted context"], gate_returns[candidate])
-            decision = candidate if accepted else "adapted context"
+            accepted, reason = _gate(gate_returns[safe], gate_returns[candidate])
+            decision = candidate if accepted else safe
 
-    episode_steps = run.config.episode_steps
     report = AdaptationReport(
-        task=str(task),
+        task=task.label,
         parameters=task.parameters,
         seed=seed,
         decision=decision,
         reason=reason,
         real_transitions=len(found.real),
-        gate_transitions=len(gate_returns) * config.gate_episodes * episode_steps,
-        evaluation_transitions=len(returns) * evaluation_episodes * episode_steps,
+        gate_transitions=len(gate_returns) * config.gate_episodes * task.episode_steps,
+        evaluation_transitions=len(returns) * evaluation_episodes * task.episode_steps,
         returns=returns,
         gate_returns=gate_returns,
-        novelty=novelty(run, found.real, context, earlier_contexts),
+        novelty=novelty(agent, found.real, context, earlier_contexts),
         train_loss=_mean_losses(fitted, "train"),
         validation_loss=_mean_losses(fitted, "validation"),
         earlier_tasks_loss=earlier_loss,
@@ -188,28 +244,30 @@ def fine_tune_by_relabeling(
         updates=config.relabel_rounds * config.updates_per_round if trusted else 0,
         seconds=seconds,
     )
-    return Adaptation(policies[decision], context, report)
+    return Adaptation(algorithms[decision], context, report)
 
 
-def _earlier_contexts(run: Run, generator: np.random.Generator) -> torch.Tensor:
+def _earlier_contexts(
+    agent: Agent, config: AdaptConfig, generator: np.random.Generator
+) -> torch.Tensor:
     """The meta-training tasks' contexts, ``(T, C)``, from what is stored of each."""
-    config = run.config.adapt
-    stored = run.replay.sample_transitions(
-        np.arange(run.replay.num_tasks),
+    stored = agent.replay.sample_transitions(
+        np.arange(agent.replay.num_tasks),
         config.adaptation_steps,
         adaptation=True,
         generator=generator,
     )
-    return run.adapter.adapt(stored.to(run.device), steps=run.config.model.inner_steps)
+    return agent.adapter.adapt(stored.to(agent.device), steps=agent.adapter.steps)
 
 
-def _refresh(run: Run, context: torch.Tensor, generator: np.random.Generator) -> Any:
+def _refresh(
+    agent: Agent, config: AdaptConfig, context: torch.Tensor, generator: np.random.Generator
+) -> Any:
     """A copy of the algorithm whose actor has learned from the critics under this context."""
-    config = run.config.adapt
-    algorithm = copy.deepcopy(run.algorithm)
+    algorithm = copy.deepcopy(agent.algorithm)
     restart_optimizers(algorithm, actor_lr=config.actor_lr, critic_lr=config.critic_lr)
     count = config.refresh_updates * config.batch_size
-    batches = _stored(run, count, config.batch_size, generator)
+    batches = _stored(agent, count, config.batch_size, generator)
     refresh_actor(
         algorithm,
         (torch.cat((each.obs, context.expand(len(each), -1)), -1) for each in batches),
@@ -219,20 +277,20 @@ def _refresh(run: Run, context: torch.Tensor, generator: np.random.Generator) ->
 
 
 def _refine(
-    run: Run,
-    task: Task,
+    agent: Agent,
+    task: NewTask,
+    config: AdaptConfig,
     real: Transitions,
     earlier_contexts: torch.Tensor,
     generator: np.random.Generator,
 ) -> list[FineTuneResult]:
     """Copies of the model, each fitted to its own split of the new task's transitions."""
-    config = run.config.adapt
     rehearsal: Rehearsal | None = None
     if config.rehearsal_batch_size:
-        rehearsal = _rehearsal(run, earlier_contexts, config.rehearsal_batch_size, generator)
+        rehearsal = _rehearsal(agent, earlier_contexts, config.rehearsal_batch_size, generator)
     try:
         return [
-            run.adapter.fine_tune(
+            agent.adapter.fine_tune(
                 real,
                 context_steps=config.context_steps,
                 weight_steps=config.weight_steps,
@@ -246,22 +304,22 @@ def _refine(
             for _ in range(config.num_models)
         ]
     except FloatingPointError as error:
-        raise FloatingPointError(f"Adapting to task {task}: {error}") from error
+        raise FloatingPointError(f"Adapting to {task.label}: {error}") from error
 
 
 def _rehearsal(
-    run: Run, contexts: torch.Tensor, batch_size: int, generator: np.random.Generator
+    agent: Agent, contexts: torch.Tensor, batch_size: int, generator: np.random.Generator
 ) -> Rehearsal:
     """Draws earlier tasks' transitions, as many of each, with their contexts."""
-    num_tasks = min(run.replay.num_tasks, batch_size)
+    num_tasks = min(agent.replay.num_tasks, batch_size)
     per_task = batch_size // num_tasks
 
     def draw() -> tuple[Transitions, torch.Tensor]:
-        tasks = generator.choice(run.replay.num_tasks, num_tasks, replace=False)
-        earlier = run.replay.sample_transitions(
+        tasks = generator.choice(agent.replay.num_tasks, num_tasks, replace=False)
+        earlier = agent.replay.sample_transitions(
             tasks, per_task, adaptation=False, generator=generator
         )
-        return earlier.flatten().to(run.device), contexts[tasks].repeat_interleave(per_task, 0)
+        return earlier.flatten().to(agent.device), contexts[tasks].repeat_interleave(per_task, 0)
 
     return draw
 
@@ -289,8 +347,9 @@ def _gate(safe: tuple[float, ...], candidate: tuple[float, ...]) -> tuple[bool, 
 
 
 def _train_on_relabeled(
-    run: Run,
-    task: Task,
+    agent: Agent,
+    task: NewTask,
+    config: AdaptConfig,
     fitted: list[FineTuneResult],
     found: Identified,
     generator: np.random.Generator,
@@ -298,27 +357,27 @@ def _train_on_relabeled(
     on_stage: Callable[[str, float], None],
 ) -> Any:
     """A copy of the algorithm that went on on relabeled experience, mixed with the real one."""
-    config = run.config.adapt
-    algorithm = copy.deepcopy(run.algorithm)
+    algorithm = copy.deepcopy(agent.algorithm)
     restart_optimizers(algorithm, actor_lr=config.actor_lr, critic_lr=config.critic_lr)
-    varies_dynamics = run.model.varies != "reward"
+    known = agent.policy_context(found.context)
+    varies_dynamics = agent.model.varies != "reward"
     relabelers = [
         ExperienceRelabeler(
             each.model,
             each.context,
             # The policy keeps its own context: refined weights give the model's another meaning.
-            policy=relabeling_policy(algorithm.policy, found.context) if varies_dynamics else None,
-            termination_fn=termination_fn(run.config.family) if varies_dynamics else None,
-            generator=torch.Generator(run.device).manual_seed(int(generator.integers(2**31))),
+            policy=relabeling_policy(algorithm.policy, known) if varies_dynamics else None,
+            termination_fn=task.termination_fn if varies_dynamics else None,
+            generator=torch.Generator(agent.device).manual_seed(int(generator.integers(2**31))),
         )
         for each in fitted
     ]
     buffer = MixedReplayBuffer(
         len(found.real),
         config.relabel_rounds * config.relabel_size,
-        obs_dim=run.model.obs_dim,
-        act_dim=run.model.act_dim,
-        context=found.context,
+        obs_dim=agent.model.obs_dim,
+        act_dim=agent.model.act_dim,
+        context=known,
         real_fraction=config.real_fraction,
         generator=generator,
     )
@@ -328,61 +387,37 @@ def _train_on_relabeled(
         shares = np.array_split(np.arange(config.relabel_size), len(relabelers))
         for relabeler, share in zip(relabelers, shares, strict=True):
             for chunk in relabeler.stream(
-                _stored(run, len(share), relabeler.chunk_size, generator)
+                _stored(agent, len(share), relabeler.chunk_size, generator)
             ):
                 buffer.extend_synthetic(chunk)
         for count in range(config.updates_per_round):
             losses = update(algorithm, buffer, config.batch_size)
             if not all(math.isfinite(loss) for loss in losses.values()):
                 raise FloatingPointError(
-                    f"Adapting to task {task}: SAC's losses are {losses} at update {count} of "
-                    f"relabeling {done}. The run is unchanged; lower adapt.critic_lr."
+                    f"Adapting to {task.label}: the losses are {losses} at update {count} of "
+                    f"relabeling {done}. The agent is unchanged; lower critic_lr."
                 )
             on_stage(
                 "relabel", (done + (count + 1) / config.updates_per_round) / config.relabel_rounds
             )
-    require_finite_parameters(algorithm, f"Adapting to task {task}: SAC")
+    require_finite_parameters(algorithm, f"Adapting to {task.label}: the policy")
     return algorithm
 
 
 def _stored(
-    run: Run, count: int, chunk_size: int, generator: np.random.Generator
+    agent: Agent, count: int, chunk_size: int, generator: np.random.Generator
 ) -> Iterator[Transitions]:
     """``count`` stored transitions, drawn evenly over the meta-training tasks, in chunks."""
-    tasks = np.arange(run.replay.num_tasks)
+    tasks = np.arange(agent.replay.num_tasks)
     while count > 0:
         size = min(count, chunk_size)
         per_task = -(-size // len(tasks))
-        drawn = run.replay.sample_transitions(
+        drawn = agent.replay.sample_transitions(
             tasks, per_task, adaptation=False, generator=generator
         ).flatten()
         order = torch.from_numpy(generator.permutation(len(drawn))[:size])
-        yield drawn[order].to(run.device)
+        yield drawn[order].to(agent.device)
         count -= size
-
-
-def _returns(
-    run: Run,
-    envs: TaskEnvs,
-    task: Task,
-    algorithm: Any,
-    context: torch.Tensor,
-    episodes: int,
-    generator: np.random.Generator,
-) -> tuple[float, ...]:
-    """Undiscounted returns of deterministic episodes."""
-    actor = copy.copy(run)
-    actor.algorithm = algorithm
-    (rollout,) = collect_for_tasks(
-        actor,
-        envs,
-        [task],
-        context[None].cpu().numpy(),
-        steps=episodes * run.config.episode_steps,
-        generator=generator,
-        explore=False,
-    )
-    return tuple(float(value) for value in rollout.first_returns)
 
 
 def _mean_losses(fitted: list[FineTuneResult], part: str) -> tuple[float, float, float]:
@@ -395,26 +430,26 @@ def _mean_losses(fitted: list[FineTuneResult], part: str) -> tuple[float, float,
 
 @torch.no_grad()
 def _earlier_loss(
-    run: Run, fitted: list[FineTuneResult], contexts: torch.Tensor
+    agent: Agent, fitted: list[FineTuneResult], contexts: torch.Tensor
 ) -> tuple[float, float]:
     """Loss on earlier tasks' transitions under their contexts, before and after refinement."""
-    per_task = max(1, _PROBE // run.replay.num_tasks)
-    stored = run.replay.sample_transitions(
+    per_task = max(1, _PROBE // agent.replay.num_tasks)
+    stored = agent.replay.sample_transitions(
         np.arange(len(contexts)), per_task, adaptation=False, generator=np.random.default_rng(0)
-    ).to(run.device)
+    ).to(agent.device)
     after = [float(each.model.loss(stored, contexts).mean()) for each in fitted]
-    return float(run.model.loss(stored, contexts).mean()), float(np.mean(after))
+    return float(agent.model.loss(stored, contexts).mean()), float(np.mean(after))
 
 
 @torch.no_grad()
-def _disagreement(run: Run, fitted: list[FineTuneResult]) -> float:
+def _disagreement(agent: Agent, fitted: list[FineTuneResult]) -> float:
     """How far the refined models' mean predictions lie apart on stored observations."""
     if len(fitted) < 2:
         return 0.0
-    (stored,) = _stored(run, _PROBE, _PROBE, np.random.default_rng(0))
+    (stored,) = _stored(agent, _PROBE, _PROBE, np.random.default_rng(0))
     predictions = []
     for each in fitted:
         rew, obs_next = each.model.mean(stored.obs, stored.act, each.context)
         parts = [rew.unsqueeze(-1)] if obs_next is None else [rew.unsqueeze(-1), obs_next]
-        predictions.append(torch.cat(parts, -1) / run.model.target_std)
+        predictions.append(torch.cat(parts, -1) / agent.model.target_std)
     return float(torch.stack(predictions).std(0).mean())

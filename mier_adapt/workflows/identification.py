@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from mier_adapt._checks import require_seed, require_types
 from mier_adapt.transitions import Transitions
+from mier_adapt.workflows.agents import Agent
 from mier_adapt.workflows.checkpoints import CheckpointError, load_tree, save_tree
-from mier_adapt.workflows.environments import TaskEnvs
-from mier_adapt.workflows.evaluation import collect_for_tasks
+from mier_adapt.workflows.new_tasks import NewTask
+from mier_adapt.workflows.presets import AdaptConfig
 from mier_adapt.workflows.randomness import global_generator_state, set_global_generator_state
-from mier_adapt.workflows.runs import Run
-from mier_adapt_envs import Task
 
 __all__ = ["Identified", "identify"]
 
@@ -37,9 +36,9 @@ class Identified:
 
 
 def identify(
-    run: Run,
-    envs: TaskEnvs,
-    task: Task,
+    agent: Agent,
+    task: NewTask,
+    config: AdaptConfig,
     *,
     seed: int,
     generator: np.random.Generator,
@@ -48,9 +47,9 @@ def identify(
     """Gather in rounds, each under the context that the rounds before it identified.
 
     Args:
-        run: The agent; ``run.config.adapt`` says how much is gathered, in how many rounds.
-        envs: The family's environments.
+        agent: Acts, and has the model.
         task: The new task.
+        config: How much is gathered, in how many rounds, and how many context steps follow.
         seed: The adaptation's, which a checkpoint has to share.
         generator: Draws the starts.
         checkpoint: File that keeps the transitions after every round, since a robot's time is
@@ -64,65 +63,68 @@ def identify(
     """
     require_types(
         "identify",
-        run=(run, Run),
-        envs=(envs, TaskEnvs),
-        task=(task, Task),
+        agent=(agent, Agent),
+        task=(task, NewTask),
+        config=(config, AdaptConfig),
         generator=(generator, np.random.Generator),
         checkpoint=(checkpoint, (Path, type(None))),
     )
     require_seed("identify", seed)
-    config = run.config.adapt
     parts: list[Transitions] = []
     cuts: list[NDArray[np.bool_]] = []
     if checkpoint is not None and checkpoint.exists():
-        real, truncated = _load(checkpoint, run, task, seed, generator)
+        real, truncated = _load(checkpoint, _identity(agent, task, config, seed), generator)
         parts.append(real)
         cuts.append(truncated)
-    context = run.model.initial_context.detach()
+    context = agent.model.initial_context.detach()
     total = 0
     for share in np.array_split(np.arange(config.adaptation_steps), config.collection_rounds):
         if sum(map(len, parts)) == total:
-            (rollout,) = collect_for_tasks(
-                run,
-                envs,
-                [task],
-                context[None].cpu().numpy(),
+            rollout = task.run(
+                agent.algorithm.policy,
+                agent.policy_context(context),
                 steps=len(share),
                 generator=generator,
             )
             parts.append(rollout.transitions.flatten()[: len(share)])
             cuts.append(rollout.truncated.reshape(-1)[: len(share)])
             if checkpoint is not None:
-                _save(checkpoint, run, task, seed, generator, parts, cuts)
+                _save(checkpoint, _identity(agent, task, config, seed), generator, parts, cuts)
         total += len(share)
-        so_far = Transitions.cat(parts)[:total].to(run.device)
-        context = run.adapter.adapt(so_far, steps=config.context_steps)
+        so_far = Transitions.cat(parts)[:total].to(agent.device)
+        context = agent.adapter.adapt(so_far, steps=config.context_steps)
         if not bool(context.isfinite().all()):
             raise FloatingPointError(
-                f"Adapting to task {task}: the context that {total} real transitions identify is "
-                "not finite. The run's model diverged; go back to an earlier checkpoint of it."
+                f"Adapting to {task.label}: the context that {total} real transitions identify is "
+                "not finite. The model diverged; go back to an earlier checkpoint of it."
             )
     return Identified(so_far, np.concatenate(cuts), context)
 
 
-def _identity(run: Run, task: Task, seed: int) -> dict[str, Any]:
+def _identity(agent: Agent, task: NewTask, config: AdaptConfig, seed: int) -> dict[str, Any]:
     """What has to be the same for an adaptation to be the same."""
-    weights = sum(float(each.detach().double().sum()) for each in run.algorithm.policy.parameters())
-    return {"task": task.to_dict(), "seed": seed, "config": run.config.to_dict(), "policy": weights}
+    weights = [
+        sum(float(each.detach().double().sum()) for each in module.parameters())
+        for module in (agent.algorithm.policy, agent.model)
+    ]
+    return {
+        "task": [task.label, *task.parameters],
+        "seed": seed,
+        "config": dataclasses.asdict(config),
+        "weights": weights,
+    }
 
 
 def _save(
     checkpoint: Path,
-    run: Run,
-    task: Task,
-    seed: int,
+    adaptation: dict[str, Any],
     generator: np.random.Generator,
     parts: list[Transitions],
     cuts: list[NDArray[np.bool_]],
 ) -> None:
     real = Transitions.cat(parts)
     tree = {
-        "adaptation": _identity(run, task, seed),
+        "adaptation": adaptation,
         "real": {each.name: getattr(real, each.name) for each in dataclasses.fields(real)},
         "truncated": torch.from_numpy(np.concatenate(cuts)),
         "generator": generator.bit_generator.state,
@@ -140,14 +142,14 @@ def _save(
 
 
 def _load(
-    checkpoint: Path, run: Run, task: Task, seed: int, generator: np.random.Generator
+    checkpoint: Path, adaptation: dict[str, Any], generator: np.random.Generator
 ) -> tuple[Transitions, NDArray[np.bool_]]:
     """Transitions of :func:`_save`; the generators go on from where they were."""
     tree = load_tree(checkpoint)
     try:
         found = tree["adaptation"]
         real, truncated = Transitions(**tree["real"]), tree["truncated"].numpy()
-        same = found == _identity(run, task, seed)
+        same = found == adaptation
         if same:
             generator.bit_generator.state = tree["generator"]
             set_global_generator_state(tree["global_generators"])
@@ -157,7 +159,7 @@ def _load(
         ) from error
     if not same:
         raise ValueError(
-            f"{checkpoint} is of an adaptation to another task, with another seed, or of another "
-            "run. Delete it, or choose another checkpoint."
+            f"{checkpoint} is of an adaptation to another task, with another seed or "
+            "other options, or of another agent. Delete it, or choose another checkpoint."
         )
     return real, truncated

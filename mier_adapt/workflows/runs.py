@@ -22,6 +22,7 @@ from mier_adapt.integration import (
     load_algorithm_state,
 )
 from mier_adapt.integration.algorithms import check_algorithm_state
+from mier_adapt.workflows.agents import Agent
 from mier_adapt.workflows.checkpoints import (
     CHECKPOINT_FILE,
     CheckpointError,
@@ -51,24 +52,17 @@ CARD_FILE = "card.json"
 """Beside it where the run was exported."""
 
 
-@dataclass(eq=False)
-class Run:
-    """A model, a policy that is conditioned on its context, and their tasks' experience."""
+@dataclass(eq=False, kw_only=True)
+class Run(Agent):
+    """A meta-trained agent: a SAC that is conditioned on its model's context.
+
+    The replay holds a buffer for each meta-training task, in the task set's order.
+    """
 
     config: MetaTrainConfig
     """What the run was built from."""
     task_set: TaskSet
     """Its tasks, meta-training and meta-test."""
-    model: ContextModel
-    """The meta-trained model."""
-    adapter: GradientContextAdapter
-    """Identifies tasks with that model."""
-    algorithm: Any
-    """A Tianshou SAC."""
-    replay: ContextReplayBuffer
-    """One buffer for each meta-training task, in the task set's order."""
-    device: torch.device
-    """Where the networks live."""
 
     @classmethod
     def build(

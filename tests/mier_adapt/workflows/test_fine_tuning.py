@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from mier_adapt.integration import MixedReplayBuffer, algorithm_state
-from mier_adapt.workflows import fine_tuning, identification
+from mier_adapt.workflows import fine_tuning
 from mier_adapt.workflows.adaptation_report import novelty
 from mier_adapt.workflows.checkpoints import CheckpointError, save_tree
 from mier_adapt.workflows.fine_tuning import fine_tune_by_relabeling
+from mier_adapt.workflows.new_tasks import NewTask
 from mier_adapt.workflows.presets import preset
 from mier_adapt.workflows.randomness import global_generator_state, seed_global_generators
 from mier_adapt.workflows.runs import load_run
@@ -88,14 +89,14 @@ def test_the_gate_keeps_what_did_better_in_real_episodes(
 ):
     returns = iter([(5.0,), (6.0,) if better else (5.0,)])
     stages = []
-    real = fine_tuning._returns
+    real = NewTask.returns
 
     def told(*args, **kwargs):
         if stages[-1:] == ["gate"]:
             return next(returns)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(fine_tuning, "_returns", told)
+    monkeypatch.setattr(NewTask, "returns", told)
     algorithm, _, report = adapt(
         run, negated_joints_envs, on_stage=lambda stage, progress: stages.append(stage)
     )
@@ -287,15 +288,16 @@ def test_an_interrupted_adaptation_goes_on_from_its_real_transitions(
     algorithm, context, report = adapt(run, negated_joints_envs)
 
     rounds = []
-    collect = identification.collect_for_tasks
+    act = NewTask.run
 
-    def counted(*args, **kwargs):
-        rounds.append(1)
-        if interrupted == "identify" and len(rounds) == 2:
-            raise KeyboardInterrupt
-        return collect(*args, **kwargs)
+    def counted(*args, explore=True, **kwargs):
+        if explore:
+            rounds.append(1)
+            if interrupted == "identify" and len(rounds) == 2:
+                raise KeyboardInterrupt
+        return act(*args, explore=explore, **kwargs)
 
-    monkeypatch.setattr(identification, "collect_for_tasks", counted)
+    monkeypatch.setattr(NewTask, "run", counted)
 
     def interrupt(stage, progress):
         if stage == interrupted == "relabel":
@@ -313,7 +315,7 @@ def test_an_interrupted_adaptation_goes_on_from_its_real_transitions(
         adapt(run, negated_joints_envs, seed=1, checkpoint=checkpoint)
     with torch.no_grad():
         next(run.algorithm.policy.parameters()).add_(0.1)
-    with pytest.raises(ValueError, match="another run"):
+    with pytest.raises(ValueError, match="another agent"):
         adapt(run, negated_joints_envs, checkpoint=checkpoint)
     save_tree(checkpoint, {"real": 1})
     with pytest.raises(CheckpointError, match="not the checkpoint of an adaptation"):
