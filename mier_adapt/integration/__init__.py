@@ -4,6 +4,7 @@ from mier_adapt.integration.algorithms import (
     algorithm_state,
     build_sac,
     forget_optimizers,
+    imitate_actor,
     load_algorithm_state,
     refresh_actor,
     restart_optimizers,
@@ -16,6 +17,7 @@ from mier_adapt.integration.context_replay import ContextReplayBuffer
 from mier_adapt.integration.fast_sac import FastSAC
 from mier_adapt.integration.mixed_replay import MixedReplayBuffer
 from mier_adapt.integration.task_replay import TaskReplayBuffer
+from mier_adapt.integration.tianshou_replay import from_tianshou
 
 __all__ = [
     "ContextReplayBuffer",
@@ -28,6 +30,8 @@ __all__ = [
     "build_sac",
     "collect",
     "forget_optimizers",
+    "from_tianshou",
+    "imitate_actor",
     "load_algorithm_state",
     "refresh_actor",
     "relabeling_policy",

@@ -32,6 +32,7 @@ __all__ = [
     "build_sac",
     "check_algorithm_state",
     "forget_optimizers",
+    "imitate_actor",
     "load_algorithm_state",
     "refresh_actor",
     "restart_optimizers",
@@ -156,16 +157,33 @@ def set_lr(algorithm: OffPolicyAlgorithm[Any], lr: float) -> None:
 
 
 def restart_optimizers(
-    algorithm: OffPolicyAlgorithm[Any], *, actor_lr: float, critic_lr: float
+    algorithm: OffPolicyAlgorithm[Any],
+    *,
+    actor_lr: float,
+    critic_lr: float,
+    temperature: float | None = None,
 ) -> None:
     """Forget the optimizers' moments, set their step sizes, and fix a learned temperature.
 
     Fine-tuning on another task starts from here: moments of the old tasks' gradients would
     push the first steps, and a temperature that is learned anew would first undo the policy.
+
+    Args:
+        algorithm: A SAC, TD3 or REDQ.
+        actor_lr: Step size of the actor; 0 keeps it as it is.
+        critic_lr: Step size of the critics.
+        temperature: What to fix a temperature at, in units of reward per nat; ``None`` for where
+            it stands.
+
+    Raises:
+        TypeError: If the algorithm has no actor of its own.
+        ValueError: If a number is out of range.
     """
     require_type("restart_optimizers", "algorithm", algorithm, OffPolicyAlgorithm)
-    require_number("restart_optimizers", "actor_lr", actor_lr, above=0)
+    require_number("restart_optimizers", "actor_lr", actor_lr, least=0)
     require_number("restart_optimizers", "critic_lr", critic_lr, above=0)
+    if temperature is not None:
+        require_number("restart_optimizers", "temperature", temperature, least=0)
     if not hasattr(algorithm, "policy_optim"):
         raise TypeError(
             "restart_optimizers expected an actor-critic such as SAC, TD3 or REDQ, got "
@@ -176,10 +194,10 @@ def restart_optimizers(
         optimizer._optim.state.clear()
         for group in optimizer._optim.param_groups:
             group["lr"] = actor_lr if optimizer is actor_critic.policy_optim else critic_lr
-    alpha = getattr(algorithm, "alpha", None)
-    if isinstance(alpha, AutoAlpha):
+    if hasattr(algorithm, "alpha"):
+        value = actor_critic.alpha.value if temperature is None else temperature
         del actor_critic.alpha  # a learned one is a module, which a plain value cannot replace
-        actor_critic.alpha = FixedAlpha(alpha.value)
+        actor_critic.alpha = FixedAlpha(float(value))
 
 
 def set_target_entropy(algorithm: SAC[Any], target_entropy: float) -> None:
@@ -257,6 +275,50 @@ def refresh_actor(algorithm: SAC[Any], observations: Iterable[Float[Tensor, "B O
     finally:
         for critic in critics:
             critic.requires_grad_(True)
+    return loss
+
+
+def imitate_actor(
+    algorithm: OffPolicyAlgorithm[Any],
+    shown: Iterable[tuple[Float[Tensor, "B O"], Float[Tensor, "B A"]]],
+) -> float:
+    """Train an algorithm's actor alone, to act as it is shown.
+
+    A stochastic actor (SAC, REDQ) learns the likelihood of the actions before their squashing, so
+    noise in them becomes its own; a deterministic one (TD3) their mean.
+
+    Args:
+        algorithm: Its actor and that optimizer are changed.
+        shown: Observations and actions in [-1, 1], one batch for each update.
+
+    Returns:
+        The last update's loss.
+
+    Raises:
+        ValueError: If a shape does not fit.
+        FloatingPointError: If a loss is not finite; names the update.
+    """
+    require_type("imitate_actor", "algorithm", algorithm, OffPolicyAlgorithm)
+    require_type("imitate_actor", "shown", shown, Iterable)
+    actor_critic: Any = algorithm
+    loss = math.nan
+    for number, (obs, act) in enumerate(shown):
+        try:
+            chosen = algorithm.policy(Batch(obs=obs, info=Batch()))
+            if "dist" in chosen.get_keys():
+                before_squashing = torch.atanh(act.clamp(-1 + 1e-3, 1 - 1e-3))
+                actor_loss = -chosen.dist.log_prob(before_squashing).mean()
+            else:
+                actor_loss = (chosen.act - act).square().mean()
+        except RuntimeError as error:  # by which torch says that shapes do not fit
+            raise ValueError(
+                "imitate_actor expected observations and actions that the actor takes and gives, "
+                f"got shapes {tuple(obs.shape)} and {tuple(act.shape)}."
+            ) from error
+        loss = float(actor_loss.detach())
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"imitate_actor: the loss of update {number} is {loss}.")
+        actor_critic.policy_optim.step(actor_loss)
     return loss
 
 

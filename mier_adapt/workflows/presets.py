@@ -10,6 +10,7 @@ from mier_adapt._checks import require_type, shown
 from mier_adapt_envs import families, task_sets
 
 __all__ = [
+    "OWN_POLICY",
     "PRESETS",
     "AdaptConfig",
     "MetaTrainConfig",
@@ -382,6 +383,17 @@ or two; ``…-held-out`` is for choosing options of adaptation, see docs/results
 ``halfcheetah-negated-joints`` and ``halfcheetah-vel-hard`` have been trained in full here; see
 docs/results.md.
 """
+
+
+OWN_POLICY = AdaptConfig(
+    adaptation_steps=1_000,
+    collection_rounds=1,
+    refresh_updates=0,
+    rehearsal_batch_size=0,
+    context_lr=0.0,
+)
+"""How :func:`.adapt_algorithm` adapts a policy that knows no context. A model without a context
+cannot rehearse earlier tasks: their transitions contradict the new ones."""
 
 
 def preset(name: str) -> MetaTrainConfig:
