@@ -124,7 +124,10 @@ def faults_of_class(name, cls):
         yield f"{name}: no docstring"
         return
     fields = vars(cls).get("__dataclass_fields__") or vars(cls).get("_fields") or ()
-    described = documented_assignments(parse(cls))
+    described = {}
+    for each in reversed(cls.__mro__):
+        if each.__module__.startswith("mier_adapt"):
+            described |= documented_assignments(parse(each))
     for field in fields:
         if not described.get(field):
             yield f"{name}.{field}: no docstring below it"

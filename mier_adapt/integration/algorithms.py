@@ -1,7 +1,7 @@
 """Context-conditioned algorithms from stock Tianshou parts, and all of their state."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from mier_adapt._checks import (
 )
 from mier_adapt._state import require_keys, require_like, require_optimizer_state
 from mier_adapt._typing import Float, Tensor
+from mier_adapt.integration.collection import require_finite_parameters
 
 __all__ = [
     "algorithm_state",
@@ -35,6 +36,7 @@ __all__ = [
     "imitate_actor",
     "load_algorithm_state",
     "refresh_actor",
+    "require_actor_critic",
     "restart_optimizers",
     "set_lr",
     "set_target_entropy",
@@ -143,6 +145,24 @@ def update(
         return algorithm.update(buffer, batch_size).get_loss_stats_dict()
 
 
+def require_actor_critic(owner: str, algorithm: Any) -> None:
+    """Check that an algorithm learns off policy and has an actor: SAC, TD3, REDQ or their like.
+
+    Args:
+        owner: Who asks; the message begins with it.
+        algorithm: What came.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    require_type(owner, "algorithm", algorithm, OffPolicyAlgorithm)
+    if not hasattr(algorithm, "policy_optim"):
+        raise TypeError(
+            f"{owner} expected algorithm to be an actor-critic such as SAC, TD3 or REDQ, got "
+            f"{type(algorithm).__name__}."
+        )
+
+
 def set_lr(algorithm: OffPolicyAlgorithm[Any], lr: float) -> None:
     """Set the step size of all of an algorithm's optimizers, a learned temperature's included.
 
@@ -179,16 +199,11 @@ def restart_optimizers(
         TypeError: If the algorithm has no actor of its own.
         ValueError: If a number is out of range.
     """
-    require_type("restart_optimizers", "algorithm", algorithm, OffPolicyAlgorithm)
+    require_actor_critic("restart_optimizers", algorithm)
     require_number("restart_optimizers", "actor_lr", actor_lr, least=0)
     require_number("restart_optimizers", "critic_lr", critic_lr, above=0)
     if temperature is not None:
         require_number("restart_optimizers", "temperature", temperature, least=0)
-    if not hasattr(algorithm, "policy_optim"):
-        raise TypeError(
-            "restart_optimizers expected an actor-critic such as SAC, TD3 or REDQ, got "
-            f"{type(algorithm).__name__}."
-        )
     actor_critic: Any = algorithm
     for optimizer in algorithm._optimizers:
         optimizer._optim.state.clear()
@@ -280,7 +295,8 @@ def refresh_actor(algorithm: SAC[Any], observations: Iterable[Float[Tensor, "B O
 
 def imitate_actor(
     algorithm: OffPolicyAlgorithm[Any],
-    shown: Iterable[tuple[Float[Tensor, "B O"], Float[Tensor, "B A"]]],
+    batches: Sequence[tuple[Float[Tensor, "B O"], Float[Tensor, "B A"]]]
+    | Iterator[tuple[Float[Tensor, "B O"], Float[Tensor, "B A"]]],
 ) -> float:
     """Train an algorithm's actor alone, to act as it is shown.
 
@@ -289,22 +305,32 @@ def imitate_actor(
 
     Args:
         algorithm: Its actor and that optimizer are changed.
-        shown: Observations and actions in [-1, 1], one batch for each update.
+        batches: Observations and actions in [-1, 1], one batch for each update.
 
     Returns:
         The last update's loss.
 
     Raises:
+        TypeError: If ``batches`` are something else.
         ValueError: If a shape does not fit.
         FloatingPointError: If a loss is not finite; names the update.
     """
-    require_type("imitate_actor", "algorithm", algorithm, OffPolicyAlgorithm)
-    require_type("imitate_actor", "shown", shown, Iterable)
+    require_actor_critic("imitate_actor", algorithm)
+    require_type("imitate_actor", "batches", batches, (Sequence, Iterator))
     actor_critic: Any = algorithm
     loss = math.nan
-    for number, (obs, act) in enumerate(shown):
+    for number, pair in enumerate(batches):
+        if not isinstance(pair, tuple) or [type(each) for each in pair] != [Tensor, Tensor]:
+            raise TypeError(
+                f"imitate_actor expected batches of observations and actions, got {shown(pair)}."
+            )
+        obs, act = pair
         try:
-            chosen = algorithm.policy(Batch(obs=obs, info=Batch()))
+            try:
+                chosen = algorithm.policy(Batch(obs=obs, info=Batch()))
+            except ValueError:  # by which torch's distributions refuse a network's NaN
+                require_finite_parameters(algorithm.policy, "The imitating actor")
+                raise
             if "dist" in chosen.get_keys():
                 before_squashing = torch.atanh(act.clamp(-1 + 1e-3, 1 - 1e-3))
                 actor_loss = -chosen.dist.log_prob(before_squashing).mean()

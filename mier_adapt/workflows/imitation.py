@@ -15,6 +15,7 @@ from mier_adapt._checks import (
 )
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.integration import act, imitate_actor, restart_optimizers, update
+from mier_adapt.integration.algorithms import require_actor_critic
 from mier_adapt.integration.collection import require_finite_parameters
 from mier_adapt.transitions import Transitions
 from mier_adapt.workflows.offline_training import replay_of
@@ -62,6 +63,7 @@ def imitate(
         ValueError: If the policy's answer has another shape or range, or a shape does not fit.
         FloatingPointError: If a loss stops being finite.
     """
+    require_actor_critic("imitate", algorithm)
     require_types(
         "imitate",
         policy=(policy, Callable),
@@ -72,8 +74,8 @@ def imitate(
     for name, count in (("actor_updates", actor_updates), ("critic_updates", critic_updates)):
         require_int("imitate", name, count, least=0)
     require_int("imitate", "batch_size", batch_size, least=1)
-    require_number("imitate", "lr", lr, above=0)
-    require_number("imitate", "noise", noise, least=0)
+    require_number("imitate", "lr", lr, above=0, most=1)
+    require_number("imitate", "noise", noise, least=0, most=1)
     require_number("imitate", "temperature", temperature, least=0)
     generator = np.random.default_rng(seed)
     replay = replay_of([earlier], context_dim=0, generator=generator)
@@ -95,7 +97,8 @@ def imitate(
             losses = update(algorithm, replay, batch_size)
             if not all(math.isfinite(loss) for loss in losses.values()):
                 raise FloatingPointError(
-                    f"imitate: the losses are {losses} at update {done} of the critics. Lower lr."
+                    f"imitate: the losses are {losses} at update {done} of the critics. Lower lr "
+                    "or temperature."
                 )
             on_update((actor_updates + done + 1) / (actor_updates + critic_updates))
     require_finite_parameters(algorithm, "The imitating algorithm")
@@ -113,7 +116,8 @@ def _asked(policy: Callable[[Tensor], Tensor], obs: Tensor, act_dim: int) -> Ten
     if not isinstance(actions, Tensor) or tuple(actions.shape) != wanted:
         came = tuple(actions.shape) if isinstance(actions, Tensor) else type(actions)
         raise ValueError(
-            f"imitate expected policy to return a tensor of shape {wanted}, got {came}."
+            f"imitate expected policy to return a tensor of shape {wanted}, as earlier holds, "
+            f"got {came}."
         )
     if not bool((actions.abs() <= 1).all()):
         raise ValueError(

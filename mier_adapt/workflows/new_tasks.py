@@ -46,6 +46,9 @@ class NewTask:
             envs: The family's environments.
             task: One of its tasks.
             episode_steps: Environment steps of an episode.
+
+        Raises:
+            ValueError: If the task is of another family.
         """
         require_types("NewTask.of_family", envs=(envs, TaskEnvs), task=(task, Task))
         require_int("NewTask.of_family", "episode_steps", episode_steps, least=1)
@@ -127,9 +130,15 @@ class NewTask:
             A rollout of shape ``(episodes, episode_steps)``, or ``(1, steps)`` from one slot.
 
         Raises:
+            ValueError: If the context has another shape, or there are no steps.
             FloatingPointError: As :func:`mier_adapt.integration.collect`.
         """
+        require_type("NewTask.run", "context", context, torch.Tensor)
         require_int("NewTask.run", "steps", steps, least=1)
+        if context.ndim != 1:
+            raise ValueError(
+                f"NewTask.run expected context of shape (C,), got {tuple(context.shape)}."
+            )
         slots = -(-steps // self.episode_steps) if self.simulated else 1
         return collect(
             self.env_of_size(slots),
@@ -144,7 +153,14 @@ class NewTask:
     def returns(
         self, policy: Any, context: torch.Tensor, *, episodes: int, generator: np.random.Generator
     ) -> tuple[float, ...]:
-        """Undiscounted returns of deterministic episodes; arguments as in :meth:`run`."""
+        """Undiscounted returns of deterministic episodes.
+
+        Args:
+            policy: As in :meth:`run`.
+            context: As in :meth:`run`.
+            episodes: How many.
+            generator: Draws the starts.
+        """
         require_int("NewTask.returns", "episodes", episodes, least=1)
         values: list[float] = []
         for count in [episodes] if self.simulated else [1] * episodes:

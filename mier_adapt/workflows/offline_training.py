@@ -39,6 +39,11 @@ def replay_of(
     require_type("replay_of", "earlier", earlier, Sequence)
     for number, each in enumerate(earlier):
         require_type("replay_of", f"earlier[{number}]", each, Transitions)
+        if each.obs.ndim != 2:
+            raise ValueError(
+                f"replay_of expected earlier[{number}] to be one task's transitions, (B, dim), got "
+                f"obs {tuple(each.obs.shape)}."
+            )
     if not earlier:
         raise ValueError("replay_of expected earlier to hold at least one task, got none.")
     replay = ContextReplayBuffer(

@@ -10,6 +10,7 @@ import numpy as np
 from mier_adapt._checks import require_seed, require_types
 from mier_adapt.context_adapter import GradientContextAdapter
 from mier_adapt.integration import from_tianshou
+from mier_adapt.integration.algorithms import require_actor_critic
 from mier_adapt.relabeler import TerminationFn
 from mier_adapt.transitions import Transitions
 from mier_adapt.workflows.agents import Agent
@@ -75,6 +76,7 @@ def adapt_algorithm(
     Source:
         Mendonca et al. (2020), arXiv:2006.07178, section 5, for a policy without a context. Ours.
     """
+    require_actor_critic("adapt_algorithm", algorithm)
     require_types(
         "adapt_algorithm",
         env=(env, gymnasium.Env),
@@ -84,7 +86,7 @@ def adapt_algorithm(
         on_stage=(on_stage, Callable),
     )
     require_seed("adapt_algorithm", seed)
-    logs = [each if isinstance(each, Transitions) else from_tianshou(each) for each in earlier]
+    logs = [_log(number, each) for number, each in enumerate(earlier)]
     dims = [space.shape for space in (env.observation_space, env.action_space)]
     for number, log in enumerate(logs):
         found = [tuple(value.shape[1:]) for value in (log.obs, log.act)]
@@ -129,6 +131,15 @@ def adapt_algorithm(
         checkpoint=checkpoint,
         on_stage=on_stage,
     )
+
+
+def _log(number: int, each: Any) -> Transitions:
+    if isinstance(each, Transitions):
+        return each
+    try:
+        return from_tianshou(each)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"adapt_algorithm: earlier[{number}]: {error}") from error
 
 
 def _never(obs: Any, act: Any, obs_next: Any) -> Any:

@@ -33,6 +33,8 @@ from mier_adapt.integration import (
     build_sac,
     collect,
     forget_optimizers,
+    from_tianshou,
+    imitate_actor,
     load_algorithm_state,
     refresh_actor,
     relabeling_policy,
@@ -41,7 +43,7 @@ from mier_adapt.integration import (
     set_target_entropy,
     update,
 )
-from mier_adapt.integration.algorithms import check_algorithm_state
+from mier_adapt.integration.algorithms import check_algorithm_state, require_actor_critic
 from mier_adapt.integration.collection import require_finite_parameters
 from mier_adapt.integration.logging import tensorboard_logger
 from mier_adapt.integration.minari import from_minari, to_minari
@@ -298,8 +300,17 @@ def targets() -> Iterator[Target]:
     yield Target(
         "restart_optimizers",
         restart_optimizers,
-        {"algorithm": small_sac(), "actor_lr": 0.1, "critic_lr": 0.1},
+        {"algorithm": small_sac(), "actor_lr": 0.1, "critic_lr": 0.1, "temperature": 0.1},
     )
+    yield Target(
+        "imitate_actor",
+        imitate_actor,
+        {"algorithm": small_sac(), "batches": [(torch.zeros(4, 5), torch.zeros(4, 2))]},
+    )
+    yield Target(
+        "require_actor_critic", require_actor_critic, {"owner": "x", "algorithm": small_sac()}
+    )
+    yield Target("from_tianshou", from_tianshou, {"buffer": filled(mixed())})
     yield Target(
         "set_target_entropy",
         set_target_entropy,

@@ -1,6 +1,7 @@
 """Every public function of the workflows, with arguments that make no sense."""
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -17,23 +19,29 @@ from hypothesis import strategies as st
 
 import mier_adapt
 import mier_adapt_envs
+from mier_adapt import ContextModel, GradientContextAdapter, adapt_algorithm
+from mier_adapt.integration import build_sac
 from mier_adapt.workflows import checkpoints, pretrained, randomness, runs
 from mier_adapt.workflows.adaptation_report import novelty
 from mier_adapt.workflows.doctor import diagnose
 from mier_adapt.workflows.environments import TaskEnvs
 from mier_adapt.workflows.evaluation import collect_for_tasks, evaluate_tasks, evaluation_record
 from mier_adapt.workflows.files import replace_text
-from mier_adapt.workflows.fine_tuning import fine_tune_by_relabeling
+from mier_adapt.workflows.fine_tuning import adapt_agent, fine_tune_by_relabeling
 from mier_adapt.workflows.identification import identify
+from mier_adapt.workflows.imitation import imitate
 from mier_adapt.workflows.locks import run_lock
 from mier_adapt.workflows.meta_training import MetaTrainer, meta_train
 from mier_adapt.workflows.metrics import MetricsLog, read_metrics
+from mier_adapt.workflows.new_tasks import NewTask
+from mier_adapt.workflows.offline_training import meta_train_offline, replay_of
 from mier_adapt.workflows.plots import (
     plot_adaptation,
     plot_learning_curve,
     plot_learning_curves,
     plot_task_returns,
 )
+from mier_adapt.workflows.presets import ModelConfig
 from mier_adapt.workflows.runs import Run, load_run
 from mier_adapt.workflows.statistics import bootstrap_interval
 from tests.mier_adapt.doubles import tiny_config
@@ -53,6 +61,8 @@ LEFT_OUT = {
     **dict.fromkeys(("Rollout", "TaskEvaluation", "AdaptationReport"), "a result"),
     **dict.fromkeys(("Adaptation", "Identified", "Novelty"), "a result"),
     **dict.fromkeys(("Check", "Diagnosis"), "a result"),
+    "Agent": "holds parts that are checked by themselves",
+    "NewTask": "is made by its class methods, which are called",
 }
 """Public names that are not called here, and why."""
 
@@ -119,13 +129,99 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
     yield Target(
         "identify",
         identify,
-        {**common, "task": tasks[11], "seed": 1, "generator": generator, "checkpoint": None},
+        {
+            "agent": run,
+            "task": NewTask.of_family(envs, tasks[11], episode_steps=20),
+            "config": CONFIG.adapt,
+            "seed": 1,
+            "generator": generator,
+            "checkpoint": None,
+        },
+    )
+    yield Target(
+        "adapt_agent",
+        adapt_agent,
+        {
+            "agent": run,
+            "task": NewTask.of_family(envs, tasks[11], episode_steps=20),
+            "config": CONFIG.adapt,
+            "seed": 1,
+            "evaluation_episodes": 1,
+            "checkpoint": None,
+        },
+    )
+    yield Target(
+        "NewTask.of_family",
+        NewTask.of_family,
+        {"envs": envs, "task": tasks[11], "episode_steps": 3},
+    )
+    pendulum = gymnasium.make("Pendulum-v1")
+    yield Target(
+        "NewTask.of_env",
+        NewTask.of_env,
+        {"env": pendulum, "label": "mine", "termination_fn": None, "episode_steps": 3},
+    )
+    new_task = NewTask.of_family(envs, tasks[11], episode_steps=20)
+    acting = {
+        "policy": run.algorithm.policy,
+        "context": torch.zeros(run.model.context_dim),
+        "generator": generator,
+    }
+    yield Target("NewTask.run", new_task.run, {**acting, "steps": 3, "explore": True})
+    yield Target("NewTask.returns", new_task.returns, {**acting, "episodes": 1})
+    earlier = run.replay.stored()[:20]
+    offline = {"earlier": [earlier, earlier], "seed": 1}
+    yield Target(
+        "replay_of", replay_of, {"earlier": [earlier], "context_dim": 2, "generator": generator}
+    )
+    yield Target(
+        "meta_train_offline",
+        meta_train_offline,
+        {
+            **offline,
+            "steps": 1,
+            "config": ModelConfig(context_dim=1, hidden_sizes=(4,)),
+            "varies": "reward",
+            "device": "cpu",
+        },
+    )
+    plain = build_sac(envs.observation_space, envs.action_space, 0, hidden_sizes=(4,))
+    yield Target(
+        "imitate",
+        functools.partial(imitate, policy=lambda obs: obs[:, :6].tanh()),
+        {
+            "algorithm": plain,
+            "earlier": earlier,
+            "seed": 1,
+            "actor_updates": 1,
+            "critic_updates": 1,
+            "batch_size": 4,
+            "lr": 1e-3,
+            "noise": 0.1,
+            "temperature": 0.1,
+        },
+    )
+    adapter = GradientContextAdapter(ContextModel(20, 6, 0, hidden_sizes=(4,)))
+    yield Target(
+        "adapt_algorithm",
+        functools.partial(adapt_algorithm, adapter=adapter, termination_fn=None),
+        {
+            **offline,
+            "algorithm": plain,
+            "env": gymnasium.make(tasks.env_id, max_episode_steps=5),
+            "config": dataclasses.replace(
+                CONFIG.adapt, adaptation_steps=5, refresh_updates=0, rehearsal_batch_size=0
+            ),
+            "label": "mine",
+            "evaluation_episodes": 1,
+            "checkpoint": None,
+        },
     )
     yield Target(
         "novelty",
         novelty,
         {
-            "run": run,
+            "agent": run,
             "real": run.replay.stored()[:5],
             "context": torch.zeros(run.model.context_dim),
             "earlier_contexts": torch.randn(run.replay.num_tasks, run.model.context_dim),

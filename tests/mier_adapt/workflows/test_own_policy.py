@@ -181,7 +181,7 @@ def test_imitation_acts_like_the_policy_and_learns_its_worth(name, buffer):
     )
     assert difference < 0.15
     assert progress[-1] == 1.0
-    with pytest.raises(ValueError, match=r"shape \(8, 2\), got \(8, 8\)"):
+    with pytest.raises(ValueError, match=r"shape \(8, 2\), as earlier holds, got \(8, 8\)"):
         imitate(algorithm, lambda obs: obs, log, seed=0, batch_size=8)
     with pytest.raises(ValueError, match=r"actions in \[-1, 1\]"):
         imitate(algorithm, lambda obs: obs[:, :2] + 3, log, seed=0)
