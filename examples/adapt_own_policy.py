@@ -1,0 +1,132 @@
+"""A stock Tianshou SAC that knows one robot meets three that are wired differently.
+
+Trains SAC on the cheetah whose joints all push the right way, with Tianshou's own collector,
+buffer and trainer; then takes the policy and its replay buffer to three cheetahs with two joints
+negated, 1,000 real transitions each, by one call. Policies are kept in the directory and trained
+once.
+
+    python examples/adapt_own_policy.py --seeds 0 1 2
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+import tyro
+from tianshou.data import Collector, VectorReplayBuffer
+from tianshou.env import DummyVectorEnv
+from tianshou.trainer import OffPolicyTrainerParams
+
+from mier_adapt import adapt_algorithm
+from mier_adapt.integration import algorithm_state, build_sac, from_tianshou, load_algorithm_state
+from mier_adapt.transitions import Transitions
+from mier_adapt.workflows.checkpoints import load_tree, save_tree
+from mier_adapt.workflows.statistics import bootstrap_interval
+from mier_adapt_envs.negated_joints import mask_task
+
+FAMILY, ENV_ID = "HalfCheetahNegatedJoints", "MIER/HalfCheetahNegatedJoints-v0"
+TASKS = ((0, 1), (2, 4), (3, 5))
+"""Joints that are negated, counted from 0."""
+
+
+@dataclass
+class Args:
+    """Train SAC on the intact robot and adapt it to three changed ones."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One policy, and one adaptation to each task, for each."""
+    env_steps: int = 60_000
+    """Environment steps of SAC's training; half as many updates."""
+    out: Path = Path("runs/own-policy")
+    fast: bool = False
+    """Train for 2,000 steps and adapt to one task, to see that it runs."""
+
+
+def robot(negated: tuple[int, ...] = ()) -> gymnasium.Env[Any, Any]:
+    """The cheetah with these joints negated."""
+    return gymnasium.make(ENV_ID, task=mask_task(FAMILY, 6, negated))
+
+
+def train(seed: int, env_steps: int, path: Path) -> tuple[Any, Transitions]:
+    """A stock SAC and its replay, from the file if it was trained before."""
+    env = robot()
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - stock Tianshou draws from the global generators
+    sac = build_sac(env.observation_space, env.action_space, context_dim=0, lr=1e-3)
+    if path.exists():
+        tree = load_tree(path)
+        load_algorithm_state(sac, tree["algorithm"])
+        return sac, Transitions(**tree["replay"])
+    envs = DummyVectorEnv([robot] * 10)
+    envs.seed(seed)
+    buffer = VectorReplayBuffer(env_steps, len(envs))
+    collector = Collector(sac, envs, buffer)
+    collector.reset()
+    collector.collect(n_step=2_000, random=True)
+    test_envs = DummyVectorEnv([robot] * 4)
+    test_envs.seed(1_000 + seed)
+    started = time.monotonic()
+    result = sac.run_training(
+        OffPolicyTrainerParams(
+            training_collector=collector,
+            test_collector=Collector(sac, test_envs),
+            test_step_num_episodes=4,
+            max_epochs=1,
+            epoch_num_steps=env_steps,
+            collection_step_num_env_steps=200,
+            update_step_num_gradient_steps_per_sample=0.5,
+            batch_size=256,
+            show_progress=False,
+            verbose=False,
+        )
+    )
+    print(
+        f"seed {seed}: {env_steps} steps of SAC, return {result.best_reward:.0f}, "
+        f"{time.monotonic() - started:.0f} s",
+        flush=True,
+    )
+    replay = from_tianshou(buffer)
+    names = ("obs", "act", "rew", "obs_next", "terminated")
+    tree = {"algorithm": algorithm_state(sac), "replay": {n: getattr(replay, n) for n in names}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_tree(path, tree)
+    return sac, replay
+
+
+def main(args: Args) -> list[dict[str, Any]]:
+    """Adapt every policy to every task; return the reports as plain values."""
+    torch.set_num_threads(1)
+    env_steps = 2_000 if args.fast else args.env_steps
+    reports = []
+    for seed in args.seeds:
+        path = args.out / f"sac-{seed}-{env_steps}.safetensors"
+        sac, replay = train(seed, env_steps, path)
+        for negated in TASKS[: 1 if args.fast else None]:
+            env = robot(negated)
+            label = f"negated joints {','.join(str(joint + 1) for joint in negated)}"
+            report = adapt_algorithm(sac, env, [replay], seed=seed, label=label).report
+            env.close()
+            print(f"seed {seed}, {label}:\n{report}\n", flush=True)
+            reports.append(report.to_dict())
+    kept = [
+        (np.mean(each["returns"]["unchanged"]), np.mean(each["returns"][each["decision"]]))
+        for each in reports
+    ]
+    before, after = np.mean(kept, axis=0)
+    print(f"Mean return: {before:.0f} unchanged, {after:.0f} of what was handed back")
+    if len(args.seeds) > 1:
+        gains_TS = np.array([b - a for a, b in kept]).reshape(len(args.seeds), -1).T
+        low, high = bootstrap_interval(gains_TS)
+        print(f"Gain {gains_TS.mean():.0f}, 95% interval over seeds [{low:.0f}, {high:.0f}]")
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "reports.json").write_text(json.dumps(reports, indent=2) + "\n")
+    return reports
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
