@@ -157,7 +157,8 @@ class Adapt:
                 progress.update(bar, completed=1.0, status=report.reason)
                 replace_text(out / f"{name}.json", json.dumps(report.to_dict(), indent=2) + "\n")
                 checkpoint.unlink(missing_ok=True)
-                plot_adaptation(report.returns, f"Task {index}: {report.task}", out / f"{name}.png")
+                plot_adaptation(report, out / f"{name}.png")
+                progress.console.print(f"Task {index}: {report}\n", markup=False)
                 reports.append((index, report))
         table = Table(
             title=f"{config.family}: return of {self.episodes} deterministic episodes after each "
@@ -177,17 +178,11 @@ class Adapt:
                 str(report.real_transitions + report.gate_transitions),
                 f"{sum(report.seconds.values()):.0f}",
             )
+        table.add_section()
+        means = (np.mean([np.mean(row.get(stage, np.nan)) for row in returns]) for stage in stages)
+        table.add_row("mean", *(f"{mean:.0f}" for mean in means), style="bold")
         if len(reports) > 1:
-            table.add_section()
-            means = (
-                np.mean([np.mean(row.get(stage, np.nan)) for row in returns]) for stage in stages
-            )
-            table.add_row("mean", *(f"{mean:.0f}" for mean in means), style="bold")
-        _console.print(table)
-        for index, report in reports:
-            _console.print(
-                f"Task {index}, seed {report.seed}: kept {report.decision}, {report.reason}."
-            )
+            _console.print(table)
         _console.print(f"Reports and figures: {out}")
         return 0
 

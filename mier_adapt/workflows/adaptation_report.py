@@ -16,6 +16,14 @@ __all__ = ["AdaptationReport", "Decision", "Novelty", "novelty"]
 Decision = Literal["unchanged", "adapted context", "actor only", "relabeled"]
 """The stage whose policy is handed back; ``unchanged`` is one that knows no context."""
 
+_NEEDS = {
+    "initial context": (),
+    "unchanged": (),
+    "adapted context": ("identify",),
+    "actor only": ("identify", "refresh"),
+}
+"""What has to be done for a stage's policy; for any other, all but that."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Novelty:
@@ -29,12 +37,19 @@ class Novelty:
     """Model loss under the task's context, less the mean of the meta-training tasks' under theirs,
     in standard deviations of the latter: about 0 for a task among them."""
 
+    def __str__(self) -> str:
+        return (
+            f"context distance {self.context_distance:.1f}, loss excess {self.loss_excess:.1f} "
+            "(a training task's: 1 and 0)"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationReport:
     """What an adaptation cost and what each of its stages achieved.
 
-    Losses are in the units of :meth:`.ContextModel.loss`, returns undiscounted.
+    ``print(report)`` shows it as a table; :func:`.plot_adaptation` draws it. Losses are in the
+    units of :meth:`.ContextModel.loss`, returns undiscounted.
     """
 
     task: str
@@ -84,6 +99,45 @@ class AdaptationReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        episodes = max(map(len, self.returns.values()))
+        rows = [("", f"return, {episodes} episodes", "real transitions", "seconds")]
+        for stage, returns in self.returns.items():
+            needs = _NEEDS.get(stage, self.seconds.keys() - {"refresh", "gate"})
+            rows.append(
+                (
+                    stage,
+                    f"{np.mean(returns):.0f} ± {np.std(returns):.0f}",
+                    f"{self.real_transitions if needs else 0:,}",
+                    f"{sum(self.seconds.get(each, 0.0) for each in needs):.0f}",
+                )
+            )
+        if self.gate_returns:
+            told = " → ".join(f"{np.mean(returns):.0f}" for returns in self.gate_returns.values())
+            seconds = self.seconds.get("gate", 0.0)
+            rows.append(("gate", told, f"{self.gate_transitions:,}", f"{seconds:.0f}"))
+        first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+        lines = [f"{self.task}, seed {self.seed}. Kept {self.decision}: {self.reason}."]
+        for name, *cells in rows:
+            padded = (cell.rjust(width) for cell, width in zip(cells, others, strict=True))
+            lines.append("   ".join((name.ljust(first), *padded)))
+        losses = {
+            "new task": self.train_loss,
+            "held out": self.validation_loss,
+            "earlier tasks": self.earlier_tasks_loss,
+        }
+        told = "; ".join(
+            f"{name} {' → '.join(f'{loss:.2f}' for loss in each)}" for name, each in losses.items()
+        )
+        lines.append(f"model loss: {told}")
+        if self.novelty is not None:
+            lines.append(f"novelty: {self.novelty}")
+        lines.append(
+            f"relabeled: {self.synthetic_transitions:,} transitions for {self.updates:,} updates; "
+            f"models disagree by {self.disagreement:.2f}"
+        )
+        return "\n".join(lines)
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
-from mier_adapt._checks import require_array, require_type, require_types, shown
+from mier_adapt._checks import require_type, require_types, shown
+from mier_adapt.workflows.adaptation_report import AdaptationReport
 from mier_adapt.workflows.statistics import bootstrap_interval
 
 __all__ = ["plot_adaptation", "plot_learning_curve", "plot_learning_curves", "plot_task_returns"]
@@ -291,40 +292,51 @@ def _finish(axes: Axes, *, below: bool = False) -> None:
         axes.legend(
             frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.06), ncols=3, fontsize="small"
         )
-    else:
+    elif axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize="small")
 
 
-def plot_adaptation(stages: Mapping[str, Sequence[float]], title: str, path: Path) -> None:
-    """Draw the returns of evaluation episodes after each stage of an adaptation.
+def plot_adaptation(report: AdaptationReport, path: Path) -> None:
+    """Draw what an adaptation achieved: returns after each stage, and losses of the model.
+
+    Every evaluation episode is a dot, a stage's mean a line; the policy that was handed back is
+    in colour.
 
     Args:
-        stages: Returns by stage, in the order of the stages.
-        title: Above the figure.
+        report: Of the adaptation.
         path: File to write; its ending gives the format.
-
-    Raises:
-        ValueError: If a stage has no returns, or not a row of them.
     """
-    require_types(
-        "plot_adaptation", stages=(stages, Mapping), title=(title, str), path=(path, Path)
-    )
-    for stage, values in stages.items():
-        if require_array("plot_adaptation", f"stages[{stage!r}]", values, float).ndim != 1:
-            raise ValueError(
-                f"plot_adaptation expected stages of several returns each, got {values!r} for "
-                f"{stage!r}."
-            )
-    figure = Figure(figsize=(1.6 + 1.5 * len(stages), 3.6), layout="constrained")
-    axes = figure.subplots()
-    colours = (_GREY, _BLUE, _ORANGE, _GREEN)
-    for position, (returns, colour) in enumerate(zip(stages.values(), colours, strict=False)):
-        axes.bar(position, np.mean(returns), width=0.6, color=colour, alpha=0.85)
-        axes.plot([position] * len(returns), returns, "k_", markersize=9, alpha=0.5)
-    axes.axhline(0, color="black", linewidth=0.6)
-    axes.set_xticks(range(len(stages)), list(stages))
-    axes.set(ylabel="return of an episode", title=title)
-    axes.grid(axis="y", alpha=0.3)
+    require_types("plot_adaptation", report=(report, AdaptationReport), path=(path, Path))
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    returns, losses = figure.subplots(1, 2, width_ratios=(3, 2))
+    figure.suptitle(f"{report.task}: kept {report.decision}; {report.reason}", fontsize="medium")
+    for position, (stage, values) in enumerate(report.returns.items()):
+        colour = _BLUE if stage == report.decision else _GREY
+        returns.plot([position] * len(values), values, "o", color=colour, alpha=0.6)
+        returns.hlines(np.mean(values), position - 0.3, position + 0.3, color=colour, linewidth=2)
+        returns.annotate(
+            f"{np.mean(values):.0f}".replace("-", "−"),
+            (position + 0.32, np.mean(values)),
+            va="bottom",
+            color=colour,
+        )
+    returns.axhline(0, color="black", linewidth=0.6)
+    names = [stage.replace(" ", "\n") for stage in report.returns]
+    returns.set_xticks(range(len(names)), names)
+    returns.set_xlim(-0.5, len(report.returns) - 0.2)
+    returns.set(ylabel="return of an episode", title="Evaluation, on common starts")
+    for label, positions, values, colour in (
+        ("new task", (0, 1, 2), report.train_loss, _BLUE),
+        ("new task, held out", (0, 1, 2), report.validation_loss, _ORANGE),
+        ("earlier tasks", (0, 2), report.earlier_tasks_loss, _GREY),
+    ):
+        losses.plot(positions, values, marker="o", color=colour, label=label)
+    losses.set_xticks(range(3), ["before", "context", "weights"])
+    losses.set(ylabel="model loss", title="Model")
+    if report.novelty is not None:
+        losses.set_xlabel(f"novelty: {report.novelty}".replace(" (", "\n("), fontsize="small")
+    for axes in (returns, losses):
+        _finish(axes)
     _save(figure, path)
 
 

@@ -29,6 +29,7 @@ from tianshou.utils.net.continuous import (
 from mier_adapt import ContextModel, Transitions
 from mier_adapt.context_model import Varies
 from mier_adapt.integration import build_sac
+from mier_adapt.workflows.adaptation_report import AdaptationReport, Novelty
 from mier_adapt.workflows.presets import AdaptConfig, MetaTrainConfig, ModelConfig, PolicyConfig
 
 OBS_DIM, ACT_DIM, CONTEXT_DIM = 3, 2, 2
@@ -383,3 +384,34 @@ def run_python(code: str, *arguments: object, **kwargs: Any) -> tuple[int, str, 
     with start_python(code, *arguments, **kwargs) as process:
         out, err = process.communicate(timeout=120)
     return process.returncode, out, err
+
+
+def example_report(**changes: Any) -> AdaptationReport:
+    """The report of an adaptation that never was."""
+    values: dict[str, Any] = {
+        "task": "negated joints 1,4,6",
+        "parameters": (-1.0, 1.0, 1.0, -1.0, 1.0, -1.0),
+        "seed": 3,
+        "decision": "relabeled",
+        "reason": "it returned more",
+        "real_transitions": 4000,
+        "gate_transitions": 400,
+        "evaluation_transitions": 1600,
+        "returns": {
+            "initial context": (-10.0, 10.0),
+            "adapted context": (90.0, 110.0),
+            "actor only": (190.0, 210.0),
+            "relabeled": (280.0, 320.0),
+        },
+        "gate_returns": {"adapted context": (95.0,), "relabeled": (305.0,)},
+        "novelty": Novelty(context_distance=2.5, loss_excess=-1.25),
+        "train_loss": (9.0, 3.0, -1.0),
+        "validation_loss": (8.0, 2.0, -2.0),
+        "earlier_tasks_loss": (-7.0, -6.0),
+        "disagreement": 0.125,
+        "weight_steps": (50, 75),
+        "synthetic_transitions": 20_000,
+        "updates": 500,
+        "seconds": {"identify": 1.0, "refresh": 2.0, "refine": 30.0, "relabel": 400.0, "gate": 5.0},
+    }
+    return AdaptationReport(**{**values, **changes})

@@ -44,7 +44,7 @@ from mier_adapt.workflows.plots import (
 from mier_adapt.workflows.presets import ModelConfig
 from mier_adapt.workflows.runs import Run, load_run
 from mier_adapt.workflows.statistics import bootstrap_interval
-from tests.mier_adapt.doubles import tiny_config
+from tests.mier_adapt.doubles import example_report, tiny_config
 from tests.trust import test_bad_input
 from tests.trust.senseless import PLAIN, Target, arrays, require_sense
 
@@ -297,7 +297,7 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
     yield Target(
         "plot_adaptation",
         plot_adaptation,
-        {"stages": {"one": (1.0, 2.0)}, "title": "x", "path": here / "adaptation.png"},
+        {"report": example_report(), "path": here / "adaptation.png"},
     )
     state = randomness.global_generator_state()
     for function in (

@@ -4,6 +4,8 @@ import pytest
 from mier_adapt.workflows import plots
 from mier_adapt.workflows.statistics import bootstrap_interval
 
+from ..doubles import example_report
+
 STEPS = (1000, 2000, 3000)
 
 
@@ -98,3 +100,26 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
     labels = tuple(f"task {number}" for number in range(81))
     with pytest.raises(ValueError, match="81 tasks"):
         plots.plot_task_returns({"x": [evaluation(0, labels, 2)]}, path, family="Some")
+
+
+@pytest.mark.parametrize(
+    "stages", [("unchanged", "relabeled"), ("initial context", "adapted context", "actor only")]
+)
+def test_an_adaptation_shows_every_episode_of_every_stage(axes, tmp_path, stages):
+    returns = {stage: (float(number), number + 5.0) for number, stage in enumerate(stages)}
+    report = example_report(returns=returns, decision=stages[-1], novelty=None)
+    plots.plot_adaptation(report, tmp_path / "x.png")
+    left, right = axes
+    for line, (number, stage) in zip(left.lines, enumerate(stages), strict=False):
+        np.testing.assert_array_equal(line.get_ydata(), returns[stage])
+        assert set(line.get_xdata()) == {number}
+    colours = [line.get_color() for line in left.lines[: len(stages)]]
+    assert colours[-1] not in colours[:-1]  # the one that was kept
+    assert [label.get_text() for label in left.get_xticklabels()] == [
+        stage.replace(" ", "\n") for stage in stages
+    ]
+    assert [list(line.get_ydata()) for line in right.lines] == [[9, 3, -1], [8, 2, -2], [-7, -6]]
+    assert f"kept {stages[-1]}" in left.figure.get_suptitle()
+    assert "novelty" not in right.get_xlabel()
+    plots.plot_adaptation(example_report(), tmp_path / "x.png")
+    assert "novelty: context distance 2.5" in axes[3].get_xlabel()
