@@ -105,6 +105,9 @@ class Adapt:
     """All meta-test tasks, instead of --task."""
     seed: tuple[int, ...] = (0,)
     """One adaptation of each task for each seed."""
+    compare: bool = False
+    """Run every stage, also what the run leaves out or its gate on
+    validation loss would: the same arms for each task, in one table."""
     episodes: int = 4
     """Deterministic evaluation episodes after each stage."""
     device: str = "cpu"
@@ -114,10 +117,10 @@ class Adapt:
 
     def run(self) -> int:
         """Adapt to each task in turn."""
+        from mier_adapt.workflows.comparison import compare, with_all_stages
         from mier_adapt.workflows.environments import TaskEnvs
         from mier_adapt.workflows.files import replace_text
-        from mier_adapt.workflows.fine_tuning import fine_tune_by_relabeling
-        from mier_adapt.workflows.plots import plot_adaptation
+        from mier_adapt.workflows.plots import plot_comparison
         from mier_adapt.workflows.pretrained import find_run
         from mier_adapt.workflows.runs import load_run, read_run_file
 
@@ -135,54 +138,19 @@ class Adapt:
                     f"`mier-adapt tasks {config.family}` lists them."
                 )
         out = self.out or self.run_directory / "adapt"
-        out.mkdir(parents=True, exist_ok=True)
         reports = []
         with TaskEnvs(tasks) as envs, _progress() as progress:
             run = load_run(directory, envs, device=self.device)
+            if self.compare:
+                run = with_all_stages(run)
             for index, seed in itertools.product(indices, self.seed):
-                bar = progress.add_task(f"task {index}, seed {seed}", total=1.0, status="")
-                name = f"task-{index}-seed-{seed}"
-                checkpoint = out / f"{name}.safetensors"
-                report = fine_tune_by_relabeling(
-                    run,
-                    envs,
-                    tasks[index],
-                    seed=seed,
-                    evaluation_episodes=self.episodes,
-                    checkpoint=checkpoint,
-                    on_stage=lambda stage, done, bar=bar: progress.update(  # type: ignore[misc]
-                        bar, completed=done, status=stage
-                    ),
-                ).report
-                progress.update(bar, completed=1.0, status=report.reason)
-                replace_text(out / f"{name}.json", json.dumps(report.to_dict(), indent=2) + "\n")
-                checkpoint.unlink(missing_ok=True)
-                plot_adaptation(report, out / f"{name}.png")
-                progress.console.print(f"Task {index}: {report}\n", markup=False)
-                reports.append((index, report))
-        table = Table(
-            title=f"{config.family}: return of {self.episodes} deterministic episodes after each "
-            "stage, mean ± std; `kept`, as handed back"
-        )
-        table.add_column("task", no_wrap=True)
-        for column in ("initial", "adapted", "actor only", "relabeled", "kept", "steps", "seconds"):
-            table.add_column(column, justify="right", no_wrap=True)
-        stages = ("initial context", "adapted context", "actor only", "relabeled", "kept")
-        returns = [
-            {**report.returns, "kept": report.returns[report.decision]} for _, report in reports
-        ]
-        for (index, report), row in zip(reports, returns, strict=True):
-            table.add_row(
-                f"{index}: {report.task}",
-                *(_mean_spread(row.get(stage)) for stage in stages),
-                str(report.real_transitions + report.gate_transitions),
-                f"{sum(report.seconds.values()):.0f}",
-            )
-        table.add_section()
-        means = (np.mean([np.mean(row.get(stage, np.nan)) for row in returns]) for stage in stages)
-        table.add_row("mean", *(f"{mean:.0f}" for mean in means), style="bold")
-        if len(reports) > 1:
-            _console.print(table)
+                adaptation = _adapt(run, envs, index, seed, self.episodes, out, progress)
+                reports.append(adaptation.report)
+        if self.compare or len(reports) > 1:
+            compared = compare(reports)
+            replace_text(out / "comparison.json", json.dumps(compared, indent=2) + "\n")
+            plot_comparison(reports, out / "comparison.png")
+            _console.print(_comparison(compared))
         _console.print(f"Reports and figures: {out}")
         return 0
 
@@ -578,10 +546,59 @@ def _cards(cards: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _mean_spread(returns: tuple[float, ...] | None) -> str:
-    if returns is None:
-        return "not run"
-    return f"{np.mean(returns):.0f} ± {np.std(returns):.0f}"
+def _adapt(
+    run: Any, envs: Any, index: int, seed: int, episodes: int, out: Path, progress: Progress
+) -> Any:
+    """Adapt to one task; print the report, and write it with its figure."""
+    from mier_adapt.workflows.files import replace_text
+    from mier_adapt.workflows.fine_tuning import fine_tune_by_relabeling
+    from mier_adapt.workflows.plots import plot_adaptation
+
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"task-{index}-seed-{seed}"
+    checkpoint = path.with_suffix(".safetensors")
+    bar = progress.add_task(f"task {index}, seed {seed}", total=1.0, status="")
+    adaptation = fine_tune_by_relabeling(
+        run,
+        envs,
+        envs.task_set[index],
+        seed=seed,
+        evaluation_episodes=episodes,
+        checkpoint=checkpoint,
+        on_stage=lambda stage, done: progress.update(bar, completed=done, status=stage),
+    )
+    report = adaptation.report
+    progress.update(bar, completed=1.0, status=f"kept {report.decision}")
+    progress.console.print(f"Task {index}: {report}\n", markup=False)
+    replace_text(path.with_suffix(".json"), json.dumps(report.to_dict(), indent=2) + "\n")
+    plot_adaptation(report, path.with_suffix(".png"))
+    checkpoint.unlink(missing_ok=True)
+    return adaptation
+
+
+def _comparison(compared: dict[str, Any]) -> Table:
+    """Each arm's mean return and its gain over the baseline, with intervals."""
+
+    def interval(ends: tuple[float, float] | None) -> str:
+        return "{:.0f} to {:.0f}".format(*ends) if ends else "one seed"
+
+    count, baseline = len(compared["tasks"]), compared["baseline"]
+    table = Table(
+        title=f"Mean return of {count} task(s), seed(s) {', '.join(map(str, compared['seeds']))}; "
+        f"gain over the {baseline}; intervals over seeds"
+    )
+    table.add_column("arm", no_wrap=True)
+    for column in ("return", "95% interval", "gain", "95% interval", "tasks better"):
+        table.add_column(column, justify="right")
+    for name, arm in compared["arms"].items():
+        gain = (f"{arm['gain']:.0f}", interval(arm["gain_interval"]), f"{arm['better']} of {count}")
+        table.add_row(
+            name,
+            f"{arm['mean']:.0f}",
+            interval(arm["mean_interval"]),
+            *(gain if name != baseline else ()),
+        )
+    return table
 
 
 def _cells(rows: Sequence[dict[str, Any]]) -> list[str]:

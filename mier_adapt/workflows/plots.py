@@ -13,9 +13,16 @@ from numpy.typing import NDArray
 
 from mier_adapt._checks import require_type, require_types, shown
 from mier_adapt.workflows.adaptation_report import AdaptationReport
+from mier_adapt.workflows.comparison import compare
 from mier_adapt.workflows.statistics import bootstrap_interval
 
-__all__ = ["plot_adaptation", "plot_learning_curve", "plot_learning_curves", "plot_task_returns"]
+__all__ = [
+    "plot_adaptation",
+    "plot_comparison",
+    "plot_learning_curve",
+    "plot_learning_curves",
+    "plot_task_returns",
+]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
@@ -337,6 +344,57 @@ def plot_adaptation(report: AdaptationReport, path: Path) -> None:
         losses.set_xlabel(f"novelty: {report.novelty}".replace(" (", "\n("), fontsize="small")
     for axes in (returns, losses):
         _finish(axes)
+    _save(figure, path)
+
+
+def plot_comparison(reports: Sequence[AdaptationReport], path: Path) -> None:
+    """Draw the return of each task after each stage, and the stages' means.
+
+    Bars are 95% intervals over seeds, where there is more than one; dashed lines are means over
+    tasks and seeds.
+
+    Args:
+        reports: One for each task and seed.
+        path: File to write; its ending gives the format.
+
+    Raises:
+        TypeError: As :func:`.compare`.
+        ValueError: As :func:`.compare`, or if there are too many tasks or stages to be told apart.
+    """
+    require_types("plot_comparison", reports=(reports, Sequence), path=(path, Path))
+    compared = compare(reports)
+    tasks, arms = compared["tasks"], compared["arms"]
+    kept = arms.pop("kept")
+    if len(tasks) > _MOST_LABELS or len(arms) > len(_COLOURS):
+        raise ValueError(
+            f"plot_comparison expected reports of at most {_MOST_LABELS} tasks and {len(_COLOURS)} "
+            f"stages, got {len(tasks)} and {len(arms)}."
+        )
+    figure = Figure(figsize=(max(6.4, 2 + 0.6 * len(tasks)), 4.2), layout="constrained")
+    axes = figure.subplots()
+    colours = (_GREY, _BLUE, _ORANGE, _GREEN, *_COLOURS[3:])
+    spread = np.linspace(-0.2, 0.2, len(arms)) if len(arms) > 1 else np.zeros(1)
+    for (arm, summary), colour, marker, offset in zip(
+        arms.items(), colours, _MARKERS, spread, strict=False
+    ):
+        returns = [np.array(row) for row in summary["returns"]]
+        places = np.arange(len(tasks)) + offset
+        label = f"{arm}: {summary['mean']:.0f}".replace("-", "−")
+        _draw_intervals(axes, places, returns, fmt=marker, color=colour, label=label)
+        axes.axhline(summary["mean"], color=colour, linestyle="--", linewidth=1.2)
+    labels = [task.split(" ") for task in tasks]
+    words = list(itertools.takewhile(lambda same: len(set(same)) == 1, zip(*labels, strict=False)))
+    shared = words if len(tasks) > 1 else []
+    axes.set_xticks(
+        range(len(tasks)), [" ".join(label[len(shared) :]) for label in labels], rotation=90
+    )
+    axes.set_xlabel(" ".join(word[0] for word in shared) or "task")
+    axes.set_ylabel("return of an episode")
+    axes.set_title(
+        f"{len(tasks)} task(s), {len(compared['seeds'])} seed(s); mean handed back: "
+        f"{kept['mean']:.0f}".replace("-", "−")
+    )
+    _finish(axes, below=True)
     _save(figure, path)
 
 

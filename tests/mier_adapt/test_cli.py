@@ -128,15 +128,35 @@ def test_adapts_to_all_meta_test_tasks_with_several_seeds(command, finished_run,
     )
     assert code == 0
     names = [f"task-{index}-seed-{seed}.json" for index in range(10, 20) for seed in (0, 1)]
-    assert sorted(path.name for path in out.glob("*.json")) == names
+    assert sorted(path.name for path in out.glob("*.json")) == ["comparison.json", *names]
+    assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
     reports = [json.loads((out / name).read_text()) for name in names]
-    means = [
-        np.mean([each["returns"][stage] for each in reports])
-        for stage in ("initial context", "adapted context", "actor only", "relabeled")
-    ]
-    kept = np.mean([each["returns"][each["decision"]] for each in reports])
-    row = re.search(r"│ mean .*", shown).group()
-    assert [f"{value:.0f}" for value in (*means, kept)] == re.findall(r"-?\d+", row)[:5]
+    arms = json.loads((out / "comparison.json").read_text())["arms"]
+    for stage in ("initial context", "adapted context", "actor only", "relabeled"):
+        mean = np.mean([each["returns"][stage] for each in reports])
+        assert arms[stage]["mean"] == pytest.approx(mean)
+        low, high = arms[stage]["mean_interval"]
+        row = re.search(rf"│ {stage} .*", shown).group()
+        assert f" {mean:.0f} │ {low:.0f} to {high:.0f} │" in re.sub(" +", " ", row)
+    kept = [each["returns"][each["decision"]] for each in reports]
+    assert arms["kept"]["mean"] == pytest.approx(np.mean(kept))
+
+
+def test_compares_all_arms_of_a_run_that_leaves_stages_out(command, finished_run, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(finished_run, copied)
+    manifest = json.loads((copied / "run.json").read_text())
+    manifest["config"]["adapt"] |= {"refresh_updates": 0, "validation_threshold": -1e9}
+    (copied / "run.json").write_text(json.dumps(manifest))
+    arguments = ("adapt", copied, "--task", 12, "--episodes", 1, "--out", tmp_path / "out")
+    code, shown, _ = command(*arguments)
+    assert (code, "actor only" in shown, "relabeled  " in shown) == (0, False, False)
+    assert not (tmp_path / "out" / "comparison.json").exists()
+    code, shown, _ = command(*arguments, "--compare")
+    assert (code, "one seed" in shown) == (0, True)
+    arms = json.loads((tmp_path / "out" / "comparison.json").read_text())["arms"]
+    stages = ["initial context", "adapted context", "actor only", "relabeled"]
+    assert list(arms) == [*stages, "kept"]
 
 
 def test_evaluates_and_writes_figures(command, finished_run, tmp_path):

@@ -23,6 +23,7 @@ from mier_adapt import ContextModel, GradientContextAdapter, adapt_algorithm
 from mier_adapt.integration import build_sac
 from mier_adapt.workflows import checkpoints, pretrained, randomness, runs
 from mier_adapt.workflows.adaptation_report import novelty
+from mier_adapt.workflows.comparison import compare, with_all_stages
 from mier_adapt.workflows.doctor import diagnose
 from mier_adapt.workflows.environments import TaskEnvs
 from mier_adapt.workflows.evaluation import collect_for_tasks, evaluate_tasks, evaluation_record
@@ -37,6 +38,7 @@ from mier_adapt.workflows.new_tasks import NewTask
 from mier_adapt.workflows.offline_training import meta_train_offline, replay_of
 from mier_adapt.workflows.plots import (
     plot_adaptation,
+    plot_comparison,
     plot_learning_curve,
     plot_learning_curves,
     plot_task_returns,
@@ -299,6 +301,13 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
         plot_adaptation,
         {"report": example_report(), "path": here / "adaptation.png"},
     )
+    yield Target("compare", compare, {"reports": [example_report()]})
+    yield Target(
+        "plot_comparison",
+        plot_comparison,
+        {"reports": [example_report()], "path": here / "comparison.png"},
+    )
+    yield Target("with_all_stages", with_all_stages, {"run": run})
     state = randomness.global_generator_state()
     for function in (
         randomness.set_global_generator_state,

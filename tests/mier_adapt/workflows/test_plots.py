@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -123,3 +125,21 @@ def test_an_adaptation_shows_every_episode_of_every_stage(axes, tmp_path, stages
     assert "novelty" not in right.get_xlabel()
     plots.plot_adaptation(example_report(), tmp_path / "x.png")
     assert "novelty: context distance 2.5" in axes[3].get_xlabel()
+
+
+def test_a_comparison_shows_each_task_after_each_stage(axes, tmp_path):
+    returns = {"initial context": (1.0, 3.0), "relabeled": (5.0, 7.0)}
+    reports = [
+        example_report(task=f"joints {task}", seed=seed, returns=returns)
+        for task in (1, 2, 3)
+        for seed in (0, 1)
+    ]
+    plots.plot_comparison(reports, tmp_path / "x.png")
+    drawn = [line.get_ydata() for line in axes[0].lines if len(line.get_xdata()) == 3]
+    np.testing.assert_array_equal(drawn, [[2, 2, 2], [6, 6, 6]])
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["1", "2", "3"]
+    assert axes[0].get_xlabel() == "joints"
+    assert "3 task(s), 2 seed(s); mean handed back: 6" in axes[0].get_title()
+    reports = [dataclasses.replace(reports[0], task=f"joints {task}") for task in range(81)]
+    with pytest.raises(ValueError, match="got 81"):
+        plots.plot_comparison(reports, tmp_path / "x.png")
