@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import itertools
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +24,59 @@ import mier_adapt_envs
 __all__ = ["main"]
 
 _console = Console(highlight=False, soft_wrap=False)
+
+
+_QUICKSTART_RUN = "halfcheetah-negated-joints"
+
+
+@dataclass
+class Quickstart:
+    """Adapt a pretrained policy to a task that it never saw.
+
+    Example: mier-adapt quickstart --task 14
+    """
+
+    task: int = 12
+    """Task from 10 to 19: `mier-adapt tasks HalfCheetahNegatedJoints`."""
+    seed: int = 0
+    """Fixes the adaptation."""
+    episodes: int = 4
+    """Deterministic evaluation episodes after each stage."""
+    out: Path = Path("quickstart")
+    """Directory for the report as JSON, the figure and the film."""
+
+    def run(self) -> int:
+        """Adapt, print the report, and film both policies if this machine can draw."""
+        from mier_adapt.workflows.environments import TaskEnvs
+        from mier_adapt.workflows.films import film_side_by_side, find_gl_backend
+        from mier_adapt.workflows.pretrained import load_pretrained
+        from mier_adapt.workflows.runs import Run
+
+        run: Run = load_pretrained(_QUICKSTART_RUN)
+        tasks = run.task_set
+        first = len(tasks.meta_train)
+        if not first <= self.task < len(tasks):
+            raise ValueError(
+                f"Expected --task from {first} to {len(tasks) - 1}, which training never saw, got "
+                f"{self.task}."
+            )
+        with TaskEnvs(tasks) as envs, _progress() as progress:
+            adaptation = _adapt(run, envs, self.task, self.seed, self.episodes, self.out, progress)
+        film = self.out / f"task-{self.task}-seed-{self.seed}.gif"
+        actors = {
+            "before": (run.algorithm, run.model.initial_context.detach()),
+            "after": (adaptation.algorithm, adaptation.context),
+        }
+        try:
+            os.environ["MUJOCO_GL"] = find_gl_backend()
+        except RuntimeError as error:
+            _console.print(f"No film: {error}.", markup=False)
+        else:
+            with _console.status("filming both policies"):
+                film_side_by_side(run, tasks[self.task], actors, film, seed=self.seed)
+            _console.print(f"Film, before and after: {film}")
+        _console.print(f"Report and figure: {self.out}")
+        return 0
 
 
 @dataclass
@@ -102,12 +156,11 @@ class Adapt:
     task: tuple[int, ...] = ()
     """Tasks by index; `mier-adapt tasks FAMILY` lists them."""
     all_ood: bool = False
-    """All meta-test tasks, instead of --task."""
+    """All meta-test tasks."""
     seed: tuple[int, ...] = (0,)
     """One adaptation of each task for each seed."""
     compare: bool = False
-    """Run every stage, also what the run leaves out or its gate on
-    validation loss would: the same arms for each task, in one table."""
+    """Run all stages, also those that the run leaves out, and compare."""
     episodes: int = 4
     """Deterministic evaluation episodes after each stage."""
     device: str = "cpu"
@@ -434,6 +487,7 @@ class Doctor:
 
 
 _COMMANDS: dict[str, Any] = {
+    "quickstart": Quickstart,
     "meta-train": MetaTrain,
     "adapt": Adapt,
     "evaluate": Evaluate,

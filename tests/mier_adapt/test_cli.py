@@ -10,7 +10,7 @@ import pytest
 
 import mier_adapt_envs
 from mier_adapt import cli
-from mier_adapt.workflows import pretrained
+from mier_adapt.workflows import films, pretrained, runs
 from mier_adapt.workflows.checkpoints import load_tree
 from mier_adapt.workflows.meta_training import meta_train
 from mier_adapt.workflows.metrics import read_metrics
@@ -74,6 +74,7 @@ def test_lists_a_familys_tasks(command):
         (("adapt", "nothing", "--task", "0"), "name of a pretrained run"),
         (("pretrained", "nothing"), "name of a pretrained run"),
         (("export", "{tmp}", "--name", "x", "--out", "{tmp}/x"), "meta-train PRESET --out"),
+        (("quickstart", "--task", "9"), "from 10 to 19, which training never saw, got 9"),
         (("plot", "{tmp}", "--out", "{tmp}/x.png"), "meta-train PRESET --out"),
         (("plot", "{run}", "--out", "{tmp}/x.txt"), ".png, .pdf or .svg"),
         (("evaluate", "{run}", "--split", "middle"), "--split"),
@@ -142,13 +143,19 @@ def test_adapts_to_all_meta_test_tasks_with_several_seeds(command, finished_run,
     assert arms["kept"]["mean"] == pytest.approx(np.mean(kept))
 
 
-def test_compares_all_arms_of_a_run_that_leaves_stages_out(command, finished_run, tmp_path):
-    copied = tmp_path / "run"
-    shutil.copytree(finished_run, copied)
-    manifest = json.loads((copied / "run.json").read_text())
-    manifest["config"]["adapt"] |= {"refresh_updates": 0, "validation_threshold": -1e9}
-    (copied / "run.json").write_text(json.dumps(manifest))
-    arguments = ("adapt", copied, "--task", 12, "--episodes", 1, "--out", tmp_path / "out")
+def test_compares_all_arms_of_a_run_that_leaves_stages_out(
+    command, finished_run, tmp_path, monkeypatch
+):
+    load_run = runs.load_run
+
+    def without_stages(*args, **options):
+        run = load_run(*args, **options)
+        adapt = dataclasses.replace(run.config.adapt, refresh_updates=0, validation_threshold=-1e9)
+        run.config = dataclasses.replace(run.config, adapt=adapt)
+        return run
+
+    monkeypatch.setattr(runs, "load_run", without_stages)
+    arguments = ("adapt", finished_run, "--task", 12, "--episodes", 1, "--out", tmp_path / "out")
     code, shown, _ = command(*arguments)
     assert (code, "actor only" in shown, "relabeled  " in shown) == (0, False, False)
     assert not (tmp_path / "out" / "comparison.json").exists()
@@ -292,3 +299,28 @@ def test_exports_a_run_that_is_then_known_by_its_name(command, finished_run, tmp
     assert (code, record["splits"]["test"]) == (0, card["evaluation"]["splits"]["test"])
     code, _, _ = command("adapt", "tiny", "--task", 3, "--episodes", 1)
     assert (code, (tmp_path / "tiny" / "adapt" / "task-3-seed-0.json").is_file()) == (0, True)
+
+
+@pytest.mark.parametrize("backend", ["egl", None])
+def test_quickstart_adapts_a_pretrained_run_and_says_why_there_is_no_film(
+    command, finished_run, tmp_path, monkeypatch, backend
+):
+    def find() -> str:
+        if backend is None:
+            raise RuntimeError("MuJoCo cannot draw here (egl: no display)")
+        return backend
+
+    filmed = []
+    monkeypatch.setenv("MUJOCO_GL", "")
+    monkeypatch.setattr(films, "find_gl_backend", find)
+    monkeypatch.setattr(films, "film_side_by_side", lambda *args, **options: filmed.append(args))
+    monkeypatch.setattr(pretrained, "load_pretrained", lambda name: runs.load_run(finished_run))
+    code, shown, _ = command("quickstart", "--episodes", 1, "--out", tmp_path / "out")
+    assert code == 0
+    report = json.loads((tmp_path / "out" / "task-12-seed-0.json").read_text())
+    for stage in ("initial context", "adapted context", "relabeled"):
+        (value,) = report["returns"][stage]
+        assert re.search(rf"{stage} +{value:.0f} ± 0 ", shown)
+    assert (tmp_path / "out" / "task-12-seed-0.png").is_file()
+    assert ("No film: MuJoCo cannot draw here (egl: no display)." in shown) == (backend is None)
+    assert [list(actors) for _, _, actors, _ in filmed] == [["before", "after"]] * bool(backend)

@@ -28,6 +28,7 @@ from mier_adapt.workflows.doctor import diagnose
 from mier_adapt.workflows.environments import TaskEnvs
 from mier_adapt.workflows.evaluation import collect_for_tasks, evaluate_tasks, evaluation_record
 from mier_adapt.workflows.files import replace_text
+from mier_adapt.workflows.films import film_side_by_side
 from mier_adapt.workflows.fine_tuning import adapt_agent, fine_tune_by_relabeling
 from mier_adapt.workflows.identification import identify
 from mier_adapt.workflows.imitation import imitate
@@ -79,6 +80,17 @@ def until_the_first_check(directory: Path | None) -> None:
 
     with contextlib.suppress(EnoughError):
         diagnose(directory, on_check=stop)
+
+
+def until_it_draws(**arguments: Any) -> None:
+    """What comes then needs a display."""
+
+    def stop(*_args: Any, **_options: Any) -> None:
+        raise EnoughError
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(EnoughError):
+        patch.setattr("gymnasium.make_vec", stop)
+        film_side_by_side(**arguments)
 
 
 def targets(finished: Path, here: Path) -> Iterator[Target]:
@@ -308,6 +320,9 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
         {"reports": [example_report()], "path": here / "comparison.png"},
     )
     yield Target("with_all_stages", with_all_stages, {"run": run})
+    actors = {"one": (run.algorithm, torch.zeros(run.model.context_dim))}
+    filming = {"actors": actors, "path": here / "film.gif", "seed": 1}
+    yield Target("film_side_by_side", until_it_draws, {"run": run, "task": tasks[11], **filming})
     state = randomness.global_generator_state()
     for function in (
         randomness.set_global_generator_state,
