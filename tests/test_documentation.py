@@ -1,11 +1,16 @@
 """What README and docs show runs as it stands there."""
 
+import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+import mier_adapt
+from mier_adapt.workflows.fine_tuning import Adaptation
 
 ROOT = Path(__file__).parent.parent
 GENERATED = {"_build", "environments", "tutorials"}
@@ -50,3 +55,25 @@ def test_readme_names_each_command():
     readme = (ROOT / "README.md").read_text()
     for command in ("meta-train", "adapt", "evaluate", "tasks"):
         assert f"mier-adapt {command}" in readme
+
+
+def test_readmes_lines_for_a_policy_of_ones_own_call_what_there_is(monkeypatch, capsys):
+    (block,) = re.findall(r"^```py\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    signature = inspect.signature(mier_adapt.adapt_algorithm)
+    given = {}
+
+    def adapt(*args, **options):
+        given.update(signature.bind(*args, **options).arguments)
+        return Adaptation(SimpleNamespace(policy="adapted"), None, "the report")
+
+    monkeypatch.setattr(mier_adapt, "adapt_algorithm", adapt)
+    names = {"algorithm": "mine", "buffer": "stored"}
+    exec(block, names)
+    names["env"].close()
+    assert (given["algorithm"], given["earlier"], names["policy"]) == (
+        "mine",
+        ["stored"],
+        "adapted",
+    )
+    assert given["env"].spec.max_episode_steps == 200
+    assert capsys.readouterr().out == "the report\n"
