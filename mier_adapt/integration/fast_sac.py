@@ -1,16 +1,18 @@
 """FastSAC: Tianshou's SAC, with the same updates in less time."""
 
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from tianshou.algorithm.modelfree.sac import SAC, Alpha, SACPolicy, SACTrainingStats
+from tianshou.algorithm.algorithm_base import Algorithm
+from tianshou.algorithm.modelfree.sac import SAC, Alpha, AutoAlpha, SACPolicy, SACTrainingStats
 from tianshou.algorithm.optim import OptimizerFactory
 from tianshou.data import ReplayBuffer
+from tianshou.utils.net.continuous import SIGMA_MAX, SIGMA_MIN, ContinuousActorProbabilistic
 from torch import nn
 
-from mier_adapt._checks import require_type
-from mier_adapt._typing import Float, Tensor
+from mier_adapt._checks import require_type, shown
+from mier_adapt._typing import Float, Int, Tensor
 
 __all__ = ["FastSAC"]
 
@@ -21,9 +23,9 @@ _LOG_SQRT_TWO_PI = 0.9189385332046727
 class FastSAC(SAC[Any]):
     """A drop-in SAC: same constructor, state and losses; updates cost less.
 
+    - Actor and critics run forward and backward by hand, without a graph, in place where they can.
     - The actor's step computes no gradients for the critics' weights, and sends each transition
       back through one critic only: the smaller one.
-    - Critics run forward and backward by hand, in place where they can.
     - One-step targets come straight from the sampled batch, without copying the buffer's
       columns.
 
@@ -34,8 +36,9 @@ class FastSAC(SAC[Any]):
         **kwargs: As for Tianshou's ``SAC``.
 
     Raises:
-        ValueError: If a critic holds other layers than ``Linear``, ``LayerNorm`` and ``ReLU``, or
-            returns are to span more than one step.
+        ValueError: If actor or critics hold other layers than ``Linear``, ``LayerNorm`` and
+            ``ReLU``, the actor is not an unbounded ``ContinuousActorProbabilistic`` with
+            ``conditioned_sigma``, or returns are to span more than one step.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -57,6 +60,7 @@ class FastSAC(SAC[Any]):
             )
         self._critic_layers = [_layers(critic) for critic in (self.critic, self.critic2)]
         self._target_layers = [_layers(critic) for critic in (self.critic_old, self.critic2_old)]
+        self._trunk, self._heads = _actor_layers(self.policy.actor)
 
     def train(self, mode: bool = True) -> Self:
         """As Tianshou's, which calls it twice an update; free where nothing would change."""
@@ -64,129 +68,152 @@ class FastSAC(SAC[Any]):
             return self
         return super().train(mode)
 
+    @torch.no_grad()
     def _preprocess_batch(self, batch: Any, buffer: ReplayBuffer, indices: Any) -> Any:
-        device = self._critic_layers[0][0].weight.device
-        for name in ("obs", "act", "obs_next", "rew"):
-            batch[name] = torch.as_tensor(batch[name], device=device, dtype=torch.float32)
-        with torch.no_grad():
-            act, log_prob = self._sample(batch.obs_next)
-            inputs = torch.cat((batch.obs_next, act), -1)
-            first, second = (_values(layers, inputs) for layers in self._target_layers)
-            target = torch.min(first, second) - self.alpha.value * log_prob
-            going_on = ~torch.as_tensor(batch.terminated, device=device)
-            batch.returns = batch.rew + self.gamma * going_on * target
+        obs_next, rew = self._tensor(batch.obs_next), self._tensor(batch.rew)
+        sample = self._sample(obs_next)
+        inputs = torch.cat((obs_next, sample.act), -1)
+        first, second = (_forward(layers, inputs).squeeze(-1) for layers in self._target_layers)
+        target = torch.min(first, second) - self.alpha.value * sample.log_prob
+        batch.returns = rew + self.gamma * (1 - self._tensor(batch.terminated)) * target
         return batch
 
+    @torch.no_grad()
     def _update_with_batch(self, batch: Any) -> Any:
-        # critics
-        inputs = torch.cat((batch.obs, batch.act), -1)
+        obs, act = self._tensor(batch.obs), self._tensor(batch.act)
+        size, alpha = len(obs), self.alpha.value
+
+        # critics: L = mean(weight (Q - returns)^2)
+        inputs = torch.cat((obs, act), -1)
         weight = getattr(batch, "weight", 1.0)
         differences, losses = [], []
         for layers, optimizer in zip(
             self._critic_layers, (self.critic_optim, self.critic2_optim), strict=True
         ):
-            difference = _values_of(layers, inputs, *_parameters(layers)) - batch.returns
-            losses.append((difference.square() * weight).mean())
-            optimizer.step(losses[-1])
-            differences.append(difference.detach())
+            saved: list[list[Tensor]] = []
+            difference = _forward(layers, inputs, saved).squeeze(-1) - batch.returns
+            weighted = difference * weight
+            losses.append(float(weighted.dot(difference)) / size)
+            grads = _backward(layers, saved, (weighted * (2 / size)).unsqueeze(-1))
+            _step(optimizer, layers, grads)
+            differences.append(difference)
         batch.weight = (differences[0] + differences[1]) / 2  # for a prioritised buffer
 
-        # actor
-        act, log_prob = self._sample(batch.obs)
-        inputs = torch.cat((batch.obs, act), -1)
-        q = torch.min(*(_values_of(layers, inputs) for layers in self._critic_layers))
-        actor_loss = (self.alpha.value * log_prob - q).mean()
-        self.policy_optim.step(actor_loss)
+        # actor: L = mean(alpha log_prob - min(Q1, Q2))
+        trunk_saved: list[list[Tensor]] = []
+        sample = self._sample(obs, trunk_saved)
+        inputs = torch.cat((obs, sample.act), -1)
+        critics_saved: list[list[list[Tensor]]] = [[], []]
+        first, second = (
+            _forward(layers, inputs, saved).squeeze(-1)
+            for layers, saved in zip(self._critic_layers, critics_saved, strict=True)
+        )
+        actor_loss = float((alpha * sample.log_prob - torch.min(first, second)).mean())
+        act_grad = torch.empty_like(sample.act)  # of L through the critics
+        first_smaller = first <= second
+        for layers, saved, smaller in zip(
+            self._critic_layers, critics_saved, (first_smaller, ~first_smaller), strict=True
+        ):
+            rows = smaller.nonzero().squeeze(-1)
+            grad = obs.new_full((len(rows), 1), -1 / size)
+            input_grad = _input_gradient(layers, saved, grad, rows, since=obs.shape[1])
+            act_grad.index_copy_(0, rows, input_grad)
+        grad = sample.backward(act_grad, log_prob_grad=alpha / size)
+        # Each product serves both heads.
+        weight_grads, bias_grads = (grad.t() @ sample.hidden).chunk(2), grad.sum(0).chunk(2)
+        head_grads = [each for pair in zip(weight_grads, bias_grads, strict=True) for each in pair]
+        grad = grad @ torch.cat([head.weight for head in self._heads])
+        grads = _backward(self._trunk, trunk_saved, grad)
+        _step(self.policy_optim, [*self._trunk, *self._heads], [*grads, *head_grads])
 
-        entropy = -log_prob.detach().unsqueeze(-1)
-        alpha_loss = self.alpha.update(entropy)
+        alpha_loss = self._update_alpha(sample.log_prob)
         self._update_lagged_network_weights()
         return SACTrainingStats(
-            actor_loss=float(actor_loss.detach()),
-            critic1_loss=float(losses[0].detach()),
-            critic2_loss=float(losses[1].detach()),
+            actor_loss=actor_loss,
+            critic1_loss=losses[0],
+            critic2_loss=losses[1],
             alpha=self.alpha.value,
             alpha_loss=alpha_loss,
         )
 
     @torch.no_grad()
     def _update_lagged_network_weights(self) -> None:
-        for targets, sources in zip(self._target_layers, self._critic_layers, strict=True):
-            torch._foreach_lerp_(_parameters(targets), _parameters(sources), self.tau)
+        targets, sources = (
+            [parameter for layers in pair for parameter in _parameters(layers)]
+            for pair in (self._target_layers, self._critic_layers)
+        )
+        torch._foreach_lerp_(targets, sources, self.tau)
+
+    def _update_alpha(self, log_prob: Float[Tensor, " B"]) -> float | None:
+        """The temperature's step: L = -mean(log_alpha (target_entropy + log_prob))."""
+        alpha = self.alpha
+        if not isinstance(alpha, AutoAlpha):
+            return alpha.update(-log_prob.unsqueeze(-1))
+        grad = -(log_prob.mean() + alpha._target_entropy)
+        alpha._log_alpha.grad = grad
+        loss = float(alpha._log_alpha * grad)
+        alpha._optim.step()
+        return loss
 
     def _sample(
-        self, obs: Float[Tensor, "B O"]
-    ) -> tuple[Float[Tensor, "B A"], Float[Tensor, " B"]]:
+        self, obs: Float[Tensor, "B O"], saved: list[list[Tensor]] | None = None
+    ) -> "_Sample":
         """Squashed Gaussian actions and their log-probabilities, as SACPolicy's forward."""
-        (loc, scale), _ = self.policy.actor(obs)
+        hidden = _forward(self._trunk, obs, saved)
+        loc, unbounded = (F.linear(hidden, head.weight, head.bias) for head in self._heads)
+        log_scale = unbounded.clamp(SIGMA_MIN, SIGMA_MAX)
         noise = torch.randn_like(loc)
-        act = torch.tanh(loc + scale * noise)
-        log_prob = -0.5 * noise.square() - scale.log() - _LOG_SQRT_TWO_PI
-        correction = torch.log(1 - act.square() + _TANH_EPS)
-        return act, (log_prob - correction).sum(-1)
+        deviation = log_scale.exp().mul_(noise)
+        act = torch.tanh(loc + deviation)
+        slope = 1 - act.square()
+        log_prob = -0.5 * noise.square() - log_scale - (slope + _TANH_EPS).log_()
+        return _Sample(
+            hidden=hidden,
+            bounded=unbounded == log_scale,
+            deviation=deviation,
+            act=act,
+            slope=slope,
+            log_prob=log_prob.sum(-1) - loc.shape[-1] * _LOG_SQRT_TWO_PI,
+        )
+
+    def _tensor(self, values: Any) -> Tensor:
+        device = self._heads[0].weight.device
+        return torch.as_tensor(values, device=device, dtype=torch.float32)
 
 
-class _Values(torch.autograd.Function):
-    """A critic's values, with a backward pass that does no more than is asked for.
+class _Sample(NamedTuple):
+    """Actions a = tanh(u), u = loc + sigma noise, and what their gradient needs."""
 
-    Gradients go to the parameters where these are given, to the inputs where they require them,
-    and only through rows that have one: under a minimum of two critics, each row has one in the
-    smaller alone.
-    """
+    hidden: Float[Tensor, "B H"]
+    """What the heads of the actor see."""
+    bounded: Tensor
+    """Where log sigma is within its bounds, and so has a gradient."""
+    deviation: Float[Tensor, "B A"]
+    """sigma noise."""
+    act: Float[Tensor, "B A"]
+    slope: Float[Tensor, "B A"]
+    """da/du = 1 - a^2."""
+    log_prob: Float[Tensor, " B"]
+    """log N(u; loc, sigma) - sum log(1 - a^2 + eps)."""
 
-    @staticmethod
-    def forward(
-        ctx: Any, layers: list[Any], inputs: Float[Tensor, "B I"], *parameters: Tensor
-    ) -> Float[Tensor, " B"]:
-        ctx.layers, ctx.saved = layers, []
-        return _values(layers, inputs, ctx.saved)
+    def backward(
+        self, act_grad: Float[Tensor, "B A"], log_prob_grad: float
+    ) -> Float[Tensor, "B twice_A"]:
+        """Gradient by loc and log sigma, side by side.
 
-    @staticmethod
-    def backward(ctx: Any, grad: Float[Tensor, " B"]) -> tuple[Tensor | None, ...]:
-        _, to_inputs, *to_parameters = ctx.needs_input_grad
-        size, rows = len(grad), grad.nonzero().squeeze(-1)
-        grad = grad[rows].unsqueeze(-1)
-        parameter_grads: list[Tensor] = []
-        for number, layer in reversed(list(enumerate(ctx.layers))):
-            saved = ctx.saved.pop()  # no longer needed after this
-            linear = isinstance(layer, nn.Linear)
-            if len(rows) < size and (to_parameters or not linear):
-                saved = [tensor[rows] for tensor in saved]
-            if linear:
-                if to_parameters:
-                    parameter_grads[:0] = grad.t() @ saved[0], grad.sum(0)
-                if number or to_inputs:
-                    grad = grad @ layer.weight
-            elif isinstance(layer, nn.ReLU):
-                grad = torch.ops.aten.threshold_backward(grad, saved[0], 0)
-            else:
-                hidden, *moments = saved
-                grad, *both = torch.ops.aten.native_layer_norm_backward(
-                    grad,
-                    hidden,
-                    layer.normalized_shape,
-                    *moments,
-                    layer.weight,
-                    layer.bias,
-                    [True, bool(to_parameters), bool(to_parameters)],
-                )
-                parameter_grads[:0] = both if to_parameters else ()
-        if not to_inputs:
-            return None, None, *parameter_grads
-        everywhere = grad.new_zeros(size, grad.shape[1])
-        return None, everywhere.index_copy_(0, rows, grad), *parameter_grads
+        With noise held, dlog_prob/da = 2 a / (1 - a^2 + eps), dlog_prob/dlog sigma = -1 besides,
+        du/dloc = 1 and du/dlog sigma = sigma noise.
+        """
+        by_log_prob = self.act * (2 * log_prob_grad) / (self.slope + _TANH_EPS)
+        loc_grad = (act_grad + by_log_prob).mul_(self.slope)
+        log_scale_grad = (loc_grad * self.deviation).sub_(log_prob_grad).mul_(self.bounded)
+        return torch.cat((loc_grad, log_scale_grad), -1)
 
 
-def _values_of(layers: list[Any], inputs: Tensor, *parameters: Tensor) -> Tensor:
-    """A critic's values, differentiable by what is given and requires gradients."""
-    values: Tensor = _Values.apply(layers, inputs, *parameters)  # type: ignore[no-untyped-call]
-    return values
-
-
-def _values(
+def _forward(
     layers: list[Any], inputs: Float[Tensor, "B I"], saved: list[list[Tensor]] | None = None
-) -> Float[Tensor, " B"]:
-    """A critic's values; what each layer's backward pass needs is appended to ``saved``."""
+) -> Float[Tensor, "B N"]:
+    """A network's outputs; what each layer's backward pass needs is appended to ``saved``."""
     hidden = inputs
     for layer in layers:
         needed = [hidden]
@@ -201,7 +228,63 @@ def _values(
             needed += moments
         if saved is not None:
             saved.append(needed)
-    return hidden.squeeze(-1)
+    return hidden
+
+
+def _backward(
+    layers: list[Any], saved: list[list[Tensor]], grad: Float[Tensor, "B N"]
+) -> list[Tensor]:
+    """Gradients by all parameters, in their order, from that by the outputs."""
+    grads: list[Tensor] = []
+    for number, layer in reversed(list(enumerate(layers))):
+        if isinstance(layer, nn.Linear):
+            grads[:0] = grad.t() @ saved[number][0], grad.sum(0)
+            if number:
+                grad = grad @ layer.weight
+        else:
+            grad, *both = _backward_elsewhere(layer, saved[number], grad, weights=True)
+            grads[:0] = both
+    return grads
+
+
+def _input_gradient(
+    layers: list[Any],
+    saved: list[list[Tensor]],
+    grad: Float[Tensor, "R N"],
+    rows: Int[Tensor, " R"],
+    since: int,
+) -> Float[Tensor, "R some"]:
+    """Gradient by the inputs from the ``since``-th on, of some rows, from that by their outputs."""
+    for layer, needed in zip(reversed(layers[1:]), reversed(saved[1:]), strict=True):
+        if isinstance(layer, nn.Linear):
+            grad = grad @ layer.weight
+        else:
+            grad = _backward_elsewhere(layer, [each[rows] for each in needed], grad)[0]
+    input_grad: Tensor = grad @ layers[0].weight[:, since:]
+    return input_grad
+
+
+def _backward_elsewhere(
+    layer: Any, needed: list[Tensor], grad: Tensor, *, weights: bool = False
+) -> list[Tensor]:
+    """Gradient by a ReLU's or LayerNorm's inputs and, if asked for, its parameters."""
+    if isinstance(layer, nn.ReLU):
+        return [torch.ops.aten.threshold_backward(grad, needed[0], 0)]
+    hidden, *moments = needed
+    shape, mask = layer.normalized_shape, [True, weights, weights]
+    return [
+        each
+        for each in torch.ops.aten.native_layer_norm_backward(
+            grad, hidden, shape, *moments, layer.weight, layer.bias, mask
+        )
+        if each is not None
+    ]
+
+
+def _step(optimizer: Algorithm.Optimizer, layers: list[Any], grads: list[Tensor]) -> None:
+    for parameter, grad in zip(_parameters(layers), grads, strict=True):
+        parameter.grad = grad
+    optimizer._optim.step()
 
 
 def _layers(network: nn.Module) -> list[Any]:
@@ -215,10 +298,27 @@ def _layers(network: nn.Module) -> list[Any]:
         known = isinstance(layer, (nn.Linear, nn.LayerNorm, nn.ReLU) if number else nn.Linear)
         if not known or None in layer._parameters.values():
             raise ValueError(
-                "FastSAC expected critics of Linear, LayerNorm and ReLU layers, with biases, that "
+                "FastSAC expected networks of Linear, LayerNorm and ReLU layers, with biases, that "
                 f"begin with Linear, got {layer}. Use Tianshou's SAC."
             )
     return layers
+
+
+def _actor_layers(actor: Any) -> tuple[list[Any], list[Any]]:
+    """An actor's hidden layers, and the two that give a Gaussian's mean and log-deviation."""
+    gaussian = isinstance(actor, ContinuousActorProbabilistic)
+    if not gaussian or not actor._unbounded or not actor._c_sigma:
+        raise ValueError(
+            "FastSAC expected the actor to be a ContinuousActorProbabilistic with unbounded and "
+            f"conditioned_sigma set, got {shown(actor)}. Use Tianshou's SAC."
+        )
+    heads = [_layers(actor.mu), _layers(actor.sigma)]
+    if [len(layers) for layers in heads] != [1, 1]:
+        raise ValueError(
+            "FastSAC expected an actor whose mu and sigma are single layers, with all "
+            f"hidden_sizes in its preprocess_net, got {shown(actor)}. Use Tianshou's SAC."
+        )
+    return _layers(actor.preprocess), [layer for (layer,) in heads]
 
 
 def _parameters(layers: list[Any]) -> list[Tensor]:

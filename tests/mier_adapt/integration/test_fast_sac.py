@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from tianshou.algorithm.modelfree.sac import SAC
+from tianshou.algorithm.modelfree.sac import SAC, SACPolicy
+from tianshou.utils.net import continuous
 from tianshou.utils.net.common import Net
-from tianshou.utils.net.continuous import ContinuousCritic
+from tianshou.utils.net.continuous import ContinuousActorProbabilistic, ContinuousCritic
 from torch import nn
 
-from mier_adapt.integration import ContextReplayBuffer, FastSAC, build_sac, update
+from mier_adapt.integration import ContextReplayBuffer, FastSAC, build_sac, fast_sac, update
 
 from ..doubles import random_transitions
 
@@ -48,8 +49,11 @@ def built(algorithm_class, *, layer_norm=False):
     return algorithm
 
 
-@pytest.mark.parametrize("layer_norm", [False, True])
-def test_losses_gradients_and_steps_are_those_of_tianshous_sac(layer_norm):
+@pytest.mark.parametrize(("layer_norm", "bound"), [(False, 20), (True, 20), (False, 0.1)])
+def test_losses_gradients_and_steps_are_those_of_tianshous_sac(layer_norm, bound, monkeypatch):
+    for module in (continuous, fast_sac):  # log sigma's own bounds are too far to be reached
+        monkeypatch.setattr(module, "SIGMA_MIN", -bound)
+        monkeypatch.setattr(module, "SIGMA_MAX", min(bound, 2))
     results = []
     for algorithm_class in (SAC, FastSAC):
         algorithm = built(algorithm_class, layer_norm=layer_norm)
@@ -129,6 +133,16 @@ def test_refuses_what_it_cannot_compute():
         FastSAC(**common, n_step_return_horizon=3)
     with pytest.raises(ValueError, match=r"Linear, LayerNorm and ReLU layers.* got Tanh"):
         FastSAC(**common | {"critic": _critic(nn.Tanh, 16)})
+    for options, message in (
+        ({}, "with unbounded and conditioned_sigma set"),
+        ({"unbounded": True, "conditioned_sigma": True, "hidden_sizes": (8,)}, "single layers"),
+    ):
+        actor = ContinuousActorProbabilistic(
+            preprocess_net=Net(state_shape=(5,), hidden_sizes=(16,)), action_shape=(2,), **options
+        )
+        policy = SACPolicy(actor=actor, action_space=ACTIONS)
+        with pytest.raises(ValueError, match=message):
+            FastSAC(**common | {"policy": policy})
 
 
 def _optimizer():
