@@ -251,7 +251,7 @@ class GradientContextAdapter:
             )
         start = self._start(adaptation, initial_context)
         return adapt_context(
-            lambda context: self.model.loss(adaptation, context),
+            self.model.loss_function(adaptation),
             start,
             lrs=self._schedule(self.steps if steps is None else steps),
             max_grad_norm=self.max_grad_norm,
@@ -288,7 +288,7 @@ class GradientContextAdapter:
                 f"{tuple(evaluation.obs.shape)}."
             )
         contexts_TC = adapt_context(
-            lambda context: self.model.loss(adaptation, context),
+            self.model.loss_function(adaptation),
             self._start(adaptation, None),
             lrs=self._schedule(self.steps),
             max_grad_norm=self.max_grad_norm,
@@ -418,7 +418,7 @@ class GradientContextAdapter:
         initial = adapted = record(0, 0)
         for step, lr in enumerate(self._schedule(context_steps), start=1):
             context = adapt_context(
-                lambda value: model.loss(train, value),
+                model.loss_function(train),
                 context,
                 lrs=(lr,),
                 max_grad_norm=self.max_grad_norm,

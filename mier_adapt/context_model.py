@@ -205,41 +205,53 @@ class ContextModel(nn.Module):
         Raises:
             ValueError: If a shape does not fit; the message names the argument.
         """
-        self._check(obs, act)
-        self._check_tensor("context", context)
-        if (
-            context.ndim == 0
-            or context.shape[-1] != self.context_dim
-            or (context.ndim > 1 and context.shape[:-1] != obs.shape[: context.ndim - 1])
-            or context.ndim not in (1, obs.ndim - 1, obs.ndim)
-        ):
-            raise ValueError(
-                f"ContextModel expected context of shape ({self.context_dim},), or one for each "
-                f"task or transition of obs {tuple(obs.shape)}, got {tuple(context.shape)}."
-            )
-        if 1 < context.ndim < obs.ndim:
-            context = context.unsqueeze(-2)
-        inputs = (torch.cat((obs, act), -1) - self.input_mean) / self.input_std
-        activate = _ACTIVATIONS[self.activation]
-        first, *others = (cast(nn.Linear, layer) for layer in self.layers)
-        # Multiplying the context apart from the inputs gives the same sum without
-        # repeating it for every transition of its task.
-        input_weight, context_weight = torch.split(
-            first.weight,
-            [self.obs_dim + self.act_dim, self.context_dim],
-            dim=1,
-        )
-        hidden = F.linear(inputs, input_weight, first.bias) + F.linear(context, context_weight)
-        for layer in others:
-            hidden = layer(activate(hidden))
-        mean, log_var = hidden.chunk(2, dim=-1)
-        log_var = self.max_log_var - F.softplus(self.max_log_var - log_var)
-        log_var = self.min_log_var + F.softplus(log_var - self.min_log_var)
+        mean, log_var = self._normalized(self._product(obs, act), context)
         mean = mean * self.target_std + self.target_mean
         log_var = log_var + 2 * self.target_std.log()
         if self.varies == "reward":
             return Prediction(mean[..., 0], log_var[..., 0], None, None)
         return Prediction(mean[..., 0], log_var[..., 0], mean[..., 1:], log_var[..., 1:])
+
+    def _product(
+        self, obs: Float[Tensor, "*axes O"], act: Float[Tensor, "*axes A"]
+    ) -> Float[Tensor, "*axes H"]:
+        """What observations and actions contribute to the first layer."""
+        self._check(obs, act)
+        inputs = (torch.cat((obs, act), -1) - self.input_mean) / self.input_std
+        first = cast(nn.Linear, self.layers[0])
+        return F.linear(inputs, first.weight[:, : inputs.shape[-1]], first.bias)
+
+    def _normalized(
+        self, product: Float[Tensor, "*axes H"], context: Float[Tensor, "*some C"]
+    ) -> tuple[Float[Tensor, "*axes Y"], Float[Tensor, "*axes Y"]]:
+        """Means and log-variances of the z-scored targets."""
+        axes = product.shape[:-1]
+        self._check_tensor("context", context)
+        if (
+            context.ndim == 0
+            or context.shape[-1] != self.context_dim
+            or (context.ndim > 1 and context.shape[:-1] != axes[: context.ndim - 1])
+            or context.ndim not in (1, product.ndim - 1, product.ndim)
+        ):
+            raise ValueError(
+                f"ContextModel expected context of shape ({self.context_dim},), or one for each "
+                f"task or transition of obs {(*axes, self.obs_dim)}, got {tuple(context.shape)}."
+            )
+        if 1 < context.ndim < product.ndim:
+            context = context.unsqueeze(-2)
+        activate = _ACTIVATIONS[self.activation]
+        first, *others = (cast(nn.Linear, layer) for layer in self.layers)
+        # Multiplying the context apart from the inputs gives the same sum without
+        # repeating it for every transition of its task.
+        context_weight = first.weight[:, self.obs_dim + self.act_dim :]
+        hidden = product + F.linear(context, context_weight)
+        hidden = hidden.reshape(-1, hidden.shape[-1])  # layers reshape each time otherwise
+        for layer in others:
+            hidden = layer(activate(hidden))
+        mean, log_var = hidden.reshape(*axes, -1).chunk(2, dim=-1)
+        log_var = self.max_log_var - F.softplus(self.max_log_var - log_var)
+        log_var = self.min_log_var + F.softplus(log_var - self.min_log_var)
+        return mean, log_var
 
     def loss_terms(
         self, transitions: Transitions, context: Float[Tensor, "*some C"]
@@ -261,20 +273,42 @@ class ContextModel(nn.Module):
             Two tensors, scalars or of shape ``(T,)``.
         """
         require_type("ContextModel", "transitions", transitions, Transitions)
-        prediction = self(transitions.obs, transitions.act, context)
-        rew = _gaussian_loss(prediction.rew_mean, prediction.rew_log_var, transitions.rew).mean(-1)
-        if prediction.delta_mean is None or prediction.delta_log_var is None:
-            return rew, torch.zeros_like(rew)
-        delta = transitions.obs_next - transitions.obs
-        state = _gaussian_loss(prediction.delta_mean, prediction.delta_log_var, delta)
-        return rew, state.mean((-2, -1))
+        terms = self._mean_terms(transitions)(context)
+        rew, state = terms[..., 0], terms[..., 1:]
+        return rew, torch.zeros_like(rew) if self.varies == "reward" else state.mean(-1)
 
     def loss(
         self, transitions: Transitions, context: Float[Tensor, "*some C"]
     ) -> Float[Tensor, "*tasks"]:
         """Sum of :meth:`loss_terms`: a scalar, or one loss for each of T tasks."""
-        rew, state = self.loss_terms(transitions, context)
-        return rew + state
+        return self.loss_function(transitions)(context)
+
+    def loss_function(self, transitions: Transitions) -> Callable[[Tensor], Tensor]:
+        """:meth:`loss` as a function of the context.
+
+        What does not depend on the context is computed once, for all steps of an adaptation.
+        """
+        terms = self._mean_terms(transitions)
+        weight = torch.full_like(self.target_mean, 1 / self.obs_dim)
+        weight[0] = 1  # the reward's
+        return lambda context: terms(context) @ weight
+
+    def _mean_terms(self, transitions: Transitions) -> Callable[[Tensor], Tensor]:
+        """Each dimension's loss, ``(*tasks, Y)``, as a function of the context.
+
+        The square is the same for z-scored targets; their log-variance is less by a constant.
+        """
+        require_type("ContextModel", "transitions", transitions, Transitions)
+        product = self._product(transitions.obs, transitions.act)
+        target = (self._targets(transitions) - self.target_mean) / self.target_std
+        constant = 2 * self.target_std.log()
+
+        def mean_terms(context: Tensor) -> Tensor:
+            mean, log_var = self._normalized(product, context)
+            error = mean - target
+            return (error * error * torch.exp(-log_var) + log_var).mean(-2) + constant
+
+        return mean_terms
 
     def bound_penalty(self) -> Float[Tensor, ""]:
         """The regulariser that keeps the variance's limits tight (released code)."""
@@ -341,10 +375,6 @@ class ContextModel(nn.Module):
                 f"ContextModel expected {name} in {weight.dtype} on {weight.device}, as the model, "
                 f"got {value.dtype} on {value.device}. Convert one of the two with .to()."
             )
-
-
-def _gaussian_loss(mean: Tensor, log_var: Tensor, target: Tensor) -> Tensor:
-    return (mean - target).square() * torch.exp(-log_var) + log_var
 
 
 def _draw(mean: Tensor, log_var: Tensor, generator: torch.Generator | None) -> Tensor:
