@@ -106,7 +106,7 @@ class AdaptConfig:
     released code)."""
     refresh_updates: int = 500
     """Updates of the actor alone, against the frozen critics; 0 leaves the stage out (paper)."""
-    num_models: int = 2
+    num_models: int = 4
     """Models that are refined side by side and share the relabeling (paper: 1)."""
     weight_steps: int = 800
     """M: Adam steps on a model's weights (paper, Table 1: 0 or 100, without rehearsal)."""
@@ -127,7 +127,7 @@ class AdaptConfig:
     """How many times stored experience is relabeled afresh; 0 leaves the stage out."""
     relabel_size: int = 20_000
     """Transitions relabeled each time (paper: 100,000)."""
-    updates_per_round: int = 100
+    updates_per_round: int = 200
     """SAC updates after each relabeling (released: 500, for 40 rounds)."""
     actor_lr: float = 1e-4
     """Adam's step size of the actor in fine-tuning. Ours: the paper's 3e-4 lost returns."""
@@ -135,8 +135,8 @@ class AdaptConfig:
     """Adam's step size of the critics in fine-tuning (paper)."""
     batch_size: int = 256
     """Transitions of an update (paper)."""
-    real_fraction: float = 0.05
-    """Share of real transitions in it (paper)."""
+    real_fraction: float = 0.2
+    """Share of real transitions in it (paper: 0.05)."""
     gate_episodes: int = 1
     """Deterministic real episodes in which the new policy, and the one that only knows the new
     context, show which is better; 0 hands the new one back unseen (paper)."""
@@ -356,6 +356,7 @@ PRESETS: dict[str, MetaTrainConfig] = {
             relabel_size=100_000,
             updates_per_round=500,
             actor_lr=3e-4,
+            real_fraction=0.05,
             gate_episodes=0,
         ),
     ),
@@ -370,7 +371,13 @@ PRESETS: dict[str, MetaTrainConfig] = {
         initial_episodes=4,
         evaluate_every=1,
         model=ModelConfig(context_dim=10, pretrain_steps=300),
-        adapt=AdaptConfig(refresh_updates=100, weight_steps=200, relabel_size=5_000),
+        adapt=AdaptConfig(
+            refresh_updates=100,
+            num_models=2,
+            weight_steps=200,
+            relabel_size=5_000,
+            updates_per_round=100,
+        ),
     ),
     "walker2d-rand-params": _ours("Walker2dRandParams", "standard", replay_per_task=40_000),
     "walker2d-rand-params-ood": _ours("Walker2dRandParams", "ood", replay_per_task=40_000),

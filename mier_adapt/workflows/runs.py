@@ -186,6 +186,8 @@ def write_run_file(directory: Path, manifest: dict[str, Any]) -> None:
 def require_same_run(directory: Path, manifest: dict[str, Any]) -> None:
     """Check that a directory's run is this one, perhaps with other ``updates``.
 
+    Neither does it matter how the run adapts: ``config.adapt`` may be changed in ``run.json``.
+
     Raises:
         ValueError: If it is not; the message names what differs.
         CheckpointError: If ``run.json`` is not one of this version.
@@ -195,7 +197,9 @@ def require_same_run(directory: Path, manifest: dict[str, Any]) -> None:
         raise ValueError(f"require_same_run expected a manifest with {sorted(missing)}.")
     found_config, found_seed, found_tasks = read_run_file(directory)
     found, wanted = found_config.to_dict(), manifest["config"]
-    fields = [name for name in wanted if name != "updates" and wanted[name] != found[name]]
+    fields = [
+        name for name in wanted if name not in ("updates", "adapt") and wanted[name] != found[name]
+    ]
     if fields:
         raise ValueError(
             f"{directory} holds a run of another configuration: {', '.join(fields)} differ. "
@@ -289,7 +293,10 @@ def require_same_manifest(
     manifest = tree["manifest"]
     found = MetaTrainConfig.from_dict(manifest["config"])
     for name, same in (
-        ("configuration", dataclasses.replace(found, updates=config.updates) == config),
+        (
+            "configuration",
+            dataclasses.replace(found, updates=config.updates, adapt=config.adapt) == config,
+        ),
         ("seed", manifest["seed"] == seed),
         ("task set", manifest["task_set_hash"] == task_set_hash),
     ):
