@@ -8,12 +8,14 @@ Tianshou SAC learns on these environments, and as a yardstick for meta-training.
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
 import tyro
 from gymnasium.vector import AutoresetMode
+from tianshou.algorithm.modelfree.sac import SAC
 from tianshou.utils.torch_utils import policy_within_training_step
 
 import mier_adapt_envs
@@ -30,7 +32,9 @@ class Args:
     family: str = "HalfCheetahNegatedJoints"
     """Family of tasks, as `mier-adapt tasks` lists them."""
     task: int = 0
-    """Index of the task in the family's standard set."""
+    """Index of the task in the set."""
+    task_set: str = "standard"
+    """Which of the family's task sets."""
     seed: int = 0
     updates: int = 60_000
     """Gradient updates at most."""
@@ -47,13 +51,13 @@ class Args:
     """Take 2,000 updates, to see that it runs."""
 
 
-def main(args: Args) -> float:
-    """Train; return the mean undiscounted 200-step return of 10 deterministic episodes."""
+def main(args: Args, algorithm_class: type[SAC[Any]] = SAC) -> dict[int, float]:
+    """Train; return the mean undiscounted return of 10 deterministic episodes after n updates."""
     torch.set_num_threads(args.threads)
     np.random.seed(args.seed)  # noqa: NPY002 - stock Tianshou draws from the global generators
     torch.manual_seed(args.seed)
     generator = np.random.default_rng(args.seed)
-    task_set = mier_adapt_envs.task_set(args.family)
+    task_set = mier_adapt_envs.task_set(args.family, args.task_set)
     task = task_set[args.task]
     env = gymnasium.make_vec(
         task_set.env_id,
@@ -62,7 +66,7 @@ def main(args: Args) -> float:
         autoreset_mode=AutoresetMode.SAME_STEP,
     )
     obs_space, act_space = env.single_observation_space, env.single_action_space
-    sac = build_sac(obs_space, act_space, context_dim=0, lr=args.lr)
+    sac = build_sac(obs_space, act_space, context_dim=0, lr=args.lr, algorithm_class=algorithm_class)
     replay = ContextReplayBuffer(
         1,
         SLOTS * EPISODE_STEPS * (args.updates // args.updates_per_round + 1),
@@ -73,7 +77,7 @@ def main(args: Args) -> float:
     )
     no_context = np.zeros((SLOTS, 0))
     updates = 2_000 if args.fast else args.updates
-    started, mean_return = time.monotonic(), -np.inf
+    started, mean_returns = time.monotonic(), {}
     for done in range(args.updates_per_round, updates + 1, args.updates_per_round):
         rollout = collect(
             env, [task] * SLOTS, sac.policy, no_context, steps=EPISODE_STEPS, generator=generator
@@ -93,7 +97,7 @@ def main(args: Args) -> float:
                 generator=np.random.default_rng(10_000 + args.seed),
                 explore=False,
             )
-            mean_return = float(evaluation.first_returns[:10].mean())
+            mean_returns[done] = mean_return = float(evaluation.first_returns[:10].mean())
             print(
                 f"{task} seed {args.seed}: {done:6d} updates, {len(replay):7d} env steps, "
                 f"return {mean_return:7.1f}, {time.monotonic() - started:5.0f} s",
@@ -102,7 +106,7 @@ def main(args: Args) -> float:
             if mean_return >= args.target_return:
                 break
     env.close()
-    return mean_return
+    return mean_returns
 
 
 if __name__ == "__main__":
