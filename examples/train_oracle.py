@@ -1,4 +1,4 @@
-"""What could be reached: SAC trained on each task itself, from nothing, with all the steps it wants.
+"""What could be reached: SAC trained on each task itself, with all the steps that it wants.
 
 The upper end of the gap of which adaptation closes a part. A call that is repeated goes on where
 it was, since a training takes minutes.
@@ -48,7 +48,9 @@ def main(args: Args) -> None:
     tasks, seeds, updates = args.task, args.seeds, args.updates
     if args.fast:
         tasks, seeds, updates = tasks[:1], 1, 1_000
-    found: dict[str, dict[str, float]] = json.loads(args.out.read_text()) if args.out.exists() else {}
+    found: dict[str, dict[str, float]] = (
+        json.loads(args.out.read_text()) if args.out.exists() else {}
+    )
     for seed in range(seeds):
         for task in tasks:
             name = f"{args.family} {args.task_set} task {task} seed {seed}"

@@ -66,7 +66,9 @@ def main(args: Args, algorithm_class: type[SAC[Any]] = SAC) -> dict[int, float]:
         autoreset_mode=AutoresetMode.SAME_STEP,
     )
     obs_space, act_space = env.single_observation_space, env.single_action_space
-    sac = build_sac(obs_space, act_space, context_dim=0, lr=args.lr, algorithm_class=algorithm_class)
+    sac = build_sac(
+        obs_space, act_space, context_dim=0, lr=args.lr, algorithm_class=algorithm_class
+    )
     replay = ContextReplayBuffer(
         1,
         SLOTS * EPISODE_STEPS * (args.updates // args.updates_per_round + 1),

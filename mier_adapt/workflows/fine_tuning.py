@@ -212,13 +212,13 @@ def adapt_agent(
         decision: Decision = candidate
         if config.gate_episodes and candidate != safe:
             with stage("gate"):
-                starts = np.random.default_rng(generator.integers(2**31))
+                starts = generator.integers(2**31)  # the same for both
                 for name in (safe, candidate):
                     gate_returns[name] = task.returns(
                         algorithms[name].policy,
                         agent.policy_context(context),
                         episodes=config.gate_episodes,
-                        generator=starts,
+                        generator=np.random.default_rng(starts),
                     )
             accepted, reason = _gate(gate_returns[safe], gate_returns[candidate])
             decision = candidate if accepted else safe

@@ -29,9 +29,8 @@ from tianshou.utils.torch_utils import policy_within_training_step
 from torch.distributions import Normal
 from torch.utils.flop_counter import FlopCounterMode
 
-ROOT = Path(__file__).parents[2]
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from mier_adapt import ContextModel, ExperienceRelabeler, Transitions
 from mier_adapt.integration import MixedReplayBuffer, build_sac, relabeling_policy
@@ -94,7 +93,8 @@ def plain(
         with policy_within_training_step(policy):
             act = policy(Batch(obs=torch.cat((obs, contexts), -1), info=Batch())).act
         predicted = model(obs, act, context)
-        assert predicted.delta_mean is not None and predicted.delta_log_var is not None
+        assert predicted.delta_mean is not None
+        assert predicted.delta_log_var is not None
         rew = Normal(predicted.rew_mean, (0.5 * predicted.rew_log_var).exp()).sample()
         delta = Normal(predicted.delta_mean, (0.5 * predicted.delta_log_var).exp()).sample()
         obs_next = obs + delta
@@ -184,10 +184,8 @@ def grown_megabytes(requests: list[int]) -> dict[int, float]:
 
 
 def measure_memory() -> dict[int, float]:
-    """The same in a fresh process, for one turn and for 10⁶ transitions after it."""
-    outcome = subprocess.run(
-        [sys.executable, __file__, "memory"], capture_output=True, text=True, cwd=ROOT
-    )
+    """The same in a fresh process, for growing requests up to 10⁶ transitions."""
+    outcome = subprocess.run([sys.executable, __file__, "memory"], capture_output=True, text=True)
     if outcome.returncode:
         raise RuntimeError(outcome.stderr)
     found = json.loads(outcome.stdout.splitlines()[-1])
@@ -205,8 +203,7 @@ def test_relabeling_is_faster_than_the_plain_way():
 def test_a_million_transitions_take_the_memory_of_a_chunk():
     grown = measure_memory()
     print(f"\n{grown} MB")
-    assert grown[1_000_000] < grown[COUNT] + 5
-    assert grown[1_000_000] < 64  # 10⁶ transitions alone are 189
+    assert grown[1_000_000] - grown[200_000] < 30  # 800,000 transitions alone are 151 MB
 
 
 def main() -> None:
@@ -224,6 +221,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["memory"]:
-        print(json.dumps(grown_megabytes([COUNT, 1_000_000])))
+        print(json.dumps(grown_megabytes([20_000, 200_000, 1_000_000])))
     else:
         main()
