@@ -6,8 +6,8 @@ model under another task's context, and by refined models with the sign of the r
 actor-only control comes on top. Each training is looked at after several lengths. A candidate's
 truth is its mean return in 20 deterministic episodes against that of the policy that only knows
 the new context, from the same starts; it counts as better or worse where they differ by more than
-the margin and by more than two standard errors, and as a tie otherwise. The gate sees one episode
-of either, from another start.
+25 and by more than two standard errors, and as a tie otherwise. The gate sees one further episode
+of either.
 
     python examples/evaluate_gate.py halfcheetah-negated-joints --out gate.json
 
@@ -51,8 +51,6 @@ from mier_adapt_envs import task_set
 
 EPISODES = 20
 """Deterministic episodes that are the truth about a candidate."""
-GATES = 5
-"""Further ones, each of them a gate's only look; the first is the one that is counted."""
 
 
 @dataclass
@@ -67,7 +65,7 @@ class Args:
     """Tasks by index; all of the run's task set if none is given."""
     seed: tuple[int, ...] = (0,)
     """Adaptation seeds."""
-    margin: float = 25.0
+    tie: float = 25.0
     """Difference of mean returns up to which candidates are ties."""
     fast: bool = False
     """One task, few updates, to see that it runs."""
@@ -216,7 +214,7 @@ def measure(run: Run, task: NewTask, *, seed: int, fast: bool) -> list[dict[str,
             values = task.returns(
                 algorithm.policy,
                 found.context,
-                episodes=EPISODES + GATES,
+                episodes=EPISODES + 1,
                 generator=np.random.default_rng(seed + 1),
             )
             return [round(value, 1) for value in values]
@@ -227,28 +225,28 @@ def measure(run: Run, task: NewTask, *, seed: int, fast: bool) -> list[dict[str,
     return rows
 
 
-def verdict(row: dict[str, Any], margin: float) -> str:
+def verdict(row: dict[str, Any], tie: float) -> str:
     """Whether a candidate is truly better, worse, or neither."""
     differences = np.subtract(row["returns"], row["safe"])[:EPISODES]
     mean = float(differences.mean())
     spread = 2 * float(differences.std(ddof=1)) / EPISODES**0.5
-    return "tie" if abs(mean) <= max(margin, spread) else "better" if mean > 0 else "worse"
+    return "tie" if abs(mean) <= max(tie, spread) else "better" if mean > 0 else "worse"
 
 
-def accepts(row: dict[str, Any], look: int = 0) -> bool:
-    """What the gate says after one episode of either policy."""
-    safe, candidate = ((row[key][EPISODES + look],) for key in ("safe", "returns"))
-    return fine_tuning._gate(safe, candidate)[0]
+def accepts(row: dict[str, Any], margin: float) -> bool:
+    """What the gate says after one more episode of either policy."""
+    safe, candidate = row["safe"][EPISODES], row["returns"][EPISODES]
+    return fine_tuning._gate((safe,), (candidate,), margin)[0]
 
 
 def main(args: Args) -> None:
     """Measure what is missing; print how often the gate accepts."""
     torch.set_num_threads(1)
     directory = find_run(args.run_directory)
+    config, _, _ = read_run_file(directory)
     found: dict[str, list[dict[str, Any]]] = (
         json.loads(args.out.read_text()) if args.out.exists() else {}
     )
-    config, _, _ = read_run_file(directory)
     with TaskEnvs(task_set(config.family, config.task_set)) as envs:
         run = load_run(directory, envs)
         tasks = args.task or tuple(range(len(envs.task_set)))
@@ -256,20 +254,21 @@ def main(args: Args) -> None:
             name = f"task {index} seed {seed}"
             if name not in found:
                 task = NewTask.of_family(
-                    envs, envs.task_set[index], episode_steps=run.config.episode_steps
+                    envs, envs.task_set[index], episode_steps=config.episode_steps
                 )
                 found[name] = measure(run, task, seed=1_000 * seed + index, fast=args.fast)
                 replace_text(args.out, json.dumps(found, indent=1) + "\n")
     rows = [row for one in found.values() for row in one]
-    table = Table(title=f"{len(rows)} candidates, {len(found)} adaptations, margin {args.margin:g}")
-    for column in ("truly", "candidates", "accepted", "95% interval (Wilson)"):
+    table = Table(title=f"{len(rows)} candidates of {len(found)} adaptations; ties: {args.tie:g}")
+    for column in ("gate_margin", "truly", "candidates", "accepted", "95% interval (Wilson)"):
         table.add_column(column, justify="right")
-    for kind in ("better", "worse", "tie"):
-        of_kind = [row for row in rows if verdict(row, args.margin) == kind]
+    for margin, kind in itertools.product((0.0, 0.05, 0.1), ("better", "worse", "tie")):
+        of_kind = [row for row in rows if verdict(row, args.tie) == kind]
         if of_kind:
-            accepted = sum(accepts(row) for row in of_kind)
+            accepted = sum(accepts(row, margin) for row in of_kind)
             interval = stats.binomtest(accepted, len(of_kind)).proportion_ci(method="wilson")
             table.add_row(
+                f"{margin:.0%}",
                 kind,
                 str(len(of_kind)),
                 f"{accepted / len(of_kind):.0%}",

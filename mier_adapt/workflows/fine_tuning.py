@@ -220,7 +220,9 @@ def adapt_agent(
                         episodes=config.gate_episodes,
                         generator=np.random.default_rng(starts),
                     )
-            accepted, reason = _gate(gate_returns[safe], gate_returns[candidate])
+            accepted, reason = _gate(
+                gate_returns[safe], gate_returns[candidate], config.gate_margin
+            )
             decision = candidate if accepted else safe
 
     report = AdaptationReport(
@@ -337,13 +339,13 @@ def _trust(fitted: list[FineTuneResult], config: AdaptConfig) -> tuple[bool, str
     return False, f"validation loss {loss:.2f} is not below the threshold {threshold:g}"
 
 
-def _gate(safe: tuple[float, ...], candidate: tuple[float, ...]) -> tuple[bool, str]:
-    """Whether real episodes speak for the candidate."""
+def _gate(safe: tuple[float, ...], candidate: tuple[float, ...], margin: float) -> tuple[bool, str]:
+    """Whether real episodes speak for the candidate, by more than they vary."""
     before, after = float(np.mean(safe)), float(np.mean(candidate))
     told = f"{after:.0f} in {len(candidate)} real episode(s), against {before:.0f} before"
-    if after > before:
+    if after > before + margin * abs(before):
         return True, f"it returned {told}"
-    return False, f"the candidate returned {told}"
+    return False, f"the candidate returned {told}, and has to be {margin:.0%} better"
 
 
 def _train_on_relabeled(

@@ -140,6 +140,9 @@ class AdaptConfig:
     gate_episodes: int = 1
     """Deterministic real episodes in which the new policy, and the one that only knows the new
     context, show which is better; 0 hands the new one back unseen (paper)."""
+    gate_margin: float = 0.05
+    """By how much, as a share of the earlier policy's return, the new one has to be better there.
+    The return of one policy varies by about that much from start to start."""
 
     def __post_init__(self) -> None:
         _require(self, 1, math.inf, "adaptation_steps", "collection_rounds", "batch_size")
@@ -147,7 +150,7 @@ class AdaptConfig:
         _require(self, 1, math.inf, "relabel_size", "updates_per_round")
         _require(self, 0, math.inf, "context_steps", "weight_steps", "refresh_updates")
         _require(self, 0, math.inf, "rehearsal_batch_size", "relabel_rounds", "gate_episodes")
-        _require(self, 0, math.inf, "context_lr")
+        _require(self, 0, math.inf, "context_lr", "gate_margin")
         if self.collection_rounds > self.adaptation_steps:
             raise ValueError(
                 "AdaptConfig expected at least one of adaptation_steps for each of "
