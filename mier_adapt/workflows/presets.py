@@ -317,7 +317,18 @@ def _ours(family: str, task_set: str, **changes: Any) -> MetaTrainConfig:
 _MANY_TASKS: dict[str, Any] = {"initial_episodes": 2, "replay_per_task": 20_000}
 """Where there are a hundred tasks, each needs less of its own experience."""
 
-_VELOCITY: dict[str, Any] = {**_MANY_TASKS, "adapt": AdaptConfig(adaptation_steps=200)}
+_VELOCITY: dict[str, Any] = {
+    **_MANY_TASKS,
+    "adapt": AdaptConfig(
+        adaptation_steps=200,
+        context_steps=2,
+        relabel_rounds=15,
+        updates_per_round=200,
+        actor_lr=3e-4,
+    ),
+}
+"""Ten context steps (paper) lead far beyond the contexts that a policy knows when the task is far
+outside; and where only rewards change, more updates go on helping. Chosen at 2.25 and 2.4 m/s."""
 
 _NEGATED_JOINTS = _ours(
     "HalfCheetahNegatedJoints", "standard", updates=125_000, model=ModelConfig(context_dim=10)
