@@ -322,9 +322,10 @@ _VELOCITY: dict[str, Any] = {
     "adapt": AdaptConfig(
         adaptation_steps=200,
         context_steps=2,
+        num_models=2,
         relabel_rounds=15,
-        updates_per_round=200,
         actor_lr=3e-4,
+        real_fraction=0.05,
     ),
 }
 """Ten context steps (paper) lead far beyond the contexts that a policy knows when the task is far
