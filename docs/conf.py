@@ -38,11 +38,8 @@ extensions = [
 exclude_patterns = ["_build", "inventories", "**/*.ipynb", "**/*.py", "**/sg_execution_times.rst"]
 nitpicky = True
 nitpick_ignore_regex = [
-    # Libraries whose inventories are not here.
-    (r"py:.*", r"(gymnasium|gym|jaxtyping|minari|mujoco|np|numpy|tianshou|torch)\b.*"),
-    # Annotations of these libraries, as they are written; axes are their strings.
-    (r"py:.*", r"'.*'"),
-    (r"py:.*", r"(Array|Batch|Bool|Box|Float|Int|NDArray|Policy|Space|Tensor|VectorEnv)\b.*"),
+    (r"py:class", r"'.*'"),  # axes in jaxtyping's annotations
+    (r"py:exc", r"gymnasium\.error\..*"),  # has no page
 ]
 
 html_domain_indices = False  # the reference has a page for each room
@@ -64,7 +61,16 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_preserve_defaults = True
 intersphinx_mapping = {
-    "python": ("https://docs.python.org/3", str(DOCS / "inventories" / "python.inv"))
+    library: (address, str(DOCS / "inventories" / f"{library}.inv"))
+    for library, address in {
+        "gymnasium": "https://gymnasium.farama.org",
+        "jaxtyping": "https://docs.kidger.site/jaxtyping",
+        "mujoco": "https://mujoco.readthedocs.io/en/stable",
+        "numpy": "https://numpy.org/doc/stable",
+        "python": "https://docs.python.org/3",
+        "tianshou": "https://tianshou.org/en/stable",
+        "torch": "https://docs.pytorch.org/docs/stable",
+    }.items()
 }
 
 sphinx_gallery_conf = {
