@@ -3,8 +3,9 @@
     python docs/check_site.py [--screenshots DIRECTORY]
 
 Every page is loaded in frames of 390 and 1440 pixels. Its pictures have to load, nothing may be
-wider than the page, every code block needs its copy button, and the page has to follow the theme;
-the search has to find "relabel". Needs Debian's ``chromium``, and no network.
+wider than the page, every code block needs a button that copies it without prompts, and the page
+has to follow the theme; the search has to find "relabel". Needs Debian's ``chromium``, and no
+network.
 """
 
 import functools
@@ -27,6 +28,7 @@ WIDTHS, THEMES = (390, 1440), ("light", "dark")
 SHOWN = (
     *("index", "results", "explanation/method", "api/components", "environments/AntDir"),
     *("tutorials/tutorial_2_own_task_family", "tutorials/tutorial_3_model_identification"),
+    *("tutorials/tutorial_4_read_the_report", "tutorials/tutorial_5_from_stable_baselines3"),
 )
 
 SCRIPT = """
@@ -41,6 +43,16 @@ async function load(url, width) {
   await loaded; await wait(50);
   return frame;
 }
+function copy(inside, button, block) {
+  // A script may not write to the clipboard: what would go there is the selected text.
+  let copied = "";
+  inside.execCommand = () => { copied = inside.activeElement.value ?? ""; return true; };
+  button.click();
+  const prompt = /^(>>> |\\.\\.\\. |\\$ )/, full = text => text.split("\\n").filter(x => x.trim());
+  const lines = full(block.innerText), prompted = lines.filter(line => prompt.test(line));
+  const wanted = (prompted.length ? prompted : lines).map(line => line.replace(prompt, ""));
+  return full(copied).join() == wanted.join() ? [] : [`copies ${copied} instead of ${wanted}`];
+}
 async function check(page, width, theme) {
   const frame = await load("/" + page, width), inside = frame.contentDocument, faults = [];
   for (const image of inside.images) {
@@ -51,8 +63,11 @@ async function check(page, width, theme) {
     const excess = box.scrollWidth - box.clientWidth;
     if (excess > 1) faults.push(`${excess} pixels too wide for ${box.tagName}.${box.className}`);
   }
-  for (const block of inside.querySelectorAll("div.highlight pre"))
-    if (!block.parentElement.querySelector("button.copybtn")) faults.push("no copy button");
+  for (const block of inside.querySelectorAll("div.highlight pre")) {
+    const button = block.parentElement.querySelector("button.copybtn");
+    if (!button) faults.push("no copy button");
+    else if (theme == "light" && width == widths[0]) faults.push(...copy(inside, button, block));
+  }
   const [red] = getComputedStyle(inside.body).backgroundColor.match(/\\d+/g).map(Number);
   if ((theme == "dark") != (red < 128)) faults.push("background does not follow the theme");
   frame.remove();
