@@ -169,12 +169,12 @@ def candidates(
     wrong = others[int(generator.integers(len(others)))]
     recipes: dict[str, tuple[list[Any], list[torch.Tensor], list[int], dict[str, Any]]] = {
         "refined": (models, contexts, [100, 250, 500], {}),
-        "refined, reward negated": (models, contexts, [50, 150], {"reward_sign": -1.0}),
-        "another task's context": ([run.model], [wrong], [50, 250], {}),
+        "refined, reward negated": (models, contexts, [250, 500], {"reward_sign": -1.0}),
+        "another task's context": ([run.model], [wrong], [250, 500], {}),
         "no rehearsal, actor 3e-4": (
             [narrow.model],
             [narrow.context],
-            [250, 1_000],
+            [500, 1_000],
             {"actor_lr": 3e-4},
         ),
     }
