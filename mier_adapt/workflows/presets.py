@@ -329,7 +329,7 @@ _VELOCITY: dict[str, Any] = {
     ),
 }
 """Ten context steps (paper) lead far beyond the contexts that a policy knows when the task is far
-outside; and where only rewards change, more updates go on helping. Chosen at 2.25 and 2.4 m/s."""
+outside; and where only rewards change, more updates go on helping. Tried at 2.25 and 2.4 m/s."""
 
 _NEGATED_JOINTS = _ours(
     "HalfCheetahNegatedJoints", "standard", updates=125_000, model=ModelConfig(context_dim=10)
