@@ -26,12 +26,15 @@ from mier_adapt import adapt_algorithm
 from mier_adapt.integration import algorithm_state, build_sac, from_tianshou, load_algorithm_state
 from mier_adapt.transitions import Transitions
 from mier_adapt.workflows.checkpoints import load_tree, save_tree
+from mier_adapt.workflows.offline_training import meta_train_offline
+from mier_adapt.workflows.presets import ModelConfig
 from mier_adapt.workflows.statistics import bootstrap_interval
 from mier_adapt_envs.negated_joints import mask_task
 
 FAMILY, ENV_ID = "HalfCheetahNegatedJoints", "MIER/HalfCheetahNegatedJoints-v0"
 TASKS = ((0, 1), (2, 4), (3, 5))
 """Joints that are negated, counted from 0."""
+MODEL = ModelConfig(context_dim=0, batch_size=256)
 
 
 @dataclass
@@ -106,10 +109,15 @@ def main(args: Args) -> list[dict[str, Any]]:
     for seed in args.seeds:
         path = args.out / f"sac-{seed}-{env_steps}.safetensors"
         sac, replay = train(seed, env_steps, path)
+        # The call would train this model each time; the three robots can share it.
+        steps = 200 if args.fast else 4_000
+        adapter = meta_train_offline([replay], steps=steps, seed=seed, config=MODEL)
         for negated in TASKS[: 1 if args.fast else None]:
             env = robot(negated)
             label = f"negated joints {','.join(str(joint + 1) for joint in negated)}"
-            report = adapt_algorithm(sac, env, [replay], seed=seed, label=label).report
+            report = adapt_algorithm(
+                sac, env, [replay], seed=seed, label=label, adapter=adapter
+            ).report
             env.close()
             print(f"seed {seed}, {label}:\n{report}\n", flush=True)
             reports.append(report.to_dict())
