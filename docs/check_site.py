@@ -27,7 +27,8 @@ SITE = Path(__file__).parent / "_build"
 WIDTHS, THEMES = (390, 1440), ("light", "dark")
 SHOWN = (
     *("index", "results", "explanation/method", "api/components", "environments/AntDir"),
-    *("tutorials/tutorial_2_own_task_family", "tutorials/tutorial_3_model_identification"),
+    *("tutorials/tutorial_1_own_policy", "tutorials/tutorial_2_own_task_family"),
+    "tutorials/tutorial_3_model_identification",
     *("tutorials/tutorial_4_read_the_report", "tutorials/tutorial_5_from_stable_baselines3"),
 )
 

@@ -75,9 +75,9 @@ reports = [adapt(task, config) for task in chosen]
 
 def table(rows):
     """One line for each entry, one column for each task."""
-    print(f"{'':34}" + "".join(f"{report.task.split()[-1]:>12}" for report in reports))
+    print(f"{'':34}" + "".join(f"{report.task.split()[-1]:>22}" for report in reports))
     for name, value_of in rows.items():
-        print(f"{name:34}" + "".join(f"{value_of(report):>12}" for report in reports))
+        print(f"{name:34}" + "".join(f"{value_of(report):>22}" for report in reports))
 
 
 table(
