@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from mier_adapt._checks import require_int, require_number, require_type, shown
+from mier_adapt._context_gradient import autograd_gradient
 from mier_adapt._typing import Float, Int, Tensor
 from mier_adapt.context_model import ContextModel
 from mier_adapt.transitions import Transitions
@@ -75,21 +76,34 @@ def adapt_context(
         require_type("adapt_context", "max_grad_norm", max_grad_norm, (float, int))
         if not max_grad_norm > 0:
             raise ValueError(f"adapt_context expected max_grad_norm > 0, got {max_grad_norm}.")
-        # Squared below, in the context's dtype; a larger limit is none.
-        max_grad_norm = min(max_grad_norm, torch.finfo(context.dtype).max ** 0.5)
     if create_graph and not context.requires_grad:
         context = context.clone().requires_grad_()
     elif not create_graph:
-        context = context.detach().requires_grad_()
+        context = context.detach()
+    adapted = _descend(
+        lambda context: autograd_gradient(
+            loss_fn, context, second_order=create_graph and not detach_grads
+        ),
+        context,
+        lrs=lrs,
+        max_grad_norm=max_grad_norm,
+    )
+    return adapted if create_graph else adapted.detach()
+
+
+def _descend(
+    gradient_fn: Callable[[Tensor], Tensor],
+    context: Float[Tensor, "*tasks C"],
+    *,
+    lrs: Sequence[float],
+    max_grad_norm: float | None,
+) -> Float[Tensor, "*tasks C"]:
+    """The steps of :func:`adapt_context`, by the gradient of a loss."""
+    if max_grad_norm is not None:
+        # Squared below, in the context's dtype; a larger limit is none.
+        max_grad_norm = min(max_grad_norm, torch.finfo(context.dtype).max ** 0.5)
     for lr in lrs:
-        second_order = create_graph and not detach_grads
-        with torch.set_grad_enabled(True):  # also where the caller evaluates without gradients
-            (grad,) = torch.autograd.grad(
-                loss_fn(context).sum(),
-                context,
-                create_graph=second_order,
-                retain_graph=second_order,
-            )
+        grad = gradient_fn(context)
         if max_grad_norm is not None:
             # Where the gradient is short its norm takes no part in the result: a
             # multiplication by min(1, ...) alone would give NaN second derivatives at 0.
@@ -98,9 +112,7 @@ def adapt_context(
             norm = torch.where(too_long, squared, torch.ones_like(squared)).sqrt()
             grad = torch.where(too_long, grad * (max_grad_norm / norm), grad)
         context = context - lr * grad
-        if not create_graph:
-            context = context.detach().requires_grad_()
-    return context if create_graph else context.detach()
+    return context
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,13 +299,12 @@ class GradientContextAdapter:
                 f"(T, B, dim), got obs {tuple(adaptation.obs.shape)} and "
                 f"{tuple(evaluation.obs.shape)}."
             )
-        contexts_TC = adapt_context(
-            self.model.loss_function(adaptation),
+        gradient = self.model.loss_gradient(adaptation)
+        contexts_TC = _descend(
+            (lambda context: gradient(context).detach()) if first_order else gradient,
             self._start(adaptation, None),
             lrs=self._schedule(self.steps),
             max_grad_norm=self.max_grad_norm,
-            create_graph=True,
-            detach_grads=first_order,
         )
         loss_T = self.model.loss(evaluation, contexts_TC)
         return MetaLoss(

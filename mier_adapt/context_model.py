@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mier_adapt._checks import require_int, require_ints, require_type
+from mier_adapt._context_gradient import autograd_gradient, context_gradient
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.transitions import Transitions
 
@@ -19,9 +20,12 @@ Varies = Literal["reward", "reward_and_dynamics"]
 
 Activation = Literal["leaky_relu", "relu", "elu", "silu", "tanh"]
 
+# Of activations that are linear on either side of zero. The released code's 0.2; torch's own
+# default is 0.01.
+_SLOPES: dict[Activation, float] = {"leaky_relu": 0.2, "relu": 0.0}
+
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
-    # Slope 0.2 is the released code's; torch's own default is 0.01.
-    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+    "leaky_relu": lambda x: F.leaky_relu(x, _SLOPES["leaky_relu"]),
     "relu": F.relu,
     "elu": F.elu,
     "silu": F.silu,
@@ -226,17 +230,7 @@ class ContextModel(nn.Module):
     ) -> tuple[Float[Tensor, "*axes Y"], Float[Tensor, "*axes Y"]]:
         """Means and log-variances of the z-scored targets."""
         axes = product.shape[:-1]
-        self._check_tensor("context", context)
-        if (
-            context.ndim == 0
-            or context.shape[-1] != self.context_dim
-            or (context.ndim > 1 and context.shape[:-1] != axes[: context.ndim - 1])
-            or context.ndim not in (1, product.ndim - 1, product.ndim)
-        ):
-            raise ValueError(
-                f"ContextModel expected context of shape ({self.context_dim},), or one for each "
-                f"task or transition of obs {(*axes, self.obs_dim)}, got {tuple(context.shape)}."
-            )
+        self._check_context(context, product)
         if 1 < context.ndim < product.ndim:
             context = context.unsqueeze(-2)
         activate = _ACTIVATIONS[self.activation]
@@ -289,18 +283,55 @@ class ContextModel(nn.Module):
         What does not depend on the context is computed once, for all steps of an adaptation.
         """
         terms = self._mean_terms(transitions)
+        return lambda context: terms(context) @ self._loss_weight()
+
+    def loss_gradient(self, transitions: Transitions) -> Callable[[Tensor], Tensor]:
+        """The gradient of :meth:`loss` by the context, as a function of the context.
+
+        It can be differentiated once more. Where several tasks share a context, the gradient is
+        that of the sum of their losses.
+        """
+        if self.activation not in _SLOPES:
+            loss_fn = self.loss_function(transitions)
+            return lambda context: autograd_gradient(loss_fn, context, second_order=True)
+        product, target = self._product_and_target(transitions)
+        first, *others = (cast(nn.Linear, layer) for layer in self.layers)
+
+        def gradient(context: Tensor) -> Tensor:
+            self._check_context(context, product)
+            return context_gradient(
+                context.reshape(context.shape[:-1].numel(), self.context_dim),
+                product.reshape(-1, product.shape[-1]),
+                target.reshape(-1, target.shape[-1]),
+                loss_weight=self._loss_weight() / product.shape[-2],
+                min_log_var=self.min_log_var,
+                max_log_var=self.max_log_var,
+                context_weight=first.weight[:, self.obs_dim + self.act_dim :],
+                layers=[(layer.weight, layer.bias) for layer in others],
+                slope=_SLOPES[self.activation],
+            ).reshape(context.shape)
+
+        return gradient
+
+    def _loss_weight(self) -> Float[Tensor, " Y"]:
         weight = torch.full_like(self.target_mean, 1 / self.obs_dim)
         weight[0] = 1  # the reward's
-        return lambda context: terms(context) @ weight
+        return weight
+
+    def _product_and_target(
+        self, transitions: Transitions
+    ) -> tuple[Float[Tensor, "*axes H"], Float[Tensor, "*axes Y"]]:
+        """What :meth:`_product` gives, and the z-scored targets."""
+        require_type("ContextModel", "transitions", transitions, Transitions)
+        product = self._product(transitions.obs, transitions.act)
+        return product, (self._targets(transitions) - self.target_mean) / self.target_std
 
     def _mean_terms(self, transitions: Transitions) -> Callable[[Tensor], Tensor]:
         """Each dimension's loss, ``(*tasks, Y)``, as a function of the context.
 
         The square is the same for z-scored targets; their log-variance is less by a constant.
         """
-        require_type("ContextModel", "transitions", transitions, Transitions)
-        product = self._product(transitions.obs, transitions.act)
-        target = (self._targets(transitions) - self.target_mean) / self.target_std
+        product, target = self._product_and_target(transitions)
         constant = 2 * self.target_std.log()
 
         def mean_terms(context: Tensor) -> Tensor:
@@ -353,6 +384,20 @@ class ContextModel(nn.Module):
         if self.varies == "reward":
             return rew
         return torch.cat((rew, transitions.obs_next - transitions.obs), -1)
+
+    def _check_context(self, context: Tensor, product: Tensor) -> None:
+        axes = product.shape[:-1]
+        self._check_tensor("context", context)
+        if (
+            context.ndim == 0
+            or context.shape[-1] != self.context_dim
+            or (context.ndim > 1 and context.shape[:-1] != axes[: context.ndim - 1])
+            or context.ndim not in (1, product.ndim - 1, product.ndim)
+        ):
+            raise ValueError(
+                f"ContextModel expected context of shape ({self.context_dim},), or one for each "
+                f"task or transition of obs {(*axes, self.obs_dim)}, got {tuple(context.shape)}."
+            )
 
     def _check(self, obs: Tensor, act: Tensor) -> None:
         for name, value, dim in (("obs", obs, self.obs_dim), ("act", act, self.act_dim)):
