@@ -25,8 +25,10 @@ from tianshou.trainer import OffPolicyTrainerParams
 from mier_adapt import adapt_algorithm
 from mier_adapt.integration import algorithm_state, build_sac, from_tianshou, load_algorithm_state
 from mier_adapt.transitions import Transitions
+from mier_adapt.workflows.adaptation_report import AdaptationReport
 from mier_adapt.workflows.checkpoints import load_tree, save_tree
 from mier_adapt.workflows.offline_training import meta_train_offline
+from mier_adapt.workflows.plots import plot_comparison
 from mier_adapt.workflows.presets import ModelConfig
 from mier_adapt.workflows.statistics import bootstrap_interval
 from mier_adapt_envs.negated_joints import mask_task
@@ -101,8 +103,8 @@ def train(seed: int, env_steps: int, path: Path) -> tuple[Any, Transitions]:
     return sac, replay
 
 
-def main(args: Args) -> list[dict[str, Any]]:
-    """Adapt every policy to every task; return the reports as plain values."""
+def main(args: Args) -> list[AdaptationReport]:
+    """Adapt every policy to every task; return the reports."""
     torch.set_num_threads(1)
     env_steps = 2_000 if args.fast else args.env_steps
     reports = []
@@ -120,9 +122,9 @@ def main(args: Args) -> list[dict[str, Any]]:
             ).report
             env.close()
             print(f"seed {seed}, {label}:\n{report}\n", flush=True)
-            reports.append(report.to_dict())
+            reports.append(report)
     kept = [
-        (np.mean(each["returns"]["unchanged"]), np.mean(each["returns"][each["decision"]]))
+        (np.mean(each.returns["unchanged"]), np.mean(each.returns[each.decision]))
         for each in reports
     ]
     before, after = np.mean(kept, axis=0)
@@ -132,7 +134,10 @@ def main(args: Args) -> list[dict[str, Any]]:
         low, high = bootstrap_interval(gains_TS)
         print(f"Gain {gains_TS.mean():.0f}, 95% interval over seeds [{low:.0f}, {high:.0f}]")
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "reports.json").write_text(json.dumps(reports, indent=2) + "\n")
+    (args.out / "reports.json").write_text(
+        json.dumps([each.to_dict() for each in reports], indent=2) + "\n"
+    )
+    plot_comparison(reports, args.out / "comparison.png")
     return reports
 
 

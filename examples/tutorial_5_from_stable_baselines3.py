@@ -176,8 +176,8 @@ print(f"handed back: {report.decision}, because {report.reason}")
 # ---------------
 # Little, with ``--fast``: imitation lost more of the policy on the changed robot than relabeling
 # gave back. The critics were made from 12,000 stored transitions in few updates, which is little to
-# go on; those of :doc:`tutorial_1_own_policy` were trained together with their policy. Where the new
-# policy is no better in a real episode, the gate keeps what came. See
+# go on; those of :doc:`tutorial_1_own_policy` were trained together with their policy. Where the
+# new policy is no better in a real episode, the gate keeps what came. See
 # :doc:`tutorial_4_read_the_report` for all that the report says.
 
 bars = {

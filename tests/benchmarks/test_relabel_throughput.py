@@ -11,7 +11,6 @@ Contenders take turns on the same stored transitions. Memory is measured in a fr
 """
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -167,10 +166,11 @@ def grown_megabytes(requests: list[int]) -> dict[int, float]:
     """By how much each request raised this process's largest resident size, above a ring's."""
     policy, model, context, stored = parts()
     relabeler, buffer = ours(policy, model, context, COUNT)
-    unit = 1 if sys.platform == "darwin" else 1024  # kilobytes on Linux, bytes on macOS
 
     def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+        # Not getrusage's, which a child process inherits from its parent.
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 
     buffer.extend_synthetic(stored)  # touches the whole ring
     for chunk in relabeler.stream([stored[:100]]):  # what torch and Tianshou load once
