@@ -90,7 +90,8 @@ print(f"{len(few)} transitions, {int(few.terminated.sum())} of which ended an ep
 # The same, from a run of ``examples/train_sb3.py``, which wrote the actor and a part of the buffer
 # as safetensors: files that hold no code, unlike SB3's own archives. Its card says how it was made.
 
-DATA = Path(__file__).parent / "data" / "sb3-halfcheetah"
+HERE = Path(__file__).parent if "__file__" in globals() else Path.cwd()  # a page, or a notebook
+DATA = HERE / "data" / "sb3-halfcheetah"
 card = json.loads((DATA / "card.json").read_text())
 print(card["command"])
 print(f"{card['env_steps']} steps, mean return {card['mean_return']}")
