@@ -427,9 +427,10 @@ class GradientContextAdapter:
 
         context = model.initial_context.detach().clone()
         initial = adapted = record(0, 0)
+        loss_fn = model.loss_function(train)
         for step, lr in enumerate(self._schedule(context_steps), start=1):
             context = adapt_context(
-                model.loss_function(train),
+                loss_fn,
                 context,
                 lrs=(lr,),
                 max_grad_norm=self.max_grad_norm,
