@@ -597,7 +597,10 @@ def test_fine_tuning_needs_two_transitions_of_one_task():
 
 
 def test_a_model_of_rewards_without_context_is_fitted_too():
-    model = ContextModel(OBS_DIM, ACT_DIM, 0, hidden_sizes=(8,), varies="reward")
+    generator = torch.Generator().manual_seed(0)
+    model = ContextModel(
+        OBS_DIM, ACT_DIM, 0, hidden_sizes=(8,), varies="reward", generator=generator
+    )
     _, _, result = fine_tune(model, weight_steps=20, weight_lr=0.01)
     assert result.context.shape == (0,)
     assert result.train_loss_final < result.train_loss_initial
