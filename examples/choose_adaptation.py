@@ -31,13 +31,18 @@ from mier_adapt_envs.negated_joints import mask_task
 
 OTHER_COUNTS = ((0, 1), (0, 1, 2, 3), (1, 3), (1, 2, 3, 4), (2, 4), (0, 2, 3, 4))
 """Joints negated in the first set's tasks, counted from 0: two and four at a time."""
-COMMON = {"updates_per_round": 100, "real_fraction": 0.05}
+COMMON = {"updates_per_round": 100, "real_fraction": 0.05, "averaged_share": 0.0}
 VARIANTS = {
     "2 models, 500 updates": {"num_models": 2},
     "4 models, 500": {},
     "4 models, 1000": {"updates_per_round": 200},
     "4 models, 500, 20% real": {"real_fraction": 0.2},
     "4 models, 1000, 20% real": {"updates_per_round": 200, "real_fraction": 0.2},
+    "4 models, 1000, 20% real, averaged": {
+        "updates_per_round": 200,
+        "real_fraction": 0.2,
+        "averaged_share": 0.5,
+    },
     "4 models, 500, actor 3e-4": {"actor_lr": 3e-4},
     "4 models, 500, critics 1e-3": {"critic_lr": 1e-3},
     "4 models, 1000, critics 1e-3": {"updates_per_round": 200, "critic_lr": 1e-3},
@@ -46,13 +51,18 @@ VARIANTS = {
 
 @dataclass
 class Args:
-    """Compare options of relabeling on development tasks."""
+    """Compare options of relabeling on development tasks.
+
+    Example: choose_adaptation.py runs/held-out --seed 1 --variant "4 models, 500"
+    """
 
     run_directory: Annotated[Path, tyro.conf.Positional]
     """A run on HalfCheetahNegatedJoints, or the name of a pretrained one."""
     seed: int = 0
     episodes: int = 8
     """Deterministic evaluation episodes of each variant."""
+    variant: tuple[str, ...] = tuple(VARIANTS)
+    """Which options."""
     fast: bool = False
     """One task and two variants, to see that it runs."""
 
@@ -87,8 +97,8 @@ def main(args: Args) -> dict[str, list[float]]:
             measure("adapted context", run.algorithm)
             measure("actor only", stages._refresh(run, adapt, found.context, generator))
             fitted = stages._refine(run, task, adapt, found.real, contexts, generator)
-            for name, changes in list(VARIANTS.items())[: 2 if args.fast else None]:
-                options = dataclasses.replace(adapt, **changes)
+            for name in args.variant[: 2 if args.fast else None]:
+                options = dataclasses.replace(adapt, **VARIANTS[name])
                 seed_global_generators(args.seed)
                 algorithm = stages._train_on_relabeled(
                     run,

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from mier_adapt._checks import require_int, require_seed, require_types
 from mier_adapt.context_adapter import FineTuneResult, Rehearsal
@@ -358,7 +359,10 @@ def _train_on_relabeled(
     *,
     on_stage: Callable[[str, float], None],
 ) -> Any:
-    """A copy of the algorithm that went on on relabeled experience, mixed with the real one."""
+    """A copy of the algorithm that went on on relabeled experience, mixed with the real one.
+
+    Its policy is the average of the last updates' (Izmailov et al. 2018, arXiv:1803.05407).
+    """
     algorithm = copy.deepcopy(agent.algorithm)
     restart_optimizers(algorithm, actor_lr=config.actor_lr, critic_lr=config.critic_lr)
     known = agent.policy_context(found.context)
@@ -384,6 +388,8 @@ def _train_on_relabeled(
         generator=generator,
     )
     buffer.extend_real(found.real, truncated=found.truncated)
+    averaged = AveragedModel(algorithm.policy)
+    updates = config.relabel_rounds * config.updates_per_round
     for done in range(config.relabel_rounds):
         # Every stored transition meets one of the models, drawn evenly.
         shares = np.array_split(np.arange(config.relabel_size), len(relabelers))
@@ -399,9 +405,12 @@ def _train_on_relabeled(
                     f"Adapting to {task.label}: the losses are {losses} at update {count} of "
                     f"relabeling {done}. The agent is unchanged; lower critic_lr."
                 )
-            on_stage(
-                "relabel", (done + (count + 1) / config.updates_per_round) / config.relabel_rounds
-            )
+            made = done * config.updates_per_round + count + 1
+            if made > updates * (1 - config.averaged_share):
+                averaged.update_parameters(algorithm.policy)
+            on_stage("relabel", made / updates)
+    if config.averaged_share:
+        algorithm.policy.load_state_dict(averaged.module.state_dict())
     require_finite_parameters(algorithm, f"Adapting to {task.label}: the policy")
     return algorithm
 

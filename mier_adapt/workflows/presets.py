@@ -137,6 +137,9 @@ class AdaptConfig:
     """Transitions of an update (paper)."""
     real_fraction: float = 0.2
     """Share of real transitions in it (paper: 0.05)."""
+    averaged_share: float = 0.5
+    """Last share of the updates over which the policy's weights are averaged into those that are
+    handed back; 0 for the last ones (paper)."""
     gate_episodes: int = 1
     """Deterministic real episodes in which the new policy, and the one that only knows the new
     context, show which is better; 0 hands the new one back unseen (paper)."""
@@ -157,7 +160,7 @@ class AdaptConfig:
                 f"collection_rounds, got {self.adaptation_steps} and {self.collection_rounds}."
             )
         _require(self, _ABOVE_0, math.inf, "later_context_lr", "weight_lr", "actor_lr", "critic_lr")
-        _require(self, 0, 1, "real_fraction")
+        _require(self, 0, 1, "real_fraction", "averaged_share")
         _require(self, -math.inf, math.inf, "validation_threshold")
 
 
@@ -328,6 +331,7 @@ _VELOCITY: dict[str, Any] = {
         actor_lr=3e-4,
         critic_lr=1e-3,
         real_fraction=0.05,
+        averaged_share=0.0,
     ),
 }
 """Ten context steps (paper), or a second round of them, lead far beyond the contexts that a policy
@@ -375,6 +379,7 @@ PRESETS: dict[str, MetaTrainConfig] = {
             updates_per_round=500,
             actor_lr=3e-4,
             real_fraction=0.05,
+            averaged_share=0.0,
             gate_episodes=0,
         ),
     ),
@@ -420,6 +425,7 @@ OWN_POLICY = AdaptConfig(
     updates_per_round=400,
     actor_lr=3e-4,
     critic_lr=1e-3,
+    averaged_share=0.0,
 )
 """How :func:`.adapt_algorithm` adapts a policy that knows no context.
 

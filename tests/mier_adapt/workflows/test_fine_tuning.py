@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mier_adapt.integration import MixedReplayBuffer, algorithm_state
+from mier_adapt.integration import MixedReplayBuffer, algorithm_state, update
 from mier_adapt.workflows import fine_tuning
 from mier_adapt.workflows.adaptation_report import novelty
 from mier_adapt.workflows.checkpoints import CheckpointError, save_tree
@@ -131,6 +131,27 @@ def test_each_stage_can_be_left_out(run, negated_joints_envs, changes, stages, d
     assert report.decision == decision
     assert report.gate_transitions == 0
     assert report.gate_returns == {}
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 1), (0.5, 3), (1.0, 6)])
+def test_hands_back_the_average_of_the_last_policies(
+    run, negated_joints_envs, monkeypatch, share, count
+):
+    policies = []
+
+    def kept(algorithm, *args):
+        losses = update(algorithm, *args)
+        policies.append(copy.deepcopy(algorithm.policy.state_dict()))
+        return losses
+
+    monkeypatch.setattr(fine_tuning, "update", kept)
+    algorithm, _, report = adapt(
+        with_adapt(run, gate_episodes=0, averaged_share=share), negated_joints_envs
+    )
+    assert len(policies) == report.updates == 6
+    for name, value in algorithm.policy.state_dict().items():
+        mean = torch.stack([each[name] for each in policies[-count:]]).mean(0)
+        torch.testing.assert_close(value, mean)
 
 
 def test_the_published_algorithm_is_a_preset(run, negated_joints_envs):
