@@ -1,4 +1,4 @@
-"""Shared doubles: random transitions, a linear-Gaussian task, stock algorithms, tiny runs."""
+"""Shared doubles: random transitions, a plain meta-loss, stock algorithms, tiny runs."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ from tianshou.utils.net.continuous import (
     ContinuousCritic,
 )
 
-from mier_adapt import ContextModel, Transitions
+from mier_adapt import ContextModel, GradientContextAdapter, Transitions
 from mier_adapt.context_model import Varies
 from mier_adapt.integration import build_sac
 from mier_adapt.workflows.adaptation_report import AdaptationReport, Novelty
@@ -142,6 +142,28 @@ class LinearGaussianTask:
         return torch.linalg.lstsq(
             self.context_weight_YC.T @ weighted_YC, weighted_YC.T @ residual_Y
         ).solution
+
+
+def plain_meta_loss(
+    adapter: GradientContextAdapter, adaptation: Transitions, evaluation: Transitions
+) -> torch.Tensor:
+    """What ``adapter.meta_loss`` computes: one task after another, by automatic differentiation.
+
+    As equation 4 of the paper is written down; the adapter must have one size for all steps.
+    """
+    model, (lr,), losses = adapter.model, adapter.lrs, []
+    for task in range(len(adaptation)):
+        context = model.initial_context.clone()
+        if not context.requires_grad:
+            context.requires_grad_()
+        for _ in range(adapter.steps):
+            loss = model.loss(adaptation[task], context)
+            (grad,) = torch.autograd.grad(loss, context, create_graph=True)
+            if adapter.max_grad_norm is not None and grad.norm() > adapter.max_grad_norm:
+                grad = grad * adapter.max_grad_norm / grad.norm()
+            context = context - lr * grad
+        losses.append(model.loss(evaluation[task], context))
+    return torch.stack(losses).mean() + model.bound_penalty()
 
 
 # Algorithms ---------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from .doubles import (
     OBS_DIM,
     LinearGaussianTask,
     assert_same_tree,
+    plain_meta_loss,
     random_model,
     random_transitions,
 )
@@ -91,8 +92,12 @@ def test_a_batch_of_tasks_adapts_as_each_task_by_itself(
 
 
 def meta_gradient(adapter, adaptation, evaluation, **options):
+    return gradients(adapter, adapter.meta_loss(adaptation, evaluation, **options).loss)
+
+
+def gradients(adapter, loss):
     adapter.model.zero_grad()
-    adapter.meta_loss(adaptation, evaluation, **options).loss.backward()
+    loss.backward()
     return {
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
         for name, parameter in adapter.model.named_parameters()
@@ -119,6 +124,35 @@ def limited(model, adaptation, max_grad_norm):
     changed = (free != held).any(dim=1)
     assert changed.all() or not changed.any()
     return bool(changed.all())
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.04, None])  # the first limits some of the tasks
+@pytest.mark.parametrize("learn_initial_context", [False, True])
+@pytest.mark.parametrize("varies", VARIES)
+def test_loss_and_gradients_are_those_of_a_plain_loop_over_tasks(
+    varies, learn_initial_context, max_grad_norm
+):
+    """At the sizes of HalfCheetah, in the floats of training."""
+    model = ContextModel(
+        20,
+        6,
+        10,
+        varies=varies,
+        learn_initial_context=learn_initial_context,
+        generator=torch.Generator().manual_seed(0),
+    )
+    adaptation, evaluation = (
+        random_transitions(10, 64, obs_dim=20, act_dim=6, seed=seed) for seed in (1, 2)
+    )
+    model.fit_normalization(adaptation)
+    adapter = GradientContextAdapter(model, lr=1.0, max_grad_norm=max_grad_norm)
+    ours = adapter.meta_loss(adaptation, evaluation).loss
+    plain = plain_meta_loss(adapter, adaptation, evaluation)
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=0)
+    one, other = gradients(adapter, ours), gradients(adapter, plain)
+    for name, expected in other.items():
+        tolerance = 1e-5 * float(expected.abs().max())
+        torch.testing.assert_close(one[name], expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("varies", VARIES)
