@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from mier_adapt._checks import require_int, require_number, require_type, shown
-from mier_adapt._context_gradient import autograd_gradient
+from mier_adapt._derivatives import autograd_gradient
 from mier_adapt._typing import Float, Int, Tensor
 from mier_adapt.context_model import ContextModel
 from mier_adapt.transitions import Transitions
@@ -306,7 +306,7 @@ class GradientContextAdapter:
             lrs=self._schedule(self.steps),
             max_grad_norm=self.max_grad_norm,
         )
-        loss_T = self.model.loss(evaluation, contexts_TC)
+        loss_T = self.model.training_loss(evaluation, contexts_TC)
         return MetaLoss(
             loss=loss_T.mean() + self.model.bound_penalty(),
             contexts=contexts_TC.detach(),

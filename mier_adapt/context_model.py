@@ -9,7 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from mier_adapt._checks import require_int, require_ints, require_type
-from mier_adapt._context_gradient import autograd_gradient, context_gradient
+from mier_adapt._derivatives import (
+    PiecewiseLinear,
+    autograd_gradient,
+    context_gradient,
+    context_loss,
+)
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.transitions import Transitions
 
@@ -294,24 +299,49 @@ class ContextModel(nn.Module):
         if self.activation not in _SLOPES:
             loss_fn = self.loss_function(transitions)
             return lambda context: autograd_gradient(loss_fn, context, second_order=True)
+        return self._by_hand(context_gradient, transitions)
+
+    def training_loss(
+        self, transitions: Transitions, context: Float[Tensor, "*some C"]
+    ) -> Float[Tensor, "*tasks"]:
+        """:meth:`loss`, faster, for one step on the weights: it can be differentiated once."""
+        require_type("ContextModel", "transitions", transitions, Transitions)
+        self._check_tensor("context", context)
+        if self.activation not in _SLOPES or context.ndim != transitions.obs.ndim - 1:
+            return self.loss(transitions, context)
+        constant = (2 * self.target_std.log()) @ self._loss_weight()
+        return self._by_hand(context_loss, transitions)(context) + constant
+
+    def _by_hand(
+        self,
+        function: Callable[[Tensor, Tensor, Tensor, PiecewiseLinear], Tensor],
+        transitions: Transitions,
+    ) -> Callable[[Tensor], Tensor]:
+        """A function of contexts and transitions, as a function of the context."""
         product, target = self._product_and_target(transitions)
         first, *others = (cast(nn.Linear, layer) for layer in self.layers)
+        model = PiecewiseLinear(
+            slope=_SLOPES[self.activation],
+            loss_weight=self._loss_weight() / product.shape[-2],
+            min_log_var=self.min_log_var,
+            max_log_var=self.max_log_var,
+            context_weight=first.weight[:, self.obs_dim + self.act_dim :],
+            weights=[layer.weight for layer in others],
+            biases=[layer.bias for layer in others],
+        )
 
-        def gradient(context: Tensor) -> Tensor:
+        def of_context(context: Tensor) -> Tensor:
             self._check_context(context, product)
-            return context_gradient(
-                context.reshape(context.shape[:-1].numel(), self.context_dim),
+            groups = context.shape[:-1]
+            result = function(
+                context.reshape(groups.numel(), self.context_dim),
                 product.reshape(-1, product.shape[-1]),
                 target.reshape(-1, target.shape[-1]),
-                loss_weight=self._loss_weight() / product.shape[-2],
-                min_log_var=self.min_log_var,
-                max_log_var=self.max_log_var,
-                context_weight=first.weight[:, self.obs_dim + self.act_dim :],
-                layers=[(layer.weight, layer.bias) for layer in others],
-                slope=_SLOPES[self.activation],
-            ).reshape(context.shape)
+                model,
+            )
+            return result.reshape(groups + result.shape[1:])
 
-        return gradient
+        return of_context
 
     def _loss_weight(self) -> Float[Tensor, " Y"]:
         weight = torch.full_like(self.target_mean, 1 / self.obs_dim)
