@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import tyro
 
-from mier_adapt.workflows import fine_tuning as stages
+from mier_adapt.workflows import adaptation_stages as stages
 from mier_adapt.workflows.environments import TaskEnvs
 from mier_adapt.workflows.identification import identify
 from mier_adapt.workflows.new_tasks import NewTask
@@ -109,21 +109,20 @@ def main(args: Args) -> dict[str, list[float]]:
                 )
                 returns.setdefault(name, []).append(float(np.mean(episodes)))
 
-            contexts = stages._earlier_contexts(run, adapt, generator)
+            contexts = stages.earlier_contexts(run, adapt, generator)
             measure("adapted context", run.algorithm)
-            measure("actor only", stages._refresh(run, adapt, found.context, generator))
-            fitted = stages._refine(run, task, adapt, found.real, contexts, generator)
+            measure("actor only", stages.refresh(run, adapt, found.context, generator))
+            fitted = stages.refine(run, task, adapt, found.real, contexts, generator)
             for name in (args.variant or tuple(variants))[: 2 if args.fast else None]:
                 options = dataclasses.replace(adapt, **variants[name])
                 seed_global_generators(args.seed)
-                algorithm = stages._train_on_relabeled(
+                algorithm = stages.train_on_relabeled(
                     run,
                     task,
                     options,
                     fitted[: options.num_models],
                     found,
                     np.random.default_rng(args.seed + 7),
-                    on_stage=lambda stage, progress: None,
                 )
                 measure(name, algorithm)
             row = ", ".join(f"{name} {values[-1]:.0f}" for name, values in returns.items())

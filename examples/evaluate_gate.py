@@ -34,13 +34,12 @@ from mier_adapt import ExperienceRelabeler
 from mier_adapt.context_adapter import FineTuneResult
 from mier_adapt.integration import (
     MixedReplayBuffer,
-    refresh_actor,
     relabeling_policy,
     restart_optimizers,
     update,
 )
 from mier_adapt.transitions import Transitions
-from mier_adapt.workflows import fine_tuning
+from mier_adapt.workflows import adaptation_stages as stages
 from mier_adapt.workflows.environments import TaskEnvs
 from mier_adapt.workflows.files import replace_text
 from mier_adapt.workflows.identification import Identified, identify
@@ -114,8 +113,8 @@ def relabeled(
     for count in range(max(lengths)):
         if count % config.updates_per_round == 0:
             for relabeler in relabelers:
-                stored = _drawn(run, config.relabel_size // len(relabelers), generator)
-                for chunk in relabeler.stream([stored]):
+                share = config.relabel_size // len(relabelers)
+                for chunk in relabeler.stream(stages.draw_stored(run, share, share, generator)):
                     buffer.extend_synthetic(replace(chunk, rew=reward_sign * chunk.rew))
         update(algorithm, buffer, config.batch_size)
         if count + 1 in lengths:
@@ -153,17 +152,8 @@ def candidates(
             validate_every=config.validate_every,
         )
 
-    refreshed = copy.deepcopy(run.algorithm)
-    restart_optimizers(refreshed, actor_lr=config.actor_lr, critic_lr=config.critic_lr)
-    batches = (_drawn(run, config.batch_size, generator).obs for _ in range(config.refresh_updates))
-    refresh_actor(
-        refreshed,
-        (
-            torch.cat((obs, found.context.expand(len(obs), -1)), -1)
-            for obs in itertools.islice(batches, config.refresh_updates // shares)
-        ),
-    )
-    yield "actor only", refreshed
+    few = replace(config, refresh_updates=config.refresh_updates // shares)
+    yield "actor only", stages.refresh(run, few, found.context, generator)
 
     refined = [refine(rehearsed=True) for _ in range(config.num_models)]
     narrow = refine(rehearsed=False)
@@ -195,15 +185,6 @@ def candidates(
             **options,
         ):
             yield f"{name}, {length} updates", algorithm
-
-
-def _drawn(run: Run, count: int, generator: np.random.Generator) -> Transitions:
-    """Stored transitions, as many of each meta-training task."""
-    tasks = np.arange(run.replay.num_tasks)
-    drawn = run.replay.sample_transitions(
-        tasks, -(-count // len(tasks)), adaptation=False, generator=generator
-    ).flatten()
-    return drawn[torch.from_numpy(generator.permutation(len(drawn))[:count])].to(run.device)
 
 
 def measure(run: Run, task: NewTask, *, seed: int, fast: bool) -> list[dict[str, Any]]:
@@ -239,7 +220,7 @@ def verdict(row: dict[str, Any], tie: float) -> str:
 def accepts(row: dict[str, Any], margin: float) -> list[bool]:
     """What the gate says after each episode that it might see; it has seen the last."""
     pairs = zip(row["safe"], row["returns"], strict=True)
-    return [fine_tuning._gate((safe,), (candidate,), margin)[0] for safe, candidate in pairs]
+    return [stages.passes_gate((safe,), (candidate,), margin)[0] for safe, candidate in pairs]
 
 
 def main(args: Args) -> None:

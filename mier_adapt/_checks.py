@@ -16,6 +16,7 @@ __all__ = [
     "require_ints",
     "require_number",
     "require_seed",
+    "require_tensor",
     "require_type",
     "require_types",
     "shown",
@@ -106,6 +107,21 @@ def require_types(owner: str, **arguments: tuple[Any, Any]) -> None:
     """:func:`require_type` for several arguments, given as ``name=(value, kind)``."""
     for name, (value, kind) in arguments.items():
         require_type(owner, name, value, kind)
+
+
+def require_tensor(owner: str, name: str, value: Any, shape: tuple[int, ...]) -> None:
+    """Check a tensor of finite values.
+
+    Raises:
+        TypeError: If it is none.
+        ValueError: If its shape is another, or a value is not finite.
+    """
+    require_type(owner, name, value, torch.Tensor)
+    if tuple(value.shape) != shape or not bool(value.isfinite().all()):
+        raise ValueError(
+            f"{owner} expected {name} of shape {shape} with finite values, got {shown(value)} "
+            f"of shape {tuple(value.shape)}."
+        )
 
 
 def require_seed(owner: str, seed: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from mier_adapt._checks import require_types, shown
+from mier_adapt._checks import require_tensor, require_types
 from mier_adapt.transitions import Transitions
 from mier_adapt.workflows.agents import Agent
 
@@ -155,23 +155,10 @@ def novelty(
     Raises:
         ValueError: If the transitions or a context do not fit the run.
     """
-    require_types(
-        "novelty",
-        agent=(agent, Agent),
-        real=(real, Transitions),
-        context=(context, torch.Tensor),
-        earlier_contexts=(earlier_contexts, torch.Tensor),
-    )
+    require_types("novelty", agent=(agent, Agent), real=(real, Transitions))
     width = agent.model.context_dim
-    for name, value, shape in (
-        ("context", context, (width,)),
-        ("earlier_contexts", earlier_contexts, (agent.replay.num_tasks, width)),
-    ):
-        if tuple(value.shape) != shape or not bool(value.isfinite().all()):
-            raise ValueError(
-                f"novelty expected {name} of shape {shape} with finite values, got {shown(value)} "
-                f"of shape {tuple(value.shape)}."
-            )
+    require_tensor("novelty", "context", context, (width,))
+    require_tensor("novelty", "earlier_contexts", earlier_contexts, (agent.replay.num_tasks, width))
     tasks = np.arange(agent.replay.num_tasks)
     if len(tasks) < 3:
         return None

@@ -5,7 +5,6 @@ switches stages off; the preset ``…-paper`` keeps what the paper has.
 """
 
 import copy
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,24 +13,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 from mier_adapt._checks import require_int, require_seed, require_types
-from mier_adapt.context_adapter import FineTuneResult, Rehearsal
-from mier_adapt.integration import (
-    MixedReplayBuffer,
-    refresh_actor,
-    relabeling_policy,
-    restart_optimizers,
-    update,
-)
-from mier_adapt.integration.collection import require_finite_parameters
-from mier_adapt.relabeler import ExperienceRelabeler
-from mier_adapt.transitions import Transitions
+from mier_adapt.context_adapter import FineTuneResult
 from mier_adapt.workflows.adaptation_report import AdaptationReport, Decision, novelty
+from mier_adapt.workflows.adaptation_stages import (
+    draw_stored,
+    earlier_contexts,
+    passes_gate,
+    refine,
+    refresh,
+    train_on_relabeled,
+)
 from mier_adapt.workflows.agents import Agent
 from mier_adapt.workflows.environments import TaskEnvs
-from mier_adapt.workflows.identification import Identified, identify
+from mier_adapt.workflows.identification import identify
 from mier_adapt.workflows.new_tasks import NewTask
 from mier_adapt.workflows.presets import AdaptConfig
 from mier_adapt.workflows.randomness import forked_global_generators
@@ -183,7 +179,7 @@ def adapt_agent(
             found = identify(
                 agent, task, config, seed=seed, generator=generator, checkpoint=checkpoint
             )
-            earlier_contexts = _earlier_contexts(agent, config, generator)
+            contexts = earlier_contexts(agent, config, generator)
         context = found.context
         if agent.conditioned:
             evaluate("initial context", agent.algorithm, agent.model.initial_context.detach())
@@ -192,19 +188,26 @@ def adapt_agent(
 
         if config.refresh_updates and agent.conditioned:
             with stage("refresh"):
-                algorithms["actor only"] = _refresh(agent, config, context, generator)
+                algorithms["actor only"] = refresh(agent, config, context, generator)
             evaluate("actor only", algorithms["actor only"], context)
 
         with stage("refine"):
-            fitted = _refine(agent, task, config, found.real, earlier_contexts, generator)
-        earlier_loss = _earlier_loss(agent, fitted, earlier_contexts)
+            fitted = refine(agent, task, config, found.real, contexts, generator)
+        earlier_loss = _earlier_loss(agent, fitted, contexts)
         disagreement = _disagreement(agent, fitted)
 
+        updates = config.relabel_rounds * config.updates_per_round
         trusted, reason = _trust(fitted, config)
         if trusted:
             with stage("relabel"):
-                algorithms["relabeled"] = _train_on_relabeled(
-                    agent, task, config, fitted, found, generator, on_stage=on_stage
+                algorithms["relabeled"] = train_on_relabeled(
+                    agent,
+                    task,
+                    config,
+                    fitted,
+                    found,
+                    generator,
+                    on_update=lambda made: on_stage("relabel", made / updates),
                 )
             evaluate("relabeled", algorithms["relabeled"], context)
 
@@ -221,7 +224,7 @@ def adapt_agent(
                         episodes=config.gate_episodes,
                         generator=np.random.default_rng(starts),
                     )
-            accepted, reason = _gate(
+            accepted, reason = passes_gate(
                 gate_returns[safe], gate_returns[candidate], config.gate_margin
             )
             decision = candidate if accepted else safe
@@ -237,94 +240,17 @@ def adapt_agent(
         evaluation_transitions=len(returns) * evaluation_episodes * task.episode_steps,
         returns=returns,
         gate_returns=gate_returns,
-        novelty=novelty(agent, found.real, context, earlier_contexts),
+        novelty=novelty(agent, found.real, context, contexts),
         train_loss=_mean_losses(fitted, "train"),
         validation_loss=_mean_losses(fitted, "validation"),
         earlier_tasks_loss=earlier_loss,
         disagreement=disagreement,
         weight_steps=tuple(each.weight_steps for each in fitted),
         synthetic_transitions=config.relabel_rounds * config.relabel_size if trusted else 0,
-        updates=config.relabel_rounds * config.updates_per_round if trusted else 0,
+        updates=updates if trusted else 0,
         seconds=seconds,
     )
     return Adaptation(algorithms[decision], context, report)
-
-
-def _earlier_contexts(
-    agent: Agent, config: AdaptConfig, generator: np.random.Generator
-) -> torch.Tensor:
-    """The meta-training tasks' contexts, ``(T, C)``, from what is stored of each."""
-    stored = agent.replay.sample_transitions(
-        np.arange(agent.replay.num_tasks),
-        config.adaptation_steps,
-        adaptation=True,
-        generator=generator,
-    )
-    return agent.adapter.adapt(stored.to(agent.device), steps=agent.adapter.steps)
-
-
-def _refresh(
-    agent: Agent, config: AdaptConfig, context: torch.Tensor, generator: np.random.Generator
-) -> Any:
-    """A copy of the algorithm whose actor has learned from the critics under this context."""
-    algorithm = copy.deepcopy(agent.algorithm)
-    restart_optimizers(algorithm, actor_lr=config.actor_lr, critic_lr=config.critic_lr)
-    count = config.refresh_updates * config.batch_size
-    batches = _stored(agent, count, config.batch_size, generator)
-    refresh_actor(
-        algorithm,
-        (torch.cat((each.obs, context.expand(len(each), -1)), -1) for each in batches),
-    )
-    require_finite_parameters(algorithm, "The refreshed SAC")
-    return algorithm
-
-
-def _refine(
-    agent: Agent,
-    task: NewTask,
-    config: AdaptConfig,
-    real: Transitions,
-    earlier_contexts: torch.Tensor,
-    generator: np.random.Generator,
-) -> list[FineTuneResult]:
-    """Copies of the model, each fitted to its own split of the new task's transitions."""
-    rehearsal: Rehearsal | None = None
-    if config.rehearsal_batch_size:
-        rehearsal = _rehearsal(agent, earlier_contexts, config.rehearsal_batch_size, generator)
-    try:
-        return [
-            agent.adapter.fine_tune(
-                real,
-                context_steps=config.context_steps,
-                weight_steps=config.weight_steps,
-                weight_lr=config.weight_lr,
-                context_lr=config.context_lr,
-                batch_size=config.model_batch_size,
-                rehearsal=rehearsal,
-                validate_every=config.validate_every,
-                generator=torch.Generator().manual_seed(int(generator.integers(2**31))),
-            )
-            for _ in range(config.num_models)
-        ]
-    except FloatingPointError as error:
-        raise FloatingPointError(f"Adapting to {task.label}: {error}") from error
-
-
-def _rehearsal(
-    agent: Agent, contexts: torch.Tensor, batch_size: int, generator: np.random.Generator
-) -> Rehearsal:
-    """Draws earlier tasks' transitions, as many of each, with their contexts."""
-    num_tasks = min(agent.replay.num_tasks, batch_size)
-    per_task = batch_size // num_tasks
-
-    def draw() -> tuple[Transitions, torch.Tensor]:
-        tasks = generator.choice(agent.replay.num_tasks, num_tasks, replace=False)
-        earlier = agent.replay.sample_transitions(
-            tasks, per_task, adaptation=False, generator=generator
-        )
-        return earlier.flatten().to(agent.device), contexts[tasks].repeat_interleave(per_task, 0)
-
-    return draw
 
 
 def _trust(fitted: list[FineTuneResult], config: AdaptConfig) -> tuple[bool, str]:
@@ -338,97 +264,6 @@ def _trust(fitted: list[FineTuneResult], config: AdaptConfig) -> tuple[bool, str
     if loss < threshold:
         return True, f"validation loss {loss:.2f} is below the threshold {threshold:g}"
     return False, f"validation loss {loss:.2f} is not below the threshold {threshold:g}"
-
-
-def _gate(safe: tuple[float, ...], candidate: tuple[float, ...], margin: float) -> tuple[bool, str]:
-    """Whether real episodes speak for the candidate, by more than they vary."""
-    before, after = float(np.mean(safe)), float(np.mean(candidate))
-    told = f"{after:.0f} in {len(candidate)} real episode(s), against {before:.0f} before"
-    if after > before + margin * abs(before):
-        return True, f"it returned {told}"
-    return False, f"the candidate returned {told}, and has to be {margin:.0%} better"
-
-
-def _train_on_relabeled(
-    agent: Agent,
-    task: NewTask,
-    config: AdaptConfig,
-    fitted: list[FineTuneResult],
-    found: Identified,
-    generator: np.random.Generator,
-    *,
-    on_stage: Callable[[str, float], None],
-) -> Any:
-    """A copy of the algorithm that went on on relabeled experience, mixed with the real one.
-
-    Its policy is the average of the last updates' (Izmailov et al. 2018, arXiv:1803.05407).
-    """
-    algorithm = copy.deepcopy(agent.algorithm)
-    restart_optimizers(algorithm, actor_lr=config.actor_lr, critic_lr=config.critic_lr)
-    known = agent.policy_context(found.context)
-    varies_dynamics = agent.model.varies != "reward"
-    relabelers = [
-        ExperienceRelabeler(
-            each.model,
-            each.context,
-            # The policy keeps its own context: refined weights give the model's another meaning.
-            policy=relabeling_policy(algorithm.policy, known) if varies_dynamics else None,
-            termination_fn=task.termination_fn if varies_dynamics else None,
-            generator=torch.Generator(agent.device).manual_seed(int(generator.integers(2**31))),
-        )
-        for each in fitted
-    ]
-    buffer = MixedReplayBuffer(
-        len(found.real),
-        config.relabel_rounds * config.relabel_size,
-        obs_dim=agent.model.obs_dim,
-        act_dim=agent.model.act_dim,
-        context=known,
-        real_fraction=config.real_fraction,
-        generator=generator,
-    )
-    buffer.extend_real(found.real, truncated=found.truncated)
-    averaged = AveragedModel(algorithm.policy)
-    updates = config.relabel_rounds * config.updates_per_round
-    for done in range(config.relabel_rounds):
-        # Every stored transition meets one of the models, drawn evenly.
-        shares = np.array_split(np.arange(config.relabel_size), len(relabelers))
-        for relabeler, share in zip(relabelers, shares, strict=True):
-            for chunk in relabeler.stream(
-                _stored(agent, len(share), relabeler.chunk_size, generator)
-            ):
-                buffer.extend_synthetic(chunk)
-        for count in range(config.updates_per_round):
-            losses = update(algorithm, buffer, config.batch_size)
-            if not all(math.isfinite(loss) for loss in losses.values()):
-                raise FloatingPointError(
-                    f"Adapting to {task.label}: the losses are {losses} at update {count} of "
-                    f"relabeling {done}. The agent is unchanged; lower critic_lr."
-                )
-            made = done * config.updates_per_round + count + 1
-            if made > updates * (1 - config.averaged_share):
-                averaged.update_parameters(algorithm.policy)
-            on_stage("relabel", made / updates)
-    if config.averaged_share:
-        algorithm.policy.load_state_dict(averaged.module.state_dict())
-    require_finite_parameters(algorithm, f"Adapting to {task.label}: the policy")
-    return algorithm
-
-
-def _stored(
-    agent: Agent, count: int, chunk_size: int, generator: np.random.Generator
-) -> Iterator[Transitions]:
-    """``count`` stored transitions, drawn evenly over the meta-training tasks, in chunks."""
-    tasks = np.arange(agent.replay.num_tasks)
-    while count > 0:
-        size = min(count, chunk_size)
-        per_task = -(-size // len(tasks))
-        drawn = agent.replay.sample_transitions(
-            tasks, per_task, adaptation=False, generator=generator
-        ).flatten()
-        order = torch.from_numpy(generator.permutation(len(drawn))[:size])
-        yield drawn[order].to(agent.device)
-        count -= size
 
 
 def _mean_losses(fitted: list[FineTuneResult], part: str) -> tuple[float, float, float]:
@@ -457,7 +292,7 @@ def _disagreement(agent: Agent, fitted: list[FineTuneResult]) -> float:
     """How far the refined models' mean predictions lie apart on stored observations."""
     if len(fitted) < 2:
         return 0.0
-    (stored,) = _stored(agent, _PROBE, _PROBE, np.random.default_rng(0))
+    (stored,) = draw_stored(agent, _PROBE, _PROBE, np.random.default_rng(0))
     predictions = []
     for each in fitted:
         rew, obs_next = each.model.mean(stored.obs, stored.act, each.context)

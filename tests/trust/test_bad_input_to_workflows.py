@@ -21,7 +21,7 @@ import mier_adapt
 import mier_adapt_envs
 from mier_adapt import ContextModel, GradientContextAdapter, adapt_algorithm
 from mier_adapt.integration import build_sac
-from mier_adapt.workflows import checkpoints, pretrained, randomness, runs
+from mier_adapt.workflows import adaptation_stages, checkpoints, pretrained, randomness, runs
 from mier_adapt.workflows.adaptation_report import novelty
 from mier_adapt.workflows.comparison import compare, with_all_stages
 from mier_adapt.workflows.doctor import diagnose
@@ -30,7 +30,7 @@ from mier_adapt.workflows.evaluation import collect_for_tasks, evaluate_tasks, e
 from mier_adapt.workflows.files import replace_text
 from mier_adapt.workflows.films import film_side_by_side
 from mier_adapt.workflows.fine_tuning import adapt_agent, fine_tune_by_relabeling
-from mier_adapt.workflows.identification import identify
+from mier_adapt.workflows.identification import Identified, identify
 from mier_adapt.workflows.imitation import imitate
 from mier_adapt.workflows.locks import run_lock
 from mier_adapt.workflows.meta_training import MetaTrainer, meta_train
@@ -163,6 +163,38 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
             "evaluation_episodes": 1,
             "checkpoint": None,
         },
+    )
+    real = run.replay.stored()[:20]
+    stage = {"agent": run, "config": CONFIG.adapt, "generator": generator}
+    refining = {
+        **stage,
+        "task": NewTask.of_family(envs, tasks[11], episode_steps=20),
+        "real": real,
+        "contexts": torch.zeros(run.replay.num_tasks, run.model.context_dim),
+    }
+    context = torch.zeros(run.model.context_dim)
+    yield Target("earlier_contexts", adaptation_stages.earlier_contexts, stage)
+    yield Target("refresh", adaptation_stages.refresh, {**stage, "context": context})
+    yield Target("refine", adaptation_stages.refine, refining)
+    yield Target(
+        "train_on_relabeled",
+        adaptation_stages.train_on_relabeled,
+        {
+            **stage,
+            "task": refining["task"],
+            "fitted": adaptation_stages.refine(**refining),
+            "found": Identified(real, np.zeros(len(real), bool), context),
+        },
+    )
+    yield Target(
+        "draw_stored",
+        adaptation_stages.draw_stored,
+        {"agent": run, "count": 5, "chunk_size": 2, "generator": generator},
+    )
+    yield Target(
+        "passes_gate",
+        adaptation_stages.passes_gate,
+        {"safe": (1.0, 2.0), "candidate": (3.0,), "margin": 0.04},
     )
     yield Target(
         "NewTask.of_family",

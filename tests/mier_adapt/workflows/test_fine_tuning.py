@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mier_adapt.integration import MixedReplayBuffer, algorithm_state, update
-from mier_adapt.workflows import fine_tuning
+from mier_adapt.workflows import adaptation_stages
 from mier_adapt.workflows.adaptation_report import novelty
 from mier_adapt.workflows.checkpoints import CheckpointError, save_tree
 from mier_adapt.workflows.fine_tuning import fine_tune_by_relabeling
@@ -144,7 +144,7 @@ def test_hands_back_the_average_of_the_last_policies(
         policies.append(copy.deepcopy(algorithm.policy.state_dict()))
         return losses
 
-    monkeypatch.setattr(fine_tuning, "update", kept)
+    monkeypatch.setattr(adaptation_stages, "update", kept)
     algorithm, _, report = adapt(
         with_adapt(run, gate_episodes=0, averaged_share=share), negated_joints_envs
     )
@@ -245,7 +245,7 @@ def trained_on(monkeypatch) -> list[MixedReplayBuffer]:
             super().__init__(*args, **kwargs)
             made.append(self)
 
-    monkeypatch.setattr(fine_tuning, "MixedReplayBuffer", Remembered)
+    monkeypatch.setattr(adaptation_stages, "MixedReplayBuffer", Remembered)
     return made
 
 
