@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from mier_adapt._typing import Float, Tensor
 
-__all__ = ["PiecewiseLinear", "autograd_gradient", "context_gradient", "context_loss"]
+__all__ = ["ContextGradient", "ContextLoss", "PiecewiseLinear", "autograd_gradient", "evaluate"]
 
 # Named with its overload, which torch would take twice the call's time to find.
 _leaky_relu_backward = torch.ops.aten.leaky_relu_backward.grad_input
@@ -50,65 +50,26 @@ class PiecewiseLinear(NamedTuple):
     """Of the layers that follow."""
 
 
-def context_loss(
+def evaluate(
+    function: type["ContextLoss"] | type["ContextGradient"],
     context: Float[Tensor, "G C"],
     product: Float[Tensor, "N H"],
     target: Float[Tensor, "N Y"],
     model: PiecewiseLinear,
-) -> Float[Tensor, " G"]:
-    r"""Weighted sum of $(\mu - y)^2 e^{-\ell} + \ell$ over N / G transitions for each context.
-
-    Takes what :func:`context_gradient` takes, and can be differentiated once, by the same.
-    """
-    return _apply(_ContextLoss, context, product, target, model)
-
-
-def context_gradient(
-    context: Float[Tensor, "G C"],
-    product: Float[Tensor, "N H"],
-    target: Float[Tensor, "N Y"],
-    model: PiecewiseLinear,
-) -> Float[Tensor, "G C"]:
-    r"""Gradient of :func:`context_loss` by G contexts of N / G transitions each.
-
-    With $\sigma$ a leaky ReLU, $a_0 = \sigma(x + W_\phi \phi)$, $a_i = \sigma(W_i a_{i-1} + b_i)$,
-    and gradients $\delta_i$ by what the $\sigma$ of layer $i$ acts on,
-
-    $$\delta_{i-1} = \sigma' \odot W_i^\top \delta_i, \qquad
-      \nabla_\phi L = W_\phi^\top \textstyle\sum \delta_0.$$
-
-    The derivative of $v^\top \nabla_\phi L$ by any parameter is the derivative, along $v$, of
-    the gradient by that parameter. So the second backward pass carries derivatives along $v$,
-    marked by dots, through forward and first backward pass; $\sigma'' = 0$:
-
-    $$\dot a_i = \sigma' \odot W_i \dot a_{i-1}, \qquad
-      \dot\delta_{i-1} = \sigma' \odot W_i^\top \dot\delta_i, \qquad
-      \nabla_{W_i} = \dot\delta_i a_{i-1}^\top + \delta_i \dot a_{i-1}^\top.$$
-
-    The products are those of automatic differentiation, without its graph and copies.
+) -> Float[Tensor, "G ..."]:
+    """Loss or gradient of G contexts, of N / G transitions each.
 
     Args:
+        function: Which.
         context: One for each group of N / G successive rows.
         product: What the inputs contribute to the first layer, $x$.
         target: Z-scored targets.
         model: The rest.
 
     Returns:
-        The gradients; they can be differentiated once, by every tensor but the loss's weights.
-
-    Source:
-        Pearlmutter (1994), Fast exact multiplication by the Hessian, Neural Computation 6(1).
+        What the function gives; it can be differentiated once, by every tensor but the loss's
+        weights.
     """
-    return _apply(_ContextGradient, context, product, target, model)
-
-
-def _apply(
-    function: type[torch.autograd.Function],
-    context: Tensor,
-    product: Tensor,
-    target: Tensor,
-    model: PiecewiseLinear,
-) -> Tensor:
     *constants, min_log_var, max_log_var, context_weight, weights, biases = model
     return function.apply(  # type: ignore[no-any-return, no-untyped-call]
         *constants, context, product, target,
@@ -116,7 +77,9 @@ def _apply(
     )  # fmt: skip
 
 
-class _ContextLoss(torch.autograd.Function):
+class ContextLoss(torch.autograd.Function):
+    r"""Weighted sum of $(\mu - y)^2 e^{-\ell} + \ell$ over the transitions of each context."""
+
     @staticmethod
     def forward(ctx: Any, slope: float, loss_weight: Tensor, *tensors: Tensor) -> Tensor:
         context, context_weight, weights, activations, head = _forward(slope, loss_weight, *tensors)
@@ -147,7 +110,29 @@ class _ContextLoss(torch.autograd.Function):
         )  # fmt: skip
 
 
-class _ContextGradient(torch.autograd.Function):
+class ContextGradient(torch.autograd.Function):
+    r"""Gradient of :class:`ContextLoss` by each context.
+
+    With $\sigma$ a leaky ReLU, $a_0 = \sigma(x + W_\phi \phi)$, $a_i = \sigma(W_i a_{i-1} + b_i)$,
+    and gradients $\delta_i$ by what the $\sigma$ of layer $i$ acts on,
+
+    $$\delta_{i-1} = \sigma' \odot W_i^\top \delta_i, \qquad
+      \nabla_\phi L = W_\phi^\top \textstyle\sum \delta_0.$$
+
+    The derivative of $v^\top \nabla_\phi L$ by any parameter is the derivative, along $v$, of
+    the gradient by that parameter. So the second backward pass carries derivatives along $v$,
+    marked by dots, through forward and first backward pass; $\sigma'' = 0$:
+
+    $$\dot a_i = \sigma' \odot W_i \dot a_{i-1}, \qquad
+      \dot\delta_{i-1} = \sigma' \odot W_i^\top \dot\delta_i, \qquad
+      \nabla_{W_i} = \dot\delta_i a_{i-1}^\top + \delta_i \dot a_{i-1}^\top.$$
+
+    The products are those of automatic differentiation, without its graph and copies.
+
+    Source:
+        Pearlmutter (1994), Fast exact multiplication by the Hessian, Neural Computation 6(1).
+    """
+
     @staticmethod
     def forward(ctx: Any, slope: float, loss_weight: Tensor, *tensors: Tensor) -> Tensor:
         context, context_weight, weights, activations, head = _forward(slope, loss_weight, *tensors)

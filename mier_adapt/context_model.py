@@ -10,10 +10,11 @@ from torch import nn
 
 from mier_adapt._checks import require_int, require_ints, require_type
 from mier_adapt._derivatives import (
+    ContextGradient,
+    ContextLoss,
     PiecewiseLinear,
     autograd_gradient,
-    context_gradient,
-    context_loss,
+    evaluate,
 )
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.transitions import Transitions
@@ -299,7 +300,7 @@ class ContextModel(nn.Module):
         if self.activation not in _SLOPES:
             loss_fn = self.loss_function(transitions)
             return lambda context: autograd_gradient(loss_fn, context, second_order=True)
-        return self._by_hand(context_gradient, transitions)
+        return self._by_hand(ContextGradient, transitions)
 
     def training_loss(
         self, transitions: Transitions, context: Float[Tensor, "*some C"]
@@ -310,14 +311,12 @@ class ContextModel(nn.Module):
         if self.activation not in _SLOPES or context.ndim != transitions.obs.ndim - 1:
             return self.loss(transitions, context)
         constant = (2 * self.target_std.log()) @ self._loss_weight()
-        return self._by_hand(context_loss, transitions)(context) + constant
+        return self._by_hand(ContextLoss, transitions)(context) + constant
 
     def _by_hand(
-        self,
-        function: Callable[[Tensor, Tensor, Tensor, PiecewiseLinear], Tensor],
-        transitions: Transitions,
+        self, function: type[ContextGradient] | type[ContextLoss], transitions: Transitions
     ) -> Callable[[Tensor], Tensor]:
-        """A function of contexts and transitions, as a function of the context."""
+        """Loss or gradient, as a function of the context."""
         product, target = self._product_and_target(transitions)
         first, *others = (cast(nn.Linear, layer) for layer in self.layers)
         model = PiecewiseLinear(
@@ -333,7 +332,8 @@ class ContextModel(nn.Module):
         def of_context(context: Tensor) -> Tensor:
             self._check_context(context, product)
             groups = context.shape[:-1]
-            result = function(
+            result = evaluate(
+                function,
                 context.reshape(groups.numel(), self.context_dim),
                 product.reshape(-1, product.shape[-1]),
                 target.reshape(-1, target.shape[-1]),

@@ -1,4 +1,4 @@
-"""Shared doubles: random transitions, a plain meta-loss, stock algorithms, tiny runs."""
+"""Shared doubles: transitions, a linear-Gaussian task, a plain meta-loss, algorithms, tiny runs."""
 
 import os
 import subprocess
