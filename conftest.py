@@ -4,20 +4,20 @@ Benchmarks alone, ``pytest -m benchmark``, run as users do. This file lies at th
 read before anything imports the packages, for doctests as well.
 """
 
+import argparse
 import os
 
 import hypothesis
 import jaxtyping
-import pytest
 import torch
 
 import tests.typechecking
 
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Set the process up for tests, before they are collected."""
-    if config.option.markexpr == "benchmark":
-        return
+# Here and not in a hook: pytest imports the conftest.py of a folder it is given, and with it the
+# packages, before it calls any.
+_arguments = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+_arguments.add_argument("-m")
+if _arguments.parse_known_args()[0].m != "benchmark":
     # Tianshou compiles a few small functions, which takes every process many seconds; interpreted
     # they give the same. Before anything imports numba.
     os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
