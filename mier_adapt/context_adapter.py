@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import torch
 
+from mier_adapt import _meta_gradient
 from mier_adapt._checks import require_int, require_number, require_type, shown
-from mier_adapt._derivatives import autograd_gradient
 from mier_adapt._typing import Float, Int, Tensor
 from mier_adapt.context_model import ContextModel
 from mier_adapt.transitions import Transitions
@@ -80,30 +80,11 @@ def adapt_context(
         context = context.clone().requires_grad_()
     elif not create_graph:
         context = context.detach()
-    adapted = _descend(
-        lambda context: autograd_gradient(
-            loss_fn, context, second_order=create_graph and not detach_grads
-        ),
-        context,
-        lrs=lrs,
-        max_grad_norm=max_grad_norm,
-    )
-    return adapted if create_graph else adapted.detach()
-
-
-def _descend(
-    gradient_fn: Callable[[Tensor], Tensor],
-    context: Float[Tensor, "*tasks C"],
-    *,
-    lrs: Sequence[float],
-    max_grad_norm: float | None,
-) -> Float[Tensor, "*tasks C"]:
-    """The steps of :func:`adapt_context`, by the gradient of a loss."""
     if max_grad_norm is not None:
         # Squared below, in the context's dtype; a larger limit is none.
         max_grad_norm = min(max_grad_norm, torch.finfo(context.dtype).max ** 0.5)
     for lr in lrs:
-        grad = gradient_fn(context)
+        grad = _gradient(loss_fn, context, second_order=create_graph and not detach_grads)
         if max_grad_norm is not None:
             # Where the gradient is short its norm takes no part in the result: a
             # multiplication by min(1, ...) alone would give NaN second derivatives at 0.
@@ -112,7 +93,20 @@ def _descend(
             norm = torch.where(too_long, squared, torch.ones_like(squared)).sqrt()
             grad = torch.where(too_long, grad * (max_grad_norm / norm), grad)
         context = context - lr * grad
-    return context
+    return context if create_graph else context.detach()
+
+
+def _gradient(
+    loss_fn: Callable[[Tensor], Tensor], context: Float[Tensor, "*tasks C"], *, second_order: bool
+) -> Float[Tensor, "*tasks C"]:
+    """Of a loss by the context; a constant unless ``second_order``."""
+    if not context.requires_grad:
+        context = context.detach().requires_grad_()
+    with torch.set_grad_enabled(True):  # also where the caller evaluates without gradients
+        (grad,) = torch.autograd.grad(
+            loss_fn(context).sum(), context, create_graph=second_order, retain_graph=second_order
+        )
+    return grad
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +114,11 @@ class MetaLoss:
     """What one meta-batch gives: a loss to descend, and the contexts that it found."""
 
     loss: Float[Tensor, ""]
-    """Mean evaluation loss of the tasks, plus the model's regulariser; differentiable."""
+    """Mean evaluation loss of the tasks, plus the model's regulariser.
+
+    Differentiable by the model's parameters. Where its activations are linear on either side of
+    zero, that is so once, and the work of it is done with the loss, unless gradients are disabled.
+    """
     contexts: Float[Tensor, "T C"]
     """Adapted contexts, detached."""
     evaluation_loss: Float[Tensor, " T"]
@@ -293,22 +291,36 @@ class GradientContextAdapter:
         """
         for name, value in (("adaptation", adaptation), ("evaluation", evaluation)):
             require_type("meta_loss", name, value, Transitions)
-        if adaptation.obs.ndim != 3 or len(adaptation) != len(evaluation):
+        shapes = [each.obs.shape for each in (adaptation, evaluation)]
+        if any(len(shape) != 3 for shape in shapes) or shapes[0][0] != shapes[1][0]:
             raise ValueError(
                 "meta_loss expected adaptation and evaluation sets of the same T tasks, "
-                f"(T, B, dim), got obs {tuple(adaptation.obs.shape)} and "
-                f"{tuple(evaluation.obs.shape)}."
+                f"(T, B, dim), got obs {tuple(shapes[0])} and {tuple(shapes[1])}."
             )
-        gradient = self.model.loss_gradient(adaptation)
-        contexts_TC = _descend(
-            (lambda context: gradient(context).detach()) if first_order else gradient,
-            self._start(adaptation, None),
-            lrs=self._schedule(self.steps),
-            max_grad_norm=self.max_grad_norm,
-        )
-        loss_T = self.model.training_loss(evaluation, contexts_TC)
+        model, lrs = self.model, self._schedule(self.steps)
+        if model.slope is not None and model.hidden_sizes:
+            loss, loss_T, contexts_TC = _meta_gradient.meta_loss(
+                model,
+                adaptation,
+                evaluation,
+                slope=model.slope,
+                lrs=lrs,
+                max_grad_norm=self.max_grad_norm,
+                first_order=first_order,
+            )
+        else:
+            contexts_TC = adapt_context(
+                model.loss_function(adaptation),
+                self._start(adaptation, None),
+                lrs=lrs,
+                max_grad_norm=self.max_grad_norm,
+                create_graph=True,
+                detach_grads=first_order,
+            )
+            loss_T = model.loss(evaluation, contexts_TC)
+            loss = loss_T.mean()
         return MetaLoss(
-            loss=loss_T.mean() + self.model.bound_penalty(),
+            loss=loss + model.bound_penalty(),
             contexts=contexts_TC.detach(),
             evaluation_loss=loss_T.detach(),
         )

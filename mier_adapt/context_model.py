@@ -9,13 +9,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from mier_adapt._checks import require_int, require_ints, require_type
-from mier_adapt._derivatives import (
-    ContextGradient,
-    ContextLoss,
-    PiecewiseLinear,
-    autograd_gradient,
-    evaluate,
-)
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.transitions import Transitions
 
@@ -181,6 +174,11 @@ class ContextModel(nn.Module):
         self.register_buffer("target_mean", torch.zeros(target_dim))
         self.register_buffer("target_std", torch.ones(target_dim))
 
+    @property
+    def slope(self) -> float | None:
+        """Of the activations below zero, if they are linear on either side of it."""
+        return _SLOPES.get(self.activation)
+
     @torch.no_grad()
     def fit_normalization(self, transitions: Transitions) -> None:
         """Z-score inputs and targets by the statistics of these transitions.
@@ -215,19 +213,21 @@ class ContextModel(nn.Module):
         Raises:
             ValueError: If a shape does not fit; the message names the argument.
         """
-        mean, log_var = self._normalized(self._product(obs, act), context)
+        mean, log_var = self._normalized(self._product(self._inputs(obs, act)), context)
         mean = mean * self.target_std + self.target_mean
         log_var = log_var + 2 * self.target_std.log()
         if self.varies == "reward":
             return Prediction(mean[..., 0], log_var[..., 0], None, None)
         return Prediction(mean[..., 0], log_var[..., 0], mean[..., 1:], log_var[..., 1:])
 
-    def _product(
+    def _inputs(
         self, obs: Float[Tensor, "*axes O"], act: Float[Tensor, "*axes A"]
-    ) -> Float[Tensor, "*axes H"]:
-        """What observations and actions contribute to the first layer."""
+    ) -> Float[Tensor, "*axes I"]:
         self._check(obs, act)
-        inputs = (torch.cat((obs, act), -1) - self.input_mean) / self.input_std
+        return (torch.cat((obs, act), -1) - self.input_mean) / self.input_std
+
+    def _product(self, inputs: Float[Tensor, "*axes I"]) -> Float[Tensor, "*axes H"]:
+        """What z-scored observations and actions contribute to the first layer."""
         first = cast(nn.Linear, self.layers[0])
         return F.linear(inputs, first.weight[:, : inputs.shape[-1]], first.bias)
 
@@ -289,79 +289,36 @@ class ContextModel(nn.Module):
         What does not depend on the context is computed once, for all steps of an adaptation.
         """
         terms = self._mean_terms(transitions)
-        return lambda context: terms(context) @ self._loss_weight()
+        return lambda context: terms(context) @ self.loss_weight()
 
-    def loss_gradient(self, transitions: Transitions) -> Callable[[Tensor], Tensor]:
-        """The gradient of :meth:`loss` by the context, as a function of the context.
+    def z_scored(
+        self, transitions: Transitions
+    ) -> tuple[Float[Tensor, "*axes I"], Float[Tensor, "*axes Y"]]:
+        """What the layers see (observation, action) and should give (reward, observation's change).
 
-        It can be differentiated once more. Where several tasks share a context, the gradient is
-        that of the sum of their losses.
+        Args:
+            transitions: ``(*axes, ...)``, in the environment's units.
+
+        Returns:
+            Inputs and targets, each dimension by its own mean and standard deviation.
         """
-        if self.activation not in _SLOPES:
-            loss_fn = self.loss_function(transitions)
-            return lambda context: autograd_gradient(loss_fn, context, second_order=True)
-        return self._by_hand(ContextGradient, transitions)
-
-    def training_loss(
-        self, transitions: Transitions, context: Float[Tensor, "*some C"]
-    ) -> Float[Tensor, "*tasks"]:
-        """:meth:`loss`, faster, for one step on the weights: it can be differentiated once."""
         require_type("ContextModel", "transitions", transitions, Transitions)
-        self._check_tensor("context", context)
-        if self.activation not in _SLOPES or context.ndim != transitions.obs.ndim - 1:
-            return self.loss(transitions, context)
-        constant = (2 * self.target_std.log()) @ self._loss_weight()
-        return self._by_hand(ContextLoss, transitions)(context) + constant
+        inputs = self._inputs(transitions.obs, transitions.act)
+        return inputs, (self._targets(transitions) - self.target_mean) / self.target_std
 
-    def _by_hand(
-        self, function: type[ContextGradient] | type[ContextLoss], transitions: Transitions
-    ) -> Callable[[Tensor], Tensor]:
-        """Loss or gradient, as a function of the context."""
-        product, target = self._product_and_target(transitions)
-        first, *others = (cast(nn.Linear, layer) for layer in self.layers)
-        model = PiecewiseLinear(
-            slope=_SLOPES[self.activation],
-            loss_weight=self._loss_weight() / product.shape[-2],
-            min_log_var=self.min_log_var,
-            max_log_var=self.max_log_var,
-            context_weight=first.weight[:, self.obs_dim + self.act_dim :],
-            weights=[layer.weight for layer in others],
-            biases=[layer.bias for layer in others],
-        )
-
-        def of_context(context: Tensor) -> Tensor:
-            self._check_context(context, product)
-            groups = context.shape[:-1]
-            result = evaluate(
-                function,
-                context.reshape(groups.numel(), self.context_dim),
-                product.reshape(-1, product.shape[-1]),
-                target.reshape(-1, target.shape[-1]),
-                model,
-            )
-            return result.reshape(groups + result.shape[1:])
-
-        return of_context
-
-    def _loss_weight(self) -> Float[Tensor, " Y"]:
+    def loss_weight(self) -> Float[Tensor, " Y"]:
+        """Weight of each target in the loss: 1 for the reward, a mean's for the state."""
         weight = torch.full_like(self.target_mean, 1 / self.obs_dim)
         weight[0] = 1  # the reward's
         return weight
-
-    def _product_and_target(
-        self, transitions: Transitions
-    ) -> tuple[Float[Tensor, "*axes H"], Float[Tensor, "*axes Y"]]:
-        """What :meth:`_product` gives, and the z-scored targets."""
-        require_type("ContextModel", "transitions", transitions, Transitions)
-        product = self._product(transitions.obs, transitions.act)
-        return product, (self._targets(transitions) - self.target_mean) / self.target_std
 
     def _mean_terms(self, transitions: Transitions) -> Callable[[Tensor], Tensor]:
         """Each dimension's loss, ``(*tasks, Y)``, as a function of the context.
 
         The square is the same for z-scored targets; their log-variance is less by a constant.
         """
-        product, target = self._product_and_target(transitions)
+        inputs, target = self.z_scored(transitions)
+        product = self._product(inputs)
         constant = 2 * self.target_std.log()
 
         def mean_terms(context: Tensor) -> Tensor:

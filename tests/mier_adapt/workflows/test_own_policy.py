@@ -148,7 +148,8 @@ def test_meta_training_offline_tells_tasks_apart(buffer):
         tasks,
         steps=150,
         seed=0,
-        config=ModelConfig(context_dim=2, hidden_sizes=(32, 32), batch_size=32),
+        # At the default lr its loss jumps, with some seeds just before the end.
+        config=ModelConfig(context_dim=2, hidden_sizes=(32, 32), batch_size=32, lr=3e-4),
         on_step=lambda step, loss: losses.append(loss),
     )
     assert len(losses) == 150
