@@ -70,76 +70,79 @@ def meta_loss(
         *(layer.bias for layer in (*hidden, first, last)),
         model.min_log_var, model.max_log_var, model.initial_context,
     ]  # fmt: skip
+    num_tasks, blocks = len(evaluation), _num_blocks(evaluation)
     differentiated = torch.is_grad_enabled()
     with torch.no_grad():
-        layers = _Layers.of(parameters)
-        rows = _Rows.of(model, adaptation, weight=1 / adaptation.obs.shape[1])
-        contexts = layers.initial_context.expand(len(adaptation), -1)
+        layers = _Layers.of([each.expand(blocks, *each.shape) for each in parameters])
+        rows = _Rows.of(model, adaptation, blocks, weight=1 / adaptation.obs.shape[1])
+        contexts = layers.initial_context.unsqueeze(1).expand(-1, num_tasks // blocks, -1)
         steps = []
         for lr in lrs:
             visit = _Visit(layers, slope, rows, contexts)
             gradient, through_limit = _limit(visit.context_gradient(), max_grad_norm)
             contexts = contexts - lr * gradient
             steps.append((visit, through_limit, lr))
-        rows = _Rows.of(model, evaluation, weight=1 / evaluation.rew.numel())
+        rows = _Rows.of(model, evaluation, blocks, weight=1 / evaluation.rew.numel())
         visit = _Visit(layers, slope, rows, contexts)
-        losses = len(evaluation) * visit.losses()
+        adapted = contexts.flatten(0, 1)
+        losses = num_tasks * visit.losses().flatten()
         losses += (2 * model.target_std.log()) @ model.loss_weight()  # z-scoring's
         loss = losses.mean()
         if not differentiated:
-            return loss, losses, contexts
+            return loss, losses, adapted
 
-        shapes = [each.shape for each in parameters]
-        gradient = contexts.new_zeros(sum(each.numel() for each in parameters))
-        into = _Layers.of(_views(gradient, shapes))
+        gradients = [each.new_zeros(blocks, *each.shape) for each in parameters]
+        into = _Layers.of(gradients)
         by_contexts = visit.loss_backward(into)
         while steps and not first_order:  # frees what one has kept for those before it
             visit, through_limit, lr = steps.pop()
-            by_contexts = by_contexts + visit.gradient_backward(
-                through_limit(-lr * by_contexts), into
-            )
-        into.initial_context.copy_(by_contexts.sum(0))
-    loss = _Differentiated.apply(loss, gradient, *parameters)  # type: ignore[no-untyped-call]
-    return loss, losses, contexts
+            direction = through_limit(-lr * by_contexts)
+            by_contexts = by_contexts + visit.gradient_backward(direction, into)
+        into.initial_context.copy_(by_contexts.sum(1))
+        gradients = [each.sum(0) for each in gradients]
+    loss = _Differentiated.apply(loss, gradients, *parameters)  # type: ignore[no-untyped-call]
+    return loss, losses, adapted
+
+
+def _num_blocks(transitions: Transitions) -> int:
+    """One for each core, or one in all where its tasks cannot be dealt out evenly.
+
+    A product by several cores at once leaves each with parts of what the others need next, and
+    where they share no cache, fetching those takes longer than the products.
+    """
+    threads = torch.get_num_threads() if transitions.obs.device.type == "cpu" else 1
+    return threads if len(transitions) % threads == 0 else 1
 
 
 class _Differentiated(torch.autograd.Function):
-    """A value whose gradient by the parameters, as one vector, is known."""
+    """A value whose gradients by the parameters are known."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, gradient: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient)
-        ctx.shapes = [each.shape for each in parameters]
+    def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *_: Tensor) -> Tensor:
+        ctx.save_for_backward(*gradients)
         return value.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_value: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return None, None, *_views(by_value * gradient, ctx.shapes)
-
-
-def _views(vector: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
-    """Successive parts of a vector, in these shapes."""
-    parts = torch.split(vector, [shape.numel() for shape in shapes])
-    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+        return None, None, *(by_value * gradient for gradient in ctx.saved_tensors)
 
 
 class _Layers(NamedTuple):
-    """A model's parameters, or gradients by them."""
+    """A model's parameters, or gradients by them, once for each of P blocks."""
 
     weights: Sequence[Tensor]
-    """Of the layers between first and last, each ``(out, in)``."""
-    first_weight: Float[Tensor, "H X"]
+    """Of the layers between first and last, each ``(P, out, in)``."""
+    first_weight: Float[Tensor, "P H X"]
     """Of the inputs and the context."""
-    last_weight: Float[Tensor, "D K"]
+    last_weight: Float[Tensor, "P D K"]
     """Of the means, then of the log-variances."""
     biases: Sequence[Tensor]
-    first_bias: Float[Tensor, " H"]
-    last_bias: Float[Tensor, " D"]
-    min_log_var: Float[Tensor, " Y"]
-    max_log_var: Float[Tensor, " Y"]
-    initial_context: Float[Tensor, " C"]
+    first_bias: Float[Tensor, "P H"]
+    last_bias: Float[Tensor, "P D"]
+    min_log_var: Float[Tensor, "P Y"]
+    max_log_var: Float[Tensor, "P Y"]
+    initial_context: Float[Tensor, "P C"]
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> Self:
@@ -151,49 +154,51 @@ class _Layers(NamedTuple):
         )
 
     @property
-    def context_weight(self) -> Float[Tensor, "H C"]:
+    def context_weight(self) -> Float[Tensor, "P H C"]:
         """The context's part of the first."""
-        return self.first_weight[:, self.first_weight.shape[1] - len(self.initial_context) :]
+        return self.first_weight[..., self.first_weight.shape[2] - self.initial_context.shape[1] :]
 
 
 class _Rows(NamedTuple):
-    """What the layers see and should give, all tasks' transitions in one axis."""
+    """What the layers see and should give: in each of P blocks, N transitions of all its tasks."""
 
-    inputs: Float[Tensor, "N X"]
+    inputs: Float[Tensor, "P N X"]
     """With room for the context."""
-    targets: Float[Tensor, "N Y"]
+    targets: Float[Tensor, "P N Y"]
     loss_weight: Float[Tensor, " Y"]
 
     @classmethod
-    def of(cls, model: ContextModel, transitions: Transitions, *, weight: float) -> Self:
+    def of(
+        cls, model: ContextModel, transitions: Transitions, blocks: int, *, weight: float
+    ) -> Self:
         inputs, targets = model.z_scored(transitions)
         return cls(
-            F.pad(inputs.flatten(0, 1), (0, model.context_dim)),
-            targets.flatten(0, 1),
+            F.pad(inputs.reshape(blocks, -1, inputs.shape[2]), (0, model.context_dim)),
+            targets.reshape(blocks, -1, targets.shape[2]),
             weight * model.loss_weight(),
         )
 
 
 class _Visit:
-    """The loss of rows under their tasks' contexts, forward and back."""
+    """The loss of rows under their tasks' contexts, forward and back; each block has T tasks."""
 
     def __init__(
-        self, layers: _Layers, slope: float, rows: _Rows, contexts: Float[Tensor, "T C"]
+        self, layers: _Layers, slope: float, rows: _Rows, contexts: Float[Tensor, "P T C"]
     ) -> None:
         self.layers, self.slope, self.rows, self.contexts = layers, slope, rows, contexts
         self.inputs = rows.inputs.clone()
-        by_task = self.inputs.view(len(contexts), -1, self.inputs.shape[1])
-        by_task[..., by_task.shape[2] - contexts.shape[1] :] = contexts.unsqueeze(1)
-        hidden = torch.addmm(layers.first_bias, self.inputs, layers.first_weight.t())
+        by_task = self._by_task(self.inputs)
+        by_task[..., by_task.shape[3] - contexts.shape[2] :] = contexts.unsqueeze(2)
+        hidden = _linear(self.inputs, layers.first_weight, layers.first_bias)
         hidden = F.leaky_relu(hidden, slope, inplace=True)
         self.activations = [hidden]
         for weight, bias in zip(layers.weights, layers.biases, strict=True):
-            hidden = F.leaky_relu(torch.addmm(bias, hidden, weight.t()), slope, inplace=True)
+            hidden = F.leaky_relu(_linear(hidden, weight, bias), slope, inplace=True)
             self.activations.append(hidden)
-        output = torch.addmm(layers.last_bias, hidden, layers.last_weight.t())
+        output = _linear(hidden, layers.last_weight, layers.last_bias)
 
         mean, log_var = output.chunk(2, dim=-1)
-        lowest, highest = layers.min_log_var, layers.max_log_var
+        lowest, highest = layers.min_log_var.unsqueeze(1), layers.max_log_var.unsqueeze(1)
         room = highest - log_var
         self.below = torch.sigmoid(room)  # derivative of the upper limit
         room = (highest - lowest) - F.softplus(room)
@@ -207,37 +212,38 @@ class _Visit:
         self.by_upper = self.by_log_var * self.above
         self.by_output = torch.cat((self.by_mean, self.by_upper * self.below), -1)
 
-    def losses(self) -> Float[Tensor, " T"]:
+    def losses(self) -> Float[Tensor, "P T"]:
         """Weighted sums of squared error times precision, and log-variance."""
         loss = torch.addcmul(self.squared_error, self.rows.loss_weight, self.log_var)
-        return loss.view(len(self.contexts), -1).sum(1)
+        return self._by_task(loss).sum((2, 3))
 
-    def context_gradient(self) -> Float[Tensor, "T C"]:
+    def context_gradient(self) -> Float[Tensor, "P T C"]:
         """Of the losses; keeps what :meth:`gradient_backward` needs."""
         *self.deltas, first = self._deltas(self.by_output)
-        self.group_delta = self._group_sum(first)
-        return self.group_delta @ self.layers.context_weight
+        self.task_delta = self._by_task(first).sum(2)
+        return torch.bmm(self.task_delta, self.layers.context_weight)
 
-    def loss_backward(self, into: _Layers) -> Float[Tensor, "T C"]:
+    def loss_backward(self, into: _Layers) -> Float[Tensor, "P T C"]:
         """Gradient of the losses' sum by the contexts; adds those by the layers to ``into``."""
         return self._backward(self.by_log_var, self.by_upper, self.by_output, into)
 
     def gradient_backward(
-        self, direction: Float[Tensor, "T C"], into: _Layers
-    ) -> Float[Tensor, "T C"]:
+        self, direction: Float[Tensor, "P T C"], into: _Layers
+    ) -> Float[Tensor, "P T C"]:
         """As :meth:`loss_backward`, of direction times :meth:`context_gradient`."""
-        hidden_dot = direction @ self.layers.context_weight.t()
-        hidden_dot = hidden_dot.repeat_interleave(len(self.inputs) // len(direction), dim=0)
+        hidden_dot = torch.bmm(direction, self.layers.context_weight.mT)
+        hidden_dot = hidden_dot.repeat_interleave(self.inputs.shape[1] // direction.shape[1], dim=1)
         activation_dot = self._through(self.activations[0], hidden_dot)
         for weight, by_weight, delta, activation in zip(
             self.layers.weights, into.weights, reversed(self.deltas), self.activations[1:],
             strict=True,
         ):  # fmt: skip
-            by_weight.addmm_(delta.t(), activation_dot)
-            activation_dot = self._through(activation, activation_dot @ weight.t())
-        into.last_weight.addmm_(self.by_output.t(), activation_dot)
-        mean_dot, log_var_dot = (activation_dot @ self.layers.last_weight.t()).chunk(2, dim=-1)
+            by_weight.baddbmm_(delta.mT, activation_dot)
+            activation_dot = self._through(activation, torch.bmm(activation_dot, weight.mT))
+        into.last_weight.baddbmm_(self.by_output.mT, activation_dot)
+        output_dot = torch.bmm(activation_dot, self.layers.last_weight.mT)
 
+        mean_dot, log_var_dot = output_dot.chunk(2, dim=-1)
         log_var_dot = self.above * self.below * log_var_dot
         by_mean_dot = self.twice_precision * mean_dot - self.by_mean * log_var_dot
         by_log_var_dot = self.squared_error * log_var_dot - self.by_mean * mean_dot
@@ -246,43 +252,43 @@ class _Visit:
         bend = self.by_log_var * log_var_dot
         by_upper_dot = torch.lerp(bend, by_log_var_dot, self.above)
         by_output_dot = torch.cat((by_mean_dot, torch.lerp(-bend, by_upper_dot, self.below)), -1)
-        into.context_weight.addmm_(self.group_delta.t(), direction)
+        into.context_weight.baddbmm_(self.task_delta.mT, direction)
         return self._backward(by_log_var_dot, by_upper_dot, by_output_dot, into)
 
     def _backward(
         self,
-        by_log_var: Float[Tensor, "N Y"],
-        by_upper: Float[Tensor, "N Y"],
-        by_output: Float[Tensor, "N D"],
+        by_log_var: Float[Tensor, "P N Y"],
+        by_upper: Float[Tensor, "P N Y"],
+        by_output: Float[Tensor, "P N D"],
         into: _Layers,
-    ) -> Float[Tensor, "T C"]:
+    ) -> Float[Tensor, "P T C"]:
         """From gradients by the limited log-variance, that without lower limit, and the output."""
-        by_bias, by_upper_sum = by_output.sum(0), by_upper.sum(0)
-        into.min_log_var.add_(by_log_var.sum(0) - by_upper_sum)
-        into.max_log_var.add_(by_upper_sum - by_bias[len(by_upper_sum) :])
+        by_bias, by_upper_sum = by_output.sum(1), by_upper.sum(1)
+        into.min_log_var.add_(by_log_var.sum(1) - by_upper_sum)
+        into.max_log_var.add_(by_upper_sum - by_bias.chunk(2, dim=1)[1])
         into.last_bias.add_(by_bias)
-        into.last_weight.addmm_(by_output.t(), self.activations[-1])
+        into.last_weight.baddbmm_(by_output.mT, self.activations[-1])
         deltas = self._deltas(by_output)
         delta = next(deltas)
         for by_weight, into_bias, activation in zip(
             *map(reversed, (into.weights, into.biases, self.activations[:-1])), strict=True
         ):
-            by_weight.addmm_(delta.t(), activation)
-            into_bias.add_(delta.sum(0))
+            by_weight.baddbmm_(delta.mT, activation)
+            into_bias.add_(delta.sum(1))
             delta = next(deltas)
-        group_delta = self._group_sum(delta)
-        into.first_bias.add_(group_delta.sum(0))
-        into.first_weight.addmm_(delta.t(), self.inputs)
-        return group_delta @ self.layers.context_weight
+        task_delta = self._by_task(delta).sum(2)
+        into.first_bias.add_(task_delta.sum(1))
+        into.first_weight.baddbmm_(delta.mT, self.inputs)
+        return torch.bmm(task_delta, self.layers.context_weight)
 
-    def _deltas(self, by_output: Float[Tensor, "N D"]) -> Iterator[Float[Tensor, "N H"]]:
+    def _deltas(self, by_output: Float[Tensor, "P N D"]) -> Iterator[Float[Tensor, "P N H"]]:
         """Gradients by what the activations act on, the last layer's first."""
-        delta = self._through(self.activations[-1], by_output @ self.layers.last_weight)
-        yield delta
+        delta = torch.bmm(by_output, self.layers.last_weight)
+        yield self._through(self.activations[-1], delta)
         for weight, activation in zip(
             reversed(self.layers.weights), reversed(self.activations[:-1]), strict=True
         ):
-            delta = self._through(activation, delta @ weight)
+            delta = self._through(activation, torch.bmm(delta, weight))
             yield delta
 
     def _through(self, activation: Tensor, gradient: Tensor) -> Tensor:
@@ -290,13 +296,19 @@ class _Visit:
         _leaky_relu_backward(gradient, activation, self.slope, True, grad_input=gradient)
         return gradient
 
-    def _group_sum(self, rows: Float[Tensor, "N H"]) -> Float[Tensor, "T H"]:
-        return rows.view(len(self.contexts), -1, rows.shape[1]).sum(1)
+    def _by_task(self, rows: Float[Tensor, "P N K"]) -> Float[Tensor, "P T B K"]:
+        return rows.view(*self.contexts.shape[:2], -1, rows.shape[2])
+
+
+def _linear(
+    rows: Float[Tensor, "P N K"], weight: Float[Tensor, "P H K"], bias: Float[Tensor, "P H"]
+) -> Float[Tensor, "P N H"]:
+    return torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
 
 
 def _limit(
-    gradient: Float[Tensor, "T C"], max_norm: float | None
-) -> tuple[Float[Tensor, "T C"], Callable[[Tensor], Tensor]]:
+    gradient: Float[Tensor, "P T C"], max_norm: float | None
+) -> tuple[Float[Tensor, "P T C"], Callable[[Tensor], Tensor]]:
     """Gradients rescaled to a norm at most, and the way back through that."""
     if max_norm is None:
         return gradient, lambda by_limited: by_limited

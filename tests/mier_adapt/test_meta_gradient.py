@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mier_adapt import GradientContextAdapter
+from mier_adapt import GradientContextAdapter, _meta_gradient
 from mier_adapt.context_adapter import adapt_context
 
 from .doubles import OBS_DIM, plain_meta_loss, random_model, random_transitions
@@ -74,6 +74,30 @@ def test_loss_and_gradients_are_those_of_a_plain_loop(**options):
 def test_single_precision_is_that_of_a_plain_loop():
     adapter, *sets = case(dtype=torch.float32, tasks=10, sizes=(64, 64))
     assert_same(adapter, adapter.meta_loss(*sets).loss, plain_meta_loss(adapter, *sets), 1e-5)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize(("tasks", "blocks"), [(4, 2), (3, 1)])
+@pytest.mark.parametrize("context_dim", [0, 2])
+@pytest.mark.parametrize("hidden_sizes", [(4,), (3, 5, 4)])
+def test_tasks_are_dealt_out_to_the_cores_evenly_or_not_at_all(
+    tasks, blocks, context_dim, hidden_sizes
+):
+    adapter, *sets = case(tasks=tasks, context_dim=context_dim, hidden_sizes=hidden_sizes)
+    assert _meta_gradient._num_blocks(sets[0]) == blocks
+    meta = adapter.meta_loss(*sets)
+    assert_same(adapter, meta.loss, plain_meta_loss(adapter, *sets))
+    torch.testing.assert_close(meta.contexts, adapter.adapt(sets[0]))
+    expected = adapter.model.loss(sets[1], meta.contexts)
+    torch.testing.assert_close(meta.evaluation_loss, expected.detach())
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 0.05])
