@@ -66,15 +66,19 @@ def meta_loss(
     """
     first, *hidden, last = (cast(nn.Linear, layer) for layer in model.layers)
     parameters = [
-        *(layer.weight for layer in (*hidden, first, last)),
-        *(layer.bias for layer in (*hidden, first, last)),
+        first.weight, last.weight, first.bias, last.bias,
         model.min_log_var, model.max_log_var, model.initial_context,
+        *(layer.weight for layer in hidden), *(layer.bias for layer in hidden),
     ]  # fmt: skip
     num_tasks, blocks = len(evaluation), _num_blocks(evaluation)
     differentiated = torch.is_grad_enabled()
     with torch.no_grad():
-        layers = _Layers.of([each.expand(blocks, *each.shape) for each in parameters])
-        rows = _Rows.of(model, adaptation, blocks, weight=1 / adaptation.obs.shape[1])
+        num_inputs = model.obs_dim + model.act_dim
+        split = first.weight[:, :num_inputs], first.weight[:, num_inputs:]
+        tensors = [*split, *parameters[1:]]
+        layers = _Layers.of([each.expand(blocks, *each.shape) for each in tensors])
+        loss_weight = model.loss_weight()
+        rows = _Rows.of(model, layers, adaptation, loss_weight / adaptation.obs.shape[1])
         contexts = layers.initial_context.unsqueeze(1).expand(-1, num_tasks // blocks, -1)
         steps = []
         for lr in lrs:
@@ -82,16 +86,16 @@ def meta_loss(
             gradient, through_limit = _limit(visit.context_gradient(), max_grad_norm)
             contexts = contexts - lr * gradient
             steps.append((visit, through_limit, lr))
-        rows = _Rows.of(model, evaluation, blocks, weight=1 / evaluation.rew.numel())
+        rows = _Rows.of(model, layers, evaluation, loss_weight / evaluation.rew.numel())
         visit = _Visit(layers, slope, rows, contexts)
         adapted = contexts.flatten(0, 1)
         losses = num_tasks * visit.losses().flatten()
-        losses += (2 * model.target_std.log()) @ model.loss_weight()  # z-scoring's
+        losses += (2 * model.target_std.log()) @ loss_weight  # z-scoring's
         loss = losses.mean()
         if not differentiated:
             return loss, losses, adapted
 
-        gradients = [each.new_zeros(blocks, *each.shape) for each in parameters]
+        gradients = [each.new_zeros(blocks, *each.shape) for each in tensors]
         into = _Layers.of(gradients)
         by_contexts = visit.loss_backward(into)
         while steps and not first_order:  # frees what one has kept for those before it
@@ -99,7 +103,8 @@ def meta_loss(
             direction = through_limit(-lr * by_contexts)
             by_contexts = by_contexts + visit.gradient_backward(direction, into)
         into.initial_context.copy_(by_contexts.sum(1))
-        gradients = [each.sum(0) for each in gradients]
+        by_input, by_context, *gradients = (each.sum(0) for each in gradients)
+        gradients.insert(0, torch.cat((by_input, by_context), dim=1))
     loss = _Differentiated.apply(loss, gradients, *parameters)  # type: ignore[no-untyped-call]
     return loss, losses, adapted
 
@@ -131,52 +136,50 @@ class _Differentiated(torch.autograd.Function):
 class _Layers(NamedTuple):
     """A model's parameters, or gradients by them, once for each of P blocks."""
 
-    weights: Sequence[Tensor]
-    """Of the layers between first and last, each ``(P, out, in)``."""
-    first_weight: Float[Tensor, "P H X"]
-    """Of the inputs and the context."""
+    input_weight: Float[Tensor, "P H I"]
+    context_weight: Float[Tensor, "P H C"]
     last_weight: Float[Tensor, "P D K"]
     """Of the means, then of the log-variances."""
-    biases: Sequence[Tensor]
     first_bias: Float[Tensor, "P H"]
     last_bias: Float[Tensor, "P D"]
     min_log_var: Float[Tensor, "P Y"]
     max_log_var: Float[Tensor, "P Y"]
     initial_context: Float[Tensor, "P C"]
+    weights: Sequence[Tensor]
+    """Of the layers between first and last, each ``(P, out, in)``."""
+    biases: Sequence[Tensor]
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> Self:
         """From the fields, the sequences' members one by one."""
-        between = (len(tensors) - (len(cls._fields) - 2)) // 2
-        first_weight, last_weight, *others = tensors[between:]
-        return cls(
-            tensors[:between], first_weight, last_weight, others[:between], *others[between:]
-        )
-
-    @property
-    def context_weight(self) -> Float[Tensor, "P H C"]:
-        """The context's part of the first."""
-        return self.first_weight[..., self.first_weight.shape[2] - self.initial_context.shape[1] :]
+        single = len(cls._fields) - 2
+        middle = (single + len(tensors)) // 2
+        return cls._make([*tensors[:single], tensors[single:middle], tensors[middle:]])
 
 
 class _Rows(NamedTuple):
     """What the layers see and should give: in each of P blocks, N transitions of all its tasks."""
 
-    inputs: Float[Tensor, "P N X"]
-    """With room for the context."""
+    inputs: Float[Tensor, "P N I"]
+    product: Float[Tensor, "P N H"]
+    """Of the inputs, in the first layer, with its bias."""
     targets: Float[Tensor, "P N Y"]
     loss_weight: Float[Tensor, " Y"]
 
     @classmethod
     def of(
-        cls, model: ContextModel, transitions: Transitions, blocks: int, *, weight: float
+        cls,
+        model: ContextModel,
+        layers: _Layers,
+        transitions: Transitions,
+        loss_weight: Float[Tensor, " Y"],
     ) -> Self:
-        inputs, targets = model.z_scored(transitions)
-        return cls(
-            F.pad(inputs.reshape(blocks, -1, inputs.shape[2]), (0, model.context_dim)),
-            targets.reshape(blocks, -1, targets.shape[2]),
-            weight * model.loss_weight(),
+        blocks = len(layers.input_weight)
+        inputs, targets = (
+            each.reshape(blocks, -1, each.shape[2]) for each in model.z_scored(transitions)
         )
+        product = _linear(inputs, layers.input_weight, layers.first_bias)
+        return cls(inputs, product, targets, loss_weight)
 
 
 class _Visit:
@@ -186,10 +189,8 @@ class _Visit:
         self, layers: _Layers, slope: float, rows: _Rows, contexts: Float[Tensor, "P T C"]
     ) -> None:
         self.layers, self.slope, self.rows, self.contexts = layers, slope, rows, contexts
-        self.inputs = rows.inputs.clone()
-        by_task = self._by_task(self.inputs)
-        by_task[..., by_task.shape[3] - contexts.shape[2] :] = contexts.unsqueeze(2)
-        hidden = _linear(self.inputs, layers.first_weight, layers.first_bias)
+        of_contexts = torch.bmm(contexts, layers.context_weight.mT)
+        hidden = (self._by_task(rows.product) + of_contexts.unsqueeze(2)).flatten(1, 2)
         hidden = F.leaky_relu(hidden, slope, inplace=True)
         self.activations = [hidden]
         for weight, bias in zip(layers.weights, layers.biases, strict=True):
@@ -201,20 +202,20 @@ class _Visit:
         lowest, highest = layers.min_log_var.unsqueeze(1), layers.max_log_var.unsqueeze(1)
         room = highest - log_var
         self.below = torch.sigmoid(room)  # derivative of the upper limit
-        room = (highest - lowest) - F.softplus(room)
-        self.above = torch.sigmoid(room)  # derivative of the lower limit
-        self.log_var = lowest + F.softplus(room)
+        self.room = (highest - lowest) - F.softplus(room)
+        self.at_lowest = torch.sigmoid(-self.room)  # 1 less the derivative of the lower limit
+        self.through_limits = torch.addcmul(self.below, self.below, self.at_lowest, value=-1)
+        # As the log-variance is lowest + softplus(room), and exp(-softplus(x)) = sigmoid(-x):
+        self.twice_precision = 2 * rows.loss_weight * torch.exp(-lowest) * self.at_lowest
         error = mean - rows.targets
-        self.twice_precision = 2 * rows.loss_weight * torch.exp(-self.log_var)
         self.by_mean = self.twice_precision * error
-        self.squared_error = 0.5 * self.by_mean * error
-        self.by_log_var = rows.loss_weight - self.squared_error
-        self.by_upper = self.by_log_var * self.above
-        self.by_output = torch.cat((self.by_mean, self.by_upper * self.below), -1)
+        self.by_log_var = torch.addcmul(rows.loss_weight, self.by_mean, error, value=-0.5)
+        self.by_output = torch.cat((self.by_mean, self.by_log_var * self.through_limits), -1)
 
     def losses(self) -> Float[Tensor, "P T"]:
         """Weighted sums of squared error times precision, and log-variance."""
-        loss = torch.addcmul(self.squared_error, self.rows.loss_weight, self.log_var)
+        log_var = self.layers.min_log_var.unsqueeze(1) + F.softplus(self.room)
+        loss = self.rows.loss_weight * (1 + log_var) - self.by_log_var
         return self._by_task(loss).sum((2, 3))
 
     def context_gradient(self) -> Float[Tensor, "P T C"]:
@@ -225,14 +226,17 @@ class _Visit:
 
     def loss_backward(self, into: _Layers) -> Float[Tensor, "P T C"]:
         """Gradient of the losses' sum by the contexts; adds those by the layers to ``into``."""
-        return self._backward(self.by_log_var, self.by_upper, self.by_output, into)
+        by_lowest = self.by_log_var * self.at_lowest
+        return self._backward(self.by_log_var, by_lowest, self.by_output, into)
 
     def gradient_backward(
         self, direction: Float[Tensor, "P T C"], into: _Layers
     ) -> Float[Tensor, "P T C"]:
         """As :meth:`loss_backward`, of direction times :meth:`context_gradient`."""
         hidden_dot = torch.bmm(direction, self.layers.context_weight.mT)
-        hidden_dot = hidden_dot.repeat_interleave(self.inputs.shape[1] // direction.shape[1], dim=1)
+        hidden_dot = hidden_dot.repeat_interleave(
+            self.rows.inputs.shape[1] // direction.shape[1], dim=1
+        )
         activation_dot = self._through(self.activations[0], hidden_dot)
         for weight, by_weight, delta, activation in zip(
             self.layers.weights, into.weights, reversed(self.deltas), self.activations[1:],
@@ -244,28 +248,34 @@ class _Visit:
         output_dot = torch.bmm(activation_dot, self.layers.last_weight.mT)
 
         mean_dot, log_var_dot = output_dot.chunk(2, dim=-1)
-        log_var_dot = self.above * self.below * log_var_dot
-        by_mean_dot = self.twice_precision * mean_dot - self.by_mean * log_var_dot
-        by_log_var_dot = self.squared_error * log_var_dot - self.by_mean * mean_dot
+        log_var_dot = self.through_limits * log_var_dot
+        by_mean_dot = torch.addcmul(
+            self.twice_precision * mean_dot, self.by_mean, log_var_dot, value=-1
+        )
+        squared_error = self.rows.loss_weight - self.by_log_var
+        by_log_var_dot = torch.addcmul(
+            squared_error * log_var_dot, self.by_mean, mean_dot, value=-1
+        )
         # The product rule, where a limit's slope s itself changes by s (1 - s), is an
         # interpolation: lerp(x, y, s) = (1 - s) x + s y.
         bend = self.by_log_var * log_var_dot
-        by_upper_dot = torch.lerp(bend, by_log_var_dot, self.above)
+        by_upper_dot = torch.lerp(by_log_var_dot, bend, self.at_lowest)
         by_output_dot = torch.cat((by_mean_dot, torch.lerp(-bend, by_upper_dot, self.below)), -1)
         into.context_weight.baddbmm_(self.task_delta.mT, direction)
-        return self._backward(by_log_var_dot, by_upper_dot, by_output_dot, into)
+        by_lowest_dot = by_log_var_dot - by_upper_dot
+        return self._backward(by_log_var_dot, by_lowest_dot, by_output_dot, into)
 
     def _backward(
         self,
         by_log_var: Float[Tensor, "P N Y"],
-        by_upper: Float[Tensor, "P N Y"],
+        by_lowest: Float[Tensor, "P N Y"],
         by_output: Float[Tensor, "P N D"],
         into: _Layers,
     ) -> Float[Tensor, "P T C"]:
-        """From gradients by the limited log-variance, that without lower limit, and the output."""
-        by_bias, by_upper_sum = by_output.sum(1), by_upper.sum(1)
-        into.min_log_var.add_(by_log_var.sum(1) - by_upper_sum)
-        into.max_log_var.add_(by_upper_sum - by_bias.chunk(2, dim=1)[1])
+        """From gradients by the limited log-variance, its lower limit, and the output."""
+        by_bias, by_lowest_sum = by_output.sum(1), by_lowest.sum(1)
+        into.min_log_var.add_(by_lowest_sum)
+        into.max_log_var.add_(by_log_var.sum(1) - by_lowest_sum - by_bias.chunk(2, dim=1)[1])
         into.last_bias.add_(by_bias)
         into.last_weight.baddbmm_(by_output.mT, self.activations[-1])
         deltas = self._deltas(by_output)
@@ -278,7 +288,8 @@ class _Visit:
             delta = next(deltas)
         task_delta = self._by_task(delta).sum(2)
         into.first_bias.add_(task_delta.sum(1))
-        into.first_weight.baddbmm_(delta.mT, self.inputs)
+        into.input_weight.baddbmm_(delta.mT, self.rows.inputs)
+        into.context_weight.baddbmm_(task_delta.mT, self.contexts)
         return torch.bmm(task_delta, self.layers.context_weight)
 
     def _deltas(self, by_output: Float[Tensor, "P N D"]) -> Iterator[Float[Tensor, "P N H"]]:
