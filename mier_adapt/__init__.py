@@ -1,38 +1,48 @@
 """Adapt a reinforcement-learning policy to a changed task from a few hundred transitions.
 
 The components work alone, on plain tensors: :class:`ContextModel`,
-:class:`GradientContextAdapter`, :class:`ExperienceRelabeler`, :class:`Transitions`, and the
-:class:`ContextObservation` wrapper. ``mier_adapt.integration`` plugs them into Tianshou;
-``mier_adapt.workflows`` meta-trains and adapts end to end; :func:`load_pretrained` gives a run that
-was meta-trained already, :func:`adapt_algorithm` takes a policy of your own to a changed task.
+:class:`GradientContextAdapter`, :func:`fit_model`, :class:`ExperienceRelabeler`,
+:class:`Transitions`, and the :class:`ContextObservation` wrapper. ``mier_adapt.protocols`` says
+what plugs in, ``mier_adapt.integration`` plugs it into Tianshou. :func:`meta_train` makes a run,
+:func:`load_run` reads one (some come with the library), :func:`adapt` takes it to a new task, and
+:func:`adapt_algorithm` a policy of your own.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from mier_adapt._version import __version__
-from mier_adapt.context_adapter import FineTuneResult, GradientContextAdapter, MetaLoss
-from mier_adapt.context_model import ContextModel, Prediction
+from mier_adapt.context_adapter import GradientContextAdapter
+from mier_adapt.context_model import ContextModel
+from mier_adapt.model_fitting import FittedModel, fit_model
 from mier_adapt.relabeler import ExperienceRelabeler
 from mier_adapt.transitions import Transitions
 
 if TYPE_CHECKING:
-    from mier_adapt.workflows.own_policy import adapt_algorithm
-    from mier_adapt.workflows.pretrained import load_pretrained
+    from mier_adapt.adaptation import AdaptationReport, adapt, adapt_algorithm
+    from mier_adapt.agents import AdaptConfig, Agent, NewTask, load_run, preset
+    from mier_adapt.training import meta_train, meta_train_offline
     from mier_adapt.wrappers import ContextObservation
 
 __all__ = [
+    "AdaptConfig",
+    "AdaptationReport",
+    "Agent",
     "ContextModel",
     "ContextObservation",
     "ExperienceRelabeler",
-    "FineTuneResult",
+    "FittedModel",
     "GradientContextAdapter",
-    "MetaLoss",
-    "Prediction",
+    "NewTask",
     "Transitions",
     "__version__",
+    "adapt",
     "adapt_algorithm",
-    "load_pretrained",
+    "fit_model",
+    "load_run",
+    "meta_train",
+    "meta_train_offline",
+    "preset",
 ]
 
 
@@ -40,10 +50,12 @@ def __getattr__(name: str) -> Any:
     # Gymnasium takes as long to import as the rest of this package, Tianshou and MuJoCo longer:
     # load them when asked for.
     rooms = {
-        "ContextObservation": "wrappers",
-        "adapt_algorithm": "workflows.own_policy",
-        "load_pretrained": "workflows.pretrained",
+        "wrappers": ("ContextObservation",),
+        "agents": ("AdaptConfig", "Agent", "NewTask", "load_run", "preset"),
+        "training": ("meta_train", "meta_train_offline"),
+        "adaptation": ("AdaptationReport", "adapt", "adapt_algorithm"),
     }
-    if name in rooms:
-        return getattr(importlib.import_module(f"mier_adapt.{rooms[name]}"), name)
+    for room, names in rooms.items():
+        if name in names:
+            return getattr(importlib.import_module(f"mier_adapt.{room}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,122 +1,194 @@
-"""Checks of single arguments, with messages that name argument, expectation and actual value."""
+"""Checks at the boundary, with messages that name argument, expectation and actual value.
 
+A public function says in its annotations what it takes, :func:`checked` holds its callers to that
+once, and what lies behind trusts them: ``steps: Count`` is a whole number of at least 0.
+"""
+
+import dataclasses
+import functools
+import inspect
 import math
 import numbers
-from collections.abc import Sequence
-from typing import Any
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union
 
+import jaxtyping
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from typing_extensions import get_protocol_members, is_protocol
 
-__all__ = [
-    "require_array",
-    "require_device",
-    "require_int",
-    "require_ints",
-    "require_number",
-    "require_seed",
-    "require_tensor",
-    "require_type",
-    "require_types",
-    "shown",
-]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _MOST = 2**31 - 1
 """The largest size, count or number of steps. Larger ones are slips, and memory's or time's end."""
 
 
-def require_int(owner: str, name: str, value: Any, *, least: int, most: int = _MOST) -> None:
-    """Check a size, count or number of steps.
+@dataclass(frozen=True)
+class Range:
+    """The numbers that an argument may be; with ``whole``, integers alone."""
 
-    Raises:
-        ValueError: If it is not a whole number from ``least`` to ``most``.
-    """
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or not least <= value <= most:
-        limit = f" and <= {most}" if whole and value > most else ""
-        raise ValueError(f"{owner} expected {name} >= {least}{limit}, got {shown(value)}.")
+    least: float = -math.inf
+    above: float = -math.inf
+    most: float = math.inf
+    whole: bool = False
+
+    def __call__(self, owner: str, name: str, value: Any) -> None:
+        """Raise a ValueError unless the value is a finite number in the range."""
+        number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
+        whole = number and isinstance(value, numbers.Integral)
+        # Whole numbers beyond floats are out of every range here, and cannot be compared with some.
+        beyond = whole and abs(value) >= 2**1023
+        finite = (whole if self.whole else number) and not beyond and math.isfinite(value)
+        if finite and self.above < value and self.least <= value <= self.most:
+            return
+        wanted = " and ".join(
+            f"{sign} {limit:.10g}"
+            for sign, limit in ((">", self.above), (">=", self.least), ("<=", self.most))
+            if math.isfinite(limit) and limit < _MOST
+        )
+        text = f"{wanted or 'to be a finite number'}{' and whole' if self.whole > whole else ''}"
+        raise ValueError(f"{owner} expected {name} {text}, got {shown(value)}.")
 
 
-def require_ints(owner: str, name: str, values: Any, *, least: int) -> None:
-    """Check a sequence of sizes.
-
-    Raises:
-        ValueError: If it is none, or an entry is not a whole number of at least ``least``.
-    """
-    if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
-        raise ValueError(f"{owner} expected {name} to be a sequence of sizes, got {shown(values)}.")
-    for value in values:
-        require_int(owner, name, value, least=least)
-
-
-def require_number(
-    owner: str,
-    name: str,
-    value: Any,
-    *,
-    above: float = -math.inf,
-    least: float = -math.inf,
-    most: float = math.inf,
-) -> None:
-    """Check a finite number.
-
-    Raises:
-        ValueError: If it is not one, or out of range.
-    """
-    fits = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
-    # Whole numbers beyond floats are out of every range here, and cannot be compared with some.
-    if not (
-        fits
-        and abs(value) < 2**1023
-        and math.isfinite(value)
-        and above < value
-        and least <= value <= most
-    ):
-        limits = [
-            text
-            for text, given in (
-                (f"> {above:g}", above > -math.inf),
-                (f">= {least:g}", least > -math.inf),
-                (f"<= {most:g}", most < math.inf),
-            )
-            if given
-        ]
+def _of_this_machine(owner: str, name: str, value: Any) -> None:
+    try:
+        torch.empty(0, device=torch.device(value))
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{owner} expected {name} {' and '.join(limits) or 'to be a finite number'}, got "
-            f"{shown(value)}."
-        )
+            f"{owner} expected {name} to be one of this machine's, got {shown(value)}."
+        ) from error
 
 
-def require_type(owner: str, name: str, value: Any, kind: type | tuple[type, ...]) -> None:
-    """Check an argument's class.
+Count = Annotated[int, Range(least=0, most=_MOST, whole=True)]
+Size = Annotated[int, Range(least=1, most=_MOST, whole=True)]
+Seed = Annotated[int, Range(least=0, most=2**63 - 1, whole=True)]
+Number = Annotated[float, Range()]
+Positive = Annotated[float, Range(above=0)]
+NonNegative = Annotated[float, Range(least=0)]
+Share = Annotated[float, Range(least=0, most=1)]
+PositiveShare = Annotated[float, Range(above=0, most=1)]
+Device = Annotated[torch.device | str, _of_this_machine]
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Hold a function's callers to its annotations: types, ranges, protocols, choices.
 
     Raises:
-        TypeError: If it is of another one.
+        TypeError: If an argument is of another type, or lacks what its protocol asks for.
+        ValueError: If a number is out of range, or a choice unknown.
     """
-    if not isinstance(value, kind):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        wanted = " or ".join("None" if each is type(None) else each.__name__ for each in kinds)
-        raise TypeError(
-            f"{owner} expected {name} to be of type {wanted}, got {shown(value)} of type "
-            f"{type(value).__name__}."
+    signature = inspect.signature(function)
+    owner = function.__qualname__.removesuffix(".__init__")
+
+    @functools.cache
+    def hints() -> dict[str, Any]:
+        found = typing.get_type_hints(function, include_extras=True)
+        kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        return {
+            name: found[name]
+            for name, parameter in signature.parameters.items()
+            if name in found and parameter.kind not in kinds
+        }
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = signature.bind(*args, **kwargs).arguments
+        for name, hint in hints().items():
+            if name in given:
+                _check(owner, name, given[name], hint)
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def checked_fields(instance: Any) -> None:
+    """Check a dataclass's fields by their annotations; for ``__post_init__``."""
+    hints = typing.get_type_hints(type(instance), include_extras=True)
+    for field in dataclasses.fields(instance):
+        name = field.name
+        _check(type(instance).__name__, name, getattr(instance, name), hints[name])
+
+
+def _check(owner: str, name: str, value: Any, hint: Any) -> None:
+    """Hold one value to one annotation."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        for check in hint.__metadata__:
+            check(owner, name, value)
+    elif origin in (Union, types.UnionType):
+        fitting = [each for each in arguments if isinstance(value, _classes(each))]
+        if not fitting:
+            _require_class(owner, name, value, _classes(hint))
+        elif fitting[0] is not types.NoneType:
+            _check(owner, name, value, fitting[0])
+    elif origin is Literal:
+        if not isinstance(value, str) or value not in arguments:
+            raise ValueError(f"{owner} expected {name} in {list(arguments)}, got {shown(value)}.")
+    elif origin in (tuple, Sequence):
+        _require_class(owner, name, value, _classes(hint))
+        for number, each in enumerate(value):
+            _check(owner, f"{name}[{number}]", each, arguments[0])
+    elif is_protocol(hint):
+        # What the protocol defines as a method has to be one; an attribute, just there.
+        missing = sorted(
+            each
+            for each in get_protocol_members(hint)
+            if not hasattr(value, each)
+            or (callable(getattr(hint, each, None)) and not callable(getattr(value, each)))
         )
+        if missing:
+            article = "an" if hint.__name__[0] in "AEIOU" else "a"
+            raise TypeError(
+                f"{owner} expected {name} to be {article} {hint.__name__}, got {shown(value)} of "
+                f"type {type(value).__name__}, which has no {', '.join(missing)}."
+            )
+    elif origin is type:
+        if not isinstance(value, type) or not issubclass(value, _classes(arguments[0])):
+            raise TypeError(f"{owner} expected {name} to be a {hint}, got {shown(value)}.")
+    elif hint in (int, float):
+        Range(whole=hint is int)(owner, name, value)
+    else:
+        _require_class(owner, name, value, _classes(hint))
 
 
-def require_types(owner: str, **arguments: tuple[Any, Any]) -> None:
-    """:func:`require_type` for several arguments, given as ``name=(value, kind)``."""
-    for name, (value, kind) in arguments.items():
-        require_type(owner, name, value, kind)
+def _classes(hint: Any) -> tuple[Any, ...]:
+    """The classes that a value has to be an instance of; ``object`` where an annotation is open."""
+    origin = typing.get_origin(hint)
+    if origin is Annotated:
+        return _classes(typing.get_args(hint)[0])
+    if origin in (Union, types.UnionType):
+        return tuple(each for part in typing.get_args(hint) for each in _classes(part))
+    if hint is Any:
+        return (object,)
+    if hint in (int, float):
+        return (numbers.Real,)  # ranges say more than a class does
+    kind = origin or hint
+    if isinstance(kind, type) and issubclass(kind, jaxtyping.AbstractArray):
+        return _classes(kind.array_type)
+    return (kind,) if isinstance(kind, type) and not is_protocol(kind) else (object,)
 
 
-def require_tensor(owner: str, name: str, value: Any, shape: tuple[int, ...]) -> None:
-    """Check a tensor of finite values.
+def _require_class(owner: str, name: str, value: Any, kinds: tuple[Any, ...]) -> None:
+    if isinstance(value, kinds) and not (kinds == (Sequence,) and isinstance(value, (str, bytes))):
+        return
+    wanted = " or ".join("None" if each is types.NoneType else each.__name__ for each in kinds)
+    raise TypeError(
+        f"{owner} expected {name} to be of type {wanted}, got {shown(value)} of type "
+        f"{type(value).__name__}."
+    )
+
+
+def require_tensor(owner: str, name: str, value: torch.Tensor, shape: tuple[int, ...]) -> None:
+    """Check a tensor's shape, and that its values are finite.
 
     Raises:
-        TypeError: If it is none.
         ValueError: If its shape is another, or a value is not finite.
     """
-    require_type(owner, name, value, torch.Tensor)
     if tuple(value.shape) != shape or not bool(value.isfinite().all()):
         raise ValueError(
             f"{owner} expected {name} of shape {shape} with finite values, got {shown(value)} "
@@ -124,27 +196,32 @@ def require_tensor(owner: str, name: str, value: Any, shape: tuple[int, ...]) ->
         )
 
 
-def require_seed(owner: str, seed: Any) -> None:
-    """Check a seed that NumPy and torch both take.
+def require_unit(owner: str, name: str, act: Any) -> None:
+    """Check that actions, in a tensor or an array, are in [-1, 1].
 
     Raises:
-        ValueError: If it is not one.
+        ValueError: If one is not.
     """
-    require_int(owner, "seed", seed, least=0, most=2**63 - 1)
-
-
-def require_device(owner: str, device: Any) -> torch.device:
-    """Turn an argument into a device of this machine.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    try:
-        return torch.empty(0, device=device).device
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+    low, high = float(act.min()), float(act.max())
+    if not -1 <= low <= high <= 1:
         raise ValueError(
-            f"{owner} expected device to be one of this machine's, got {shown(device)}."
-        ) from error
+            f"{owner} expected {name} in [-1, 1], got values from {low} to {high}. Undo the "
+            "scaling to the environment's action space."
+        )
+
+
+def require_actions(owner: str, act: Any, shape: tuple[int, ...]) -> None:
+    """Check what a policy returned.
+
+    Raises:
+        ValueError: If it is no tensor of this shape in [-1, 1].
+    """
+    if not isinstance(act, torch.Tensor) or tuple(act.shape) != shape:
+        came = tuple(act.shape) if isinstance(act, torch.Tensor) else type(act)
+        raise ValueError(
+            f"{owner} expected policy to return a tensor of shape {shape}, got {came}."
+        )
+    require_unit(owner, "what policy returns", act)
 
 
 def require_array(owner: str, name: str, value: Any, dtype: Any) -> NDArray[Any]:

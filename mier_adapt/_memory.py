@@ -2,8 +2,6 @@
 
 import torch
 
-__all__ = ["keep_freed_memory"]
-
 
 def keep_freed_memory() -> None:
     """Have this process keep up to 62 MiB of freed memory, rather than return it at once.

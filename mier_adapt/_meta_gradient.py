@@ -12,8 +12,6 @@ from mier_adapt._typing import Float, Tensor
 from mier_adapt.context_model import ContextModel
 from mier_adapt.transitions import Transitions
 
-__all__ = ["meta_loss"]
-
 # Named with its overload, which torch would take twice the call's time to find.
 _leaky_relu_backward = torch.ops.aten.leaky_relu_backward.grad_input
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import itertools
 import json
 import os
 import signal
@@ -20,8 +19,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import mier_adapt_envs
-
-__all__ = ["main"]
 
 _console = Console(highlight=False, soft_wrap=False)
 
@@ -47,25 +44,29 @@ class Quickstart:
 
     def run(self) -> int:
         """Adapt, print the report, and film both policies if this machine can draw."""
-        from mier_adapt.workflows.environments import TaskEnvs
-        from mier_adapt.workflows.films import film_side_by_side, find_gl_backend
-        from mier_adapt.workflows.pretrained import load_pretrained
-        from mier_adapt.workflows.runs import Run
+        from mier_adapt.agents.environments import FamilyEnvs
+        from mier_adapt.agents.films import film_side_by_side, find_gl_backend
+        from mier_adapt.agents.run import load_run
+        from mier_adapt.integration import PolicyActor
 
-        run: Run = load_pretrained(_QUICKSTART_RUN)
+        run = load_run(_QUICKSTART_RUN)
         tasks = run.task_set
         first = len(tasks.meta_train)
-        if not first <= self.task < len(tasks):
-            raise ValueError(
-                f"Expected --task from {first} to {len(tasks) - 1}, which training never saw, got "
-                f"{self.task}."
+        _require_task(self.task, range(first, len(tasks)), tasks.family)
+        with FamilyEnvs(tasks) as envs:
+            new = {f"task-{self.task}": run.new_task(envs, tasks[self.task])}
+            (adaptation,) = _adapt_to_each(
+                run,
+                new,
+                run.adapt_config,
+                seeds=(self.seed,),
+                out=self.out,
+                episodes=self.episodes,
             )
-        with TaskEnvs(tasks) as envs, _progress() as progress:
-            adaptation = _adapt(run, envs, self.task, self.seed, self.episodes, self.out, progress)
         film = self.out / f"task-{self.task}-seed-{self.seed}.gif"
         actors = {
-            "before": (run.algorithm, run.model.initial_context.detach()),
-            "after": (adaptation.algorithm, adaptation.context),
+            "before": run.initial_actor(1),
+            "after": PolicyActor(adaptation.algorithm.policy, adaptation.context),
         }
         try:
             os.environ["MUJOCO_GL"] = find_gl_backend()
@@ -73,7 +74,14 @@ class Quickstart:
             _console.print(f"No film: {error}.", markup=False)
         else:
             with _console.status("filming both policies"):
-                film_side_by_side(run, tasks[self.task], actors, film, seed=self.seed)
+                film_side_by_side(
+                    tasks.env_id,
+                    tasks[self.task],
+                    actors,
+                    film,
+                    seed=self.seed,
+                    episode_steps=run.config.episode_steps,
+                )
             _console.print(f"Film, before and after: {film}")
         _console.print(f"Report and figure: {self.out}")
         return 0
@@ -101,11 +109,11 @@ class MetaTrain:
 
     def run(self) -> int:
         """Train, showing progress."""
-        from mier_adapt.workflows.meta_training import MetaTrainer, meta_train
-        from mier_adapt.workflows.presets import PRESETS, preset
+        from mier_adapt.agents.presets import PRESETS, preset
+        from mier_adapt.training.meta_training import MetaTrainer, meta_train
 
         _require_known("preset", self.preset, PRESETS)
-        config = preset(self.preset)
+        config, adapt_config = preset(self.preset)
         if self.updates is not None:
             config = dataclasses.replace(config, updates=self.updates)
         total = config.model.pretrain_steps + config.updates
@@ -131,6 +139,7 @@ class MetaTrain:
             finished = meta_train(
                 config,
                 self.out,
+                adapt_config=adapt_config,
                 seed=self.seed,
                 device=self.device,
                 checkpoint_seconds=self.checkpoint_seconds,
@@ -170,40 +179,33 @@ class Adapt:
 
     def run(self) -> int:
         """Adapt to each task in turn."""
-        from mier_adapt.workflows.comparison import compare, with_all_stages
-        from mier_adapt.workflows.environments import TaskEnvs
-        from mier_adapt.workflows.files import replace_text
-        from mier_adapt.workflows.plots import plot_comparison
-        from mier_adapt.workflows.pretrained import find_run
-        from mier_adapt.workflows.runs import load_run, read_run_file
+        from mier_adapt.adaptation.comparison import with_all_stages
+        from mier_adapt.adaptation.sweep import write_comparison
+        from mier_adapt.agents.environments import FamilyEnvs
+        from mier_adapt.agents.run import find_run, load_run, read_run_file
 
         directory = find_run(self.run_directory)
-        config, _, _ = read_run_file(directory)
+        config = read_run_file(directory).config
         tasks = mier_adapt_envs.task_set(config.family, config.task_set)
         if bool(self.task) == self.all_ood or not self.seed:
             raise ValueError("Expected --task INDEX ... or --all-ood, and at least one --seed.")
         first = len(tasks.meta_train)
         indices = tuple(range(first, len(tasks))) if self.all_ood else self.task
         for index in indices:
-            if not 0 <= index < len(tasks):
-                raise ValueError(
-                    f"Expected --task from 0 to {len(tasks) - 1}, got {index}. "
-                    f"`mier-adapt tasks {config.family}` lists them."
-                )
+            _require_task(index, range(len(tasks)), config.family)
         out = self.out or self.run_directory / "adapt"
-        reports = []
-        with TaskEnvs(tasks) as envs, _progress() as progress:
+        with FamilyEnvs(tasks) as envs:
             run = load_run(directory, envs, device=self.device)
-            if self.compare:
-                run = with_all_stages(run)
-            for index, seed in itertools.product(indices, self.seed):
-                adaptation = _adapt(run, envs, index, seed, self.episodes, out, progress)
-                reports.append(adaptation.report)
-        if self.compare or len(reports) > 1:
-            compared = compare(reports)
-            replace_text(out / "comparison.json", json.dumps(compared, indent=2) + "\n")
-            plot_comparison(reports, out / "comparison.png")
-            _console.print(_comparison(compared))
+            adaptations = _adapt_to_each(
+                run,
+                {f"task-{index}": run.new_task(envs, tasks[index]) for index in indices},
+                with_all_stages(run.adapt_config) if self.compare else run.adapt_config,
+                seeds=self.seed,
+                out=out,
+                episodes=self.episodes,
+            )
+        if self.compare or len(adaptations) > 1:
+            _console.print(_comparison(write_comparison(adaptations, out)))
         _console.print(f"Reports and figures: {out}")
         return 0
 
@@ -217,8 +219,8 @@ class Evaluate:
 
     run_directory: Annotated[Path, tyro.conf.Positional]
     """A run directory, or the name of a pretrained run."""
-    split: str = "all"
-    """Which tasks: train, test or all."""
+    split: Literal["train", "test", "all"] = "all"
+    """Which tasks."""
     episodes: int = 4
     """Deterministic evaluation episodes for each task and context."""
     seeds: int = 1
@@ -230,25 +232,19 @@ class Evaluate:
 
     def run(self) -> int:
         """Evaluate and print a table."""
-        from mier_adapt.workflows.environments import TaskEnvs
-        from mier_adapt.workflows.evaluation import evaluation_record
-        from mier_adapt.workflows.files import replace_text
-        from mier_adapt.workflows.pretrained import EVALUATION_FILE, find_run
-        from mier_adapt.workflows.runs import load_run, read_run_file
+        from mier_adapt._storage.files import replace_text
+        from mier_adapt.agents.environments import FamilyEnvs
+        from mier_adapt.agents.evaluation import evaluation_record
+        from mier_adapt.agents.pretrained import EVALUATION_FILE
+        from mier_adapt.agents.run import find_run, load_run, read_run_file
 
         directory = find_run(self.run_directory)
-        config, _, _ = read_run_file(directory)
+        config, adapt_config, _, _ = read_run_file(directory)
         tasks = mier_adapt_envs.task_set(config.family, config.task_set)
         splits = {"train": tasks.meta_train, "test": tasks.meta_test}
-        if self.split not in (*splits, "all"):
-            raise ValueError(f"Expected --split train, test or all, got {self.split!r}.")
-        if self.seeds < 1 or self.episodes < 1:
-            raise ValueError(
-                f"Expected --seeds and --episodes >= 1, got {self.seeds}, {self.episodes}."
-            )
         table = Table(
             title=f"{config.family} {config.task_set}: {self.seeds} adaptation seed(s), "
-            f"{self.episodes} episodes, {config.adapt.adaptation_steps} transitions"
+            f"{self.episodes} episodes, {adapt_config.adaptation_steps} transitions"
         )
         for column in (
             "task",
@@ -259,16 +255,20 @@ class Evaluate:
         ):
             justify: Literal["left", "right"] = "left" if column == "task" else "right"
             table.add_column(column, justify=justify, no_wrap=column == "task")
-        with TaskEnvs(tasks) as envs:
+        with FamilyEnvs(tasks) as envs:
             run = load_run(directory, envs, device=self.device)
+            if self.context_steps is not None:
+                run = run.with_context_steps(self.context_steps)
             record = evaluation_record(
                 run,
                 envs,
                 {name: splits[name] for name in splits if self.split in (name, "all")},
                 seeds=self.seeds,
                 episodes=self.episodes,
-                context_steps=self.context_steps,
+                adaptation_steps=adapt_config.adaptation_steps,
+                episode_steps=config.episode_steps,
             )
+        record["context_steps"] = run.adapter.steps
         for split, rows in record["splits"].items():
             first = len(tasks.meta_train) if split == "test" else 0
             for index, row in enumerate(rows, first):
@@ -309,23 +309,12 @@ class Plot:
 
     def run(self) -> int:
         """Draw, and say where."""
-        from mier_adapt.workflows.metrics import read_metrics
-        from mier_adapt.workflows.plots import plot_learning_curves, plot_task_returns
-        from mier_adapt.workflows.presets import preset_name
-        from mier_adapt.workflows.pretrained import find_run, read_evaluation
-        from mier_adapt.workflows.runs import read_run_file
+        from mier_adapt.agents.pretrained import group_by_configuration, read_evaluation
+        from mier_adapt.agents.run import find_run
+        from mier_adapt.figures import plot_learning_curves, plot_task_returns
+        from mier_adapt.training.metrics import read_metrics
 
-        if self.out.suffix not in (".png", ".pdf", ".svg"):
-            raise ValueError(f"Expected --out to end in .png, .pdf or .svg, got {self.out}.")
-        groups: dict[Any, list[Path]] = {}
-        for run in self.runs:
-            config, _, _ = read_run_file(find_run(run))
-            groups.setdefault(dataclasses.replace(config, updates=1), []).append(run)
-        labelled = {
-            preset_name(config) or runs[0].name: (config, runs) for config, runs in groups.items()
-        }
-        if len(labelled) < len(groups):
-            raise ValueError("Runs of different configurations have equal names. Rename one.")
+        labelled = group_by_configuration(self.runs)
         if self.kind == "learning":
             plot_learning_curves(
                 {
@@ -378,7 +367,7 @@ class Export:
 
     def run(self) -> int:
         """Export, and print the card's returns."""
-        from mier_adapt.workflows.pretrained import export_run
+        from mier_adapt.agents.pretrained import export_run
 
         with _console.status("") as status:
             card = export_run(
@@ -411,7 +400,8 @@ class Pretrained:
 
     def run(self) -> int:
         """Print a table or a card."""
-        from mier_adapt.workflows.pretrained import pretrained_names, read_card
+        from mier_adapt.agents.pretrained import read_card
+        from mier_adapt.agents.run import pretrained_names
 
         if self.name is not None:
             _console.print_json(data=read_card(self.name))
@@ -439,7 +429,7 @@ class Tasks:
             for family in mier_adapt_envs.families():
                 table.add_row(
                     family,
-                    mier_adapt_envs.varies(family).replace("_", " "),
+                    mier_adapt_envs.env_class(family).varies.replace("_", " "),
                     ", ".join(mier_adapt_envs.task_sets(family)),
                 )
             _console.print(table)
@@ -468,7 +458,7 @@ class Doctor:
 
     def run(self) -> int:
         """Look, and print; 1 if something that the library needs does not work."""
-        from mier_adapt.workflows.doctor import diagnose
+        from mier_adapt.doctor import diagnose
 
         with _console.status("loading") as status:
             diagnosis = diagnose(self.out, on_check=lambda name: status.update(f"testing: {name}"))
@@ -527,6 +517,14 @@ def _require_known_words(arguments: Sequence[str]) -> None:
         if word.startswith("--"):
             option = word.partition("=")[0].replace("_", "-")
             _require_known(f"option of {name}", option, options)
+
+
+def _require_task(index: int, known: range, family: str) -> None:
+    if index not in known:
+        raise ValueError(
+            f"Expected --task from {known[0]} to {known[-1]}, got {index}. "
+            f"`mier-adapt tasks {family}` lists them."
+        )
 
 
 def _require_known(kind: str, word: str, known: Iterable[str]) -> None:
@@ -600,34 +598,39 @@ def _cards(cards: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _adapt(
-    run: Any, envs: Any, index: int, seed: int, episodes: int, out: Path, progress: Progress
+def _adapt_to_each(
+    agent: Any, tasks: dict[str, Any], config: Any, *, seeds: Any, out: Path, episodes: int
 ) -> Any:
-    """Adapt to one task; print the report, and write it with its figure."""
-    from mier_adapt.workflows.files import replace_text
-    from mier_adapt.workflows.fine_tuning import fine_tune_by_relabeling
-    from mier_adapt.workflows.plots import plot_adaptation
+    """Adapt to each task with each seed, showing progress; print the reports as they come."""
+    from mier_adapt.adaptation.sweep import adapt_to_each
 
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"task-{index}-seed-{seed}"
-    checkpoint = path.with_suffix(".safetensors")
-    bar = progress.add_task(f"task {index}, seed {seed}", total=1.0, status="")
-    adaptation = fine_tune_by_relabeling(
-        run,
-        envs,
-        envs.task_set[index],
-        seed=seed,
-        evaluation_episodes=episodes,
-        checkpoint=checkpoint,
-        on_stage=lambda stage, done: progress.update(bar, completed=done, status=stage),
-    )
-    report = adaptation.report
-    progress.update(bar, completed=1.0, status=f"kept {report.decision}")
-    progress.console.print(f"Task {index}: {report}\n", markup=False)
-    replace_text(path.with_suffix(".json"), json.dumps(report.to_dict(), indent=2) + "\n")
-    plot_adaptation(report, path.with_suffix(".png"))
-    checkpoint.unlink(missing_ok=True)
-    return adaptation
+    with _progress() as progress:
+        bars = {
+            (name, seed): progress.add_task(
+                f"{name}, seed {seed}", total=1.0, status="", visible=False
+            )
+            for name in tasks
+            for seed in seeds
+        }
+
+        def show(name: str, seed: int, stage: str, done: float) -> None:
+            progress.update(bars[name, seed], completed=done, status=stage, visible=True)
+
+        def print_report(name: str, seed: int, adaptation: Any) -> None:
+            report = adaptation.report
+            show(name, seed, f"kept {report.decision}", 1.0)
+            progress.console.print(f"{name}: {report}\n", markup=False)
+
+        return adapt_to_each(
+            agent,
+            tasks,
+            config,
+            seeds=seeds,
+            out=out,
+            evaluation_episodes=episodes,
+            on_stage=show,
+            on_adapted=print_report,
+        )
 
 
 def _comparison(compared: dict[str, Any]) -> Table:

@@ -1,30 +1,16 @@
-"""GradientContextAdapter: the inner loop, the meta-loss, and fine-tuning at meta-test."""
+"""GradientContextAdapter: the inner loop and the meta-loss."""
 
-import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 
 from mier_adapt import _meta_gradient
-from mier_adapt._checks import require_int, require_number, require_type, shown
-from mier_adapt._typing import Float, Int, Tensor
+from mier_adapt._checks import Count, Positive, checked
+from mier_adapt._typing import Float, Tensor
 from mier_adapt.context_model import ContextModel
+from mier_adapt.protocols import TaskModel
 from mier_adapt.transitions import Transitions
-
-__all__ = [
-    "FineTuneResult",
-    "FineTuneStep",
-    "GradientContextAdapter",
-    "MetaLoss",
-    "Rehearsal",
-    "adapt_context",
-]
-
-Rehearsal = Callable[[], tuple[Transitions, Tensor]]
-"""Gives transitions of earlier tasks, ``(B, ...)``, and the context of each, ``(B, C)``."""
 
 
 def adapt_context(
@@ -57,25 +43,10 @@ def adapt_context(
     Returns:
         Adapted contexts, of ``context``'s shape; detached unless ``create_graph``.
 
-    Raises:
-        TypeError: If the context is not floating point or ``lrs`` is no sequence.
-        ValueError: If a step size is not finite or the norm not positive.
-
     Source:
         Mendonca et al. (2020), arXiv:2006.07178, equation 3. The rescaling follows the
         authors' released code (norm 10).
     """
-    require_type("adapt_context", "context", context, Tensor)
-    if not context.is_floating_point():
-        raise TypeError(f"adapt_context expected a floating-point context, got {context.dtype}.")
-    if not isinstance(lrs, Sequence):
-        raise TypeError(f"adapt_context expected lrs to be a sequence, got {shown(lrs)}.")
-    for lr in lrs:
-        require_number("adapt_context", "lrs", lr)
-    if max_grad_norm is not None:
-        require_type("adapt_context", "max_grad_norm", max_grad_norm, (float, int))
-        if not max_grad_norm > 0:
-            raise ValueError(f"adapt_context expected max_grad_norm > 0, got {max_grad_norm}.")
     if create_graph and not context.requires_grad:
         context = context.clone().requires_grad_()
     elif not create_graph:
@@ -125,55 +96,8 @@ class MetaLoss:
     """Each task's loss on its evaluation set under its adapted context, detached."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FineTuneStep:
-    """Losses before one step of fine-tuning (and, in the last entry, after all)."""
-
-    stage: Literal["context", "weights", "end"]
-    """What the step that follows moves; ``"end"`` after the last."""
-    step: int
-    """Steps of that stage done before."""
-    train_loss: float
-    """Model loss on the transitions that are trained on."""
-    validation_loss: float
-    """Model loss on those held out."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class FineTuneResult:
-    """A model fitted to one task, with the evidence for it.
-
-    Losses are in the units of :meth:`ContextModel.loss`.
-    """
-
-    model: ContextModel
-    """A fine-tuned copy."""
-    context: Float[Tensor, " C"]
-    """The adapted context, as the model knows it."""
-    train_indices: Int[Tensor, " N"]
-    """Which of the given transitions were trained on."""
-    validation_indices: Int[Tensor, " M"]
-    """Which of them were held out."""
-    train_loss_initial: float
-    """Training loss with the model and context that came in."""
-    train_loss_context: float
-    """Training loss with the adapted context alone."""
-    train_loss_final: float
-    """Training loss with the returned weights as well."""
-    validation_loss_initial: float
-    """Held-out loss with the model and context that came in."""
-    validation_loss_context: float
-    """Held-out loss with the adapted context alone."""
-    validation_loss_final: float
-    """Held-out loss with the returned weights as well."""
-    weight_steps: int
-    """Weight steps behind the returned model: those before validation was best."""
-    trace: tuple[FineTuneStep, ...]
-    """The losses of every step that was looked at, in order."""
-
-
 class GradientContextAdapter:
-    """Identifies tasks by gradient steps on the context of a :class:`ContextModel`.
+    """Identifies tasks by gradient steps on a model's context.
 
     Example:
         >>> import torch
@@ -192,7 +116,8 @@ class GradientContextAdapter:
         >>> meta.loss.backward()
 
     Args:
-        model: The model whose context is adapted. Never modified here.
+        model: The model whose context is adapted: a :class:`ContextModel`, or any
+            :class:`.TaskModel`. Never modified here.
         steps: Context steps of :meth:`adapt` and :meth:`meta_loss`.
         lr: Size of a step; or one size for each step, the last of which is repeated.
             Released code at meta-test: ``(0.01, 0.01, 0.001)``.
@@ -203,38 +128,29 @@ class GradientContextAdapter:
         ValueError: If ``steps`` is negative or a size or norm is not positive.
     """
 
+    @checked
     def __init__(
         self,
-        model: ContextModel,
+        model: TaskModel,
         *,
-        steps: int = 2,
-        lr: float | Sequence[float] = 0.01,
-        max_grad_norm: float | None = 10.0,
+        steps: Count = 2,
+        lr: Positive | Sequence[Positive] = 0.01,
+        max_grad_norm: Positive | None = 10.0,
     ) -> None:
-        require_type("GradientContextAdapter", "model", model, ContextModel)
         lrs = tuple(lr) if isinstance(lr, Sequence) else (lr,)
-        require_int("GradientContextAdapter", "steps", steps, least=0)
         if not lrs:
             raise ValueError(f"GradientContextAdapter expected at least one lr, got {lr!r}.")
-        for size in lrs:
-            require_number("GradientContextAdapter", "lr", size, above=0)
-        if max_grad_norm is not None:
-            require_type("GradientContextAdapter", "max_grad_norm", max_grad_norm, (float, int))
-        if max_grad_norm is not None and not max_grad_norm > 0:
-            raise ValueError(
-                "GradientContextAdapter expected max_grad_norm > 0 or None, "
-                f"got {max_grad_norm}. To leave contexts as they are, set steps=0."
-            )
         self.model = model
         self.steps = steps
         self.lrs = lrs
         self.max_grad_norm = max_grad_norm
 
+    @checked
     def adapt(
         self,
         adaptation: Transitions,
         *,
-        steps: int | None = None,
+        steps: Count | None = None,
         initial_context: Float[Tensor, "*start C"] | None = None,
     ) -> Float[Tensor, "*tasks C"]:
         """Fit a context to each task's adaptation set.
@@ -253,20 +169,18 @@ class GradientContextAdapter:
             ValueError: If a shape does not fit the model, ``initial_context`` is not finite, or
                 ``steps`` is negative.
         """
-        require_type("adapt", "adaptation", adaptation, Transitions)
-        require_type("adapt", "initial_context", initial_context, (Tensor, type(None)))
-        if initial_context is not None and not bool(initial_context.isfinite().all()):
-            raise ValueError(
-                f"adapt expected initial_context with finite values, got {initial_context}."
-            )
-        start = self._start(adaptation, initial_context)
+        context = self._start(adaptation, initial_context)
+        adapter = self if steps is None else self.with_steps(steps)
+        if not self.model.context_dim:  # nothing to identify, and a loss without a gradient
+            return context.detach()
         return adapt_context(
-            self.model.loss_function(adaptation),
-            start,
-            lrs=self._schedule(self.steps if steps is None else steps),
+            loss_function(self.model, adaptation),
+            context,
+            lrs=adapter.schedule(),
             max_grad_norm=self.max_grad_norm,
         )
 
+    @checked
     def meta_loss(
         self, adaptation: Transitions, evaluation: Transitions, *, first_order: bool = False
     ) -> MetaLoss:
@@ -289,16 +203,15 @@ class GradientContextAdapter:
         Source:
             Mendonca et al. (2020), arXiv:2006.07178, equation 4.
         """
-        for name, value in (("adaptation", adaptation), ("evaluation", evaluation)):
-            require_type("meta_loss", name, value, Transitions)
         shapes = [each.obs.shape for each in (adaptation, evaluation)]
         if any(len(shape) != 3 for shape in shapes) or shapes[0][0] != shapes[1][0]:
             raise ValueError(
                 "meta_loss expected adaptation and evaluation sets of the same T tasks, "
                 f"(T, B, dim), got obs {tuple(shapes[0])} and {tuple(shapes[1])}."
             )
-        model, lrs = self.model, self._schedule(self.steps)
-        if model.slope is not None and model.hidden_sizes:
+        model, lrs = self.model, self.schedule()
+        # The derivatives by hand are those of exactly this class: a subclass may predict otherwise.
+        if type(model) is ContextModel and model.slope is not None and model.hidden_sizes:
             loss, loss_T, contexts_TC = _meta_gradient.meta_loss(
                 model,
                 adaptation,
@@ -310,7 +223,7 @@ class GradientContextAdapter:
             )
         else:
             contexts_TC = adapt_context(
-                model.loss_function(adaptation),
+                loss_function(model, adaptation),
                 self._start(adaptation, None),
                 lrs=lrs,
                 max_grad_norm=self.max_grad_norm,
@@ -320,208 +233,52 @@ class GradientContextAdapter:
             loss_T = model.loss(evaluation, contexts_TC)
             loss = loss_T.mean()
         return MetaLoss(
-            loss=loss + model.bound_penalty(),
+            loss=loss + penalty(model),
             contexts=contexts_TC.detach(),
             evaluation_loss=loss_T.detach(),
         )
 
-    def fine_tune(
-        self,
-        transitions: Transitions,
-        *,
-        context_steps: int = 10,
-        weight_steps: int = 100,
-        weight_lr: float = 1e-3,
-        context_lr: float = 0.0,
-        batch_size: int | None = None,
-        rehearsal: Rehearsal | None = None,
-        validation_fraction: float = 0.2,
-        validate_every: int = 1,
-        patience: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> FineTuneResult:
-        """Fit context, then weights, to one task, watched on held-out transitions.
-
-        Takes ``context_steps`` steps on the context alone, then ``weight_steps`` Adam steps on
-        all weights of a copy of the model, and returns the weights that were best on the
-        validation part. Without ``rehearsal`` the few transitions of one task soon cost the
-        model what it knew of all states that they do not visit.
+    @checked
+    def with_steps(
+        self, steps: Count, *, later_lr: Positive | None = None
+    ) -> "GradientContextAdapter":
+        """The same adapter with another number of steps.
 
         Args:
-            transitions: The task's ``(B, ...)``.
-            context_steps: N of the paper's Algorithm 2.
-            weight_steps: M of the paper's Algorithm 2; 0 leaves the weights as they are.
-            weight_lr: Adam's step size for the weights.
-            context_lr: Adam's step size for the context beside them; 0 (paper) leaves the
-                context as the first stage found it.
-            batch_size: Transitions of the new task in a weight step, drawn with replacement;
-                ``None`` (paper) takes all that are trained on.
-            rehearsal: Called before every weight step for transitions of earlier tasks,
-                ``(B', ...)``, and their contexts, ``(B', C)``, which the step's loss then
-                averages in. ``None`` (paper) for none.
-            validation_fraction: Share of the transitions that is held out, in (0, 1).
-            validate_every: Weight steps between looks at the validation part.
-            patience: Stop after this many weight steps without a better validation loss;
-                ``None`` takes all of them.
-            generator: Draws split and batches; torch's global one when ``None``.
-
-        Returns:
-            The fitted copy and context, losses before and after, and the trace.
-
-        Raises:
-            ValueError: If there are fewer than two transitions or a number is out of range.
-            TypeError: If ``rehearsal`` cannot be called, or gives something else.
-            FloatingPointError: If a loss stops being finite; names stage and step.
-
-        Source:
-            Mendonca et al. (2020), arXiv:2006.07178, Algorithm 2; the 80/20 split and Adam
-            follow the released code; keeping the best weights, rehearsal and the context's
-            further steps are ours.
+            steps: How many.
+            later_lr: Size of those beyond the adapter's own; by default what ``lr`` says of them.
         """
-        require_type("fine_tune", "transitions", transitions, Transitions)
-        require_type("fine_tune", "generator", generator, (torch.Generator, type(None)))
-        require_int("fine_tune", "context_steps", context_steps, least=0)
-        require_int("fine_tune", "weight_steps", weight_steps, least=0)
-        require_number("fine_tune", "weight_lr", weight_lr, above=0)
-        require_number("fine_tune", "context_lr", context_lr, least=0)
-        if batch_size is not None:
-            require_int("fine_tune", "batch_size", batch_size, least=1)
-        if rehearsal is not None and not callable(rehearsal):
-            raise TypeError(
-                f"fine_tune expected rehearsal to be a callable or None, got {shown(rehearsal)}."
-            )
-        require_number("fine_tune", "validation_fraction", validation_fraction)
-        require_int("fine_tune", "validate_every", validate_every, least=1)
-        if patience is not None:
-            require_int("fine_tune", "patience", patience, least=1)
-        if transitions.obs.ndim != 2 or len(transitions) < 2:
-            raise ValueError(
-                "fine_tune expected at least 2 transitions of one task, (B, dim), got obs "
-                f"{tuple(transitions.obs.shape)}."
-            )
-        if not 0 < validation_fraction < 1:
-            raise ValueError(
-                f"fine_tune expected validation_fraction in (0, 1), got {validation_fraction}."
-            )
-        count = len(transitions)
-        num_validation = min(max(1, round(validation_fraction * count)), count - 1)
-        order = torch.randperm(
-            count, generator=generator, device=generator.device if generator else None
-        ).to(transitions.obs.device)
-        validation_indices, train_indices = order[:num_validation], order[num_validation:]
-        train, validation = transitions[train_indices], transitions[validation_indices]
-
-        model = copy.deepcopy(self.model)
-        trace: list[FineTuneStep] = []
-
-        def record(context_done: int, weights_done: int) -> FineTuneStep:
-            stage: Literal["context", "weights", "end"] = "end"
-            step = weights_done
-            if context_done < context_steps:
-                stage, step = "context", context_done
-            elif weights_done < weight_steps:
-                stage = "weights"
-            with torch.no_grad():
-                entry = FineTuneStep(
-                    stage=stage,
-                    step=step,
-                    train_loss=float(model.loss(train, context)),
-                    validation_loss=float(model.loss(validation, context)),
-                )
-            if not math.isfinite(entry.train_loss + entry.validation_loss):
-                raise FloatingPointError(
-                    f"fine_tune reached a loss that is not finite at {stage} step {step}: "
-                    f"training {entry.train_loss}, validation {entry.validation_loss}. "
-                    "Lower weight_lr, context_lr or the adapter's lr."
-                )
-            trace.append(entry)
-            return entry
-
-        context = model.initial_context.detach().clone()
-        initial = adapted = record(0, 0)
-        loss_fn = model.loss_function(train)
-        for step, lr in enumerate(self._schedule(context_steps), start=1):
-            context = adapt_context(
-                loss_fn,
-                context,
-                lrs=(lr,),
-                max_grad_norm=self.max_grad_norm,
-            )
-            adapted = record(step, 0)
-
-        best, best_step = adapted, 0
-        best_weights, best_context = copy.deepcopy(model.state_dict()), context
-        context = context.clone().requires_grad_(context_lr > 0)
-        weights = [p for name, p in model.named_parameters() if name != "initial_context"]
-        groups = [{"params": weights, "lr": weight_lr}]
-        if context_lr > 0:
-            groups.append({"params": [context], "lr": context_lr})
-        optimizer = torch.optim.Adam(groups, fused=True)
-        for step in range(1, weight_steps + 1):
-            batch, batch_context = train, context
-            if batch_size is not None:
-                batch = train[torch.randint(len(train), (batch_size,), generator=generator)]
-            if rehearsal is not None:
-                earlier, contexts = _rehearsed(rehearsal())
-                batch_context = torch.cat((context.expand(len(batch), -1), contexts))
-                batch = Transitions.cat([batch, earlier])
-            optimizer.zero_grad()
-            loss = model.loss(batch, batch_context) + model.bound_penalty()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            if step % validate_every and step < weight_steps:
-                continue
-            entry = record(context_steps, step)
-            if entry.validation_loss < best.validation_loss:
-                best, best_step = entry, step
-                best_weights = copy.deepcopy(model.state_dict())
-                best_context = context.detach().clone()
-            elif patience is not None and step - best_step >= patience:
-                break
-        model.load_state_dict(best_weights)
-        optimizer.zero_grad()
-        return FineTuneResult(
-            model=model,
-            context=best_context,
-            train_indices=train_indices,
-            validation_indices=validation_indices,
-            train_loss_initial=initial.train_loss,
-            train_loss_context=adapted.train_loss,
-            train_loss_final=best.train_loss,
-            validation_loss_initial=initial.validation_loss,
-            validation_loss_context=adapted.validation_loss,
-            validation_loss_final=best.validation_loss,
-            weight_steps=best_step,
-            trace=tuple(trace),
+        return GradientContextAdapter(
+            self.model,
+            steps=steps,
+            lr=self.lrs if later_lr is None else (*self.schedule(), later_lr),
+            max_grad_norm=self.max_grad_norm,
         )
 
-    def _schedule(self, steps: int) -> tuple[float, ...]:
-        require_int("GradientContextAdapter", "steps", steps, least=0)
-        return (*self.lrs, *(self.lrs[-1:] * max(0, steps - len(self.lrs))))[:steps]
+    def schedule(self) -> tuple[float, ...]:
+        """The size of each step."""
+        return (*self.lrs, *(self.lrs[-1:] * max(0, self.steps - len(self.lrs))))[: self.steps]
 
     def _start(self, adaptation: Transitions, start: Tensor | None) -> Tensor:
         if start is None:
             start = self.model.initial_context
-        tasks = adaptation.obs.shape[:-2]
-        if start.ndim == 0 or start.shape[-1] != self.model.context_dim:
+        tasks, dim = adaptation.obs.shape[:-2], self.model.context_dim
+        if tuple(start.shape) not in ((dim,), (*tasks, dim)) or not bool(start.isfinite().all()):
             raise ValueError(
-                f"adapt expected initial_context of shape (..., {self.model.context_dim}), "
-                f"got {tuple(start.shape)}."
-            )
-        if start.shape[:-1] not in (tasks, ()):
-            raise ValueError(
-                f"adapt expected initial_context of shape ({self.model.context_dim},) or "
-                f"{(*tasks, self.model.context_dim)}, got {tuple(start.shape)}."
+                f"adapt expected initial_context of shape ({dim},) or {(*tasks, dim)} with finite "
+                f"values, got {start}."
             )
         return start.expand(*tasks, -1)
 
 
-def _rehearsed(drawn: Any) -> tuple[Transitions, Tensor]:
-    """What a rehearsal gave, if it is what it should be."""
-    if not isinstance(drawn, tuple) or [type(each) for each in drawn] != [Transitions, Tensor]:
-        raise TypeError(
-            "fine_tune expected rehearsal to give transitions and their contexts, got "
-            f"{shown(drawn)}."
-        )
-    earlier, contexts = drawn
-    return earlier, contexts
+def loss_function(model: TaskModel, transitions: Transitions) -> Callable[[Tensor], Tensor]:
+    """A model's loss as a function of the context."""
+    if type(model) is ContextModel:
+        return model.loss_function(transitions)
+    return lambda context: model.loss(transitions, context)
+
+
+def penalty(model: TaskModel) -> Tensor | float:
+    """What a model adds to its loss in training, where it has anything to add."""
+    added: Callable[[], Tensor] | None = getattr(model, "bound_penalty", None)
+    return 0.0 if added is None else added()

@@ -2,20 +2,16 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mier_adapt._checks import require_int, require_ints, require_type
+from mier_adapt._checks import Count, Size, checked, shown
 from mier_adapt._typing import Float, Tensor
+from mier_adapt.protocols import Varies
 from mier_adapt.transitions import Transitions
-
-__all__ = ["ContextModel", "Prediction", "Varies"]
-
-Varies = Literal["reward", "reward_and_dynamics"]
-"""What differs between the tasks of a family, and so what the model predicts."""
 
 Activation = Literal["leaky_relu", "relu", "elu", "silu", "tanh"]
 
@@ -112,38 +108,20 @@ class ContextModel(nn.Module):
     target_mean: Tensor
     target_std: Tensor
 
+    @checked
     def __init__(
         self,
-        obs_dim: int,
-        act_dim: int,
-        context_dim: int,
+        obs_dim: Size,
+        act_dim: Size,
+        context_dim: Count,
         *,
-        hidden_sizes: Sequence[int] = (200, 200, 200, 200),
+        hidden_sizes: Sequence[Size] = (200, 200, 200, 200),
         activation: Activation = "leaky_relu",
         varies: Varies = "reward_and_dynamics",
         learn_initial_context: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("obs_dim", obs_dim, 1),
-            ("act_dim", act_dim, 1),
-            ("context_dim", context_dim, 0),
-        ):
-            require_int("ContextModel", name, value, least=least)
-        require_ints("ContextModel", "hidden_sizes", hidden_sizes, least=1)
-        require_type("ContextModel", "activation", activation, str)
-        require_type("ContextModel", "varies", varies, str)
-        require_type("ContextModel", "learn_initial_context", learn_initial_context, bool)
-        require_type("ContextModel", "generator", generator, (torch.Generator, type(None)))
-        if activation not in _ACTIVATIONS:
-            raise ValueError(
-                f"ContextModel expected activation in {list(_ACTIVATIONS)}, got {activation!r}."
-            )
-        if varies not in get_args(Varies):
-            raise ValueError(
-                f"ContextModel expected varies in {list(get_args(Varies))}, got {varies!r}."
-            )
         self.obs_dim = obs_dim
         self.act_dim = act_dim
         self.context_dim = context_dim
@@ -179,6 +157,7 @@ class ContextModel(nn.Module):
         """Of the activations below zero, if they are linear on either side of it."""
         return _SLOPES.get(self.activation)
 
+    @checked
     @torch.no_grad()
     def fit_normalization(self, transitions: Transitions) -> None:
         """Z-score inputs and targets by the statistics of these transitions.
@@ -190,8 +169,7 @@ class ContextModel(nn.Module):
             ValueError: If the transitions' dimensions are not the model's, or there is
                 only one of them.
         """
-        require_type("fit_normalization", "transitions", transitions, Transitions)
-        self._check(transitions.obs, transitions.act)
+        self._check(None, obs=transitions.obs, act=transitions.act)
         if transitions.rew.numel() < 2:
             raise ValueError("fit_normalization expected at least 2 transitions, got 1.")
         inputs = torch.cat((transitions.obs, transitions.act), -1).flatten(0, -2)
@@ -223,7 +201,8 @@ class ContextModel(nn.Module):
     def _inputs(
         self, obs: Float[Tensor, "*axes O"], act: Float[Tensor, "*axes A"]
     ) -> Float[Tensor, "*axes I"]:
-        self._check(obs, act)
+        self._check(None, obs=obs)
+        self._check(obs.shape[:-1], act=act)
         return (torch.cat((obs, act), -1) - self.input_mean) / self.input_std
 
     def _product(self, inputs: Float[Tensor, "*axes I"]) -> Float[Tensor, "*axes H"]:
@@ -236,7 +215,9 @@ class ContextModel(nn.Module):
     ) -> tuple[Float[Tensor, "*axes Y"], Float[Tensor, "*axes Y"]]:
         """Means and log-variances of the z-scored targets."""
         axes = product.shape[:-1]
-        self._check_context(context, product)
+        given = getattr(context, "ndim", 0)  # one for all, for each task, or for each transition
+        fits = given in (1, product.ndim - 1, product.ndim)
+        self._check(axes[: given - 1] if fits else axes, context=context)
         if 1 < context.ndim < product.ndim:
             context = context.unsqueeze(-2)
         activate = _ACTIVATIONS[self.activation]
@@ -253,6 +234,7 @@ class ContextModel(nn.Module):
         log_var = self.min_log_var + F.softplus(log_var - self.min_log_var)
         return mean, log_var
 
+    @checked
     def loss_terms(
         self, transitions: Transitions, context: Float[Tensor, "*some C"]
     ) -> tuple[Float[Tensor, "*tasks"], Float[Tensor, "*tasks"]]:
@@ -272,11 +254,15 @@ class ContextModel(nn.Module):
         Returns:
             Two tensors, scalars or of shape ``(T,)``.
         """
-        require_type("ContextModel", "transitions", transitions, Transitions)
-        terms = self._mean_terms(transitions)(context)
-        rew, state = terms[..., 0], terms[..., 1:]
-        return rew, torch.zeros_like(rew) if self.varies == "reward" else state.mean(-1)
+        prediction = self(transitions.obs, transitions.act, context)
+        rew = _loss(prediction.rew_mean, prediction.rew_log_var, transitions.rew).mean(-1)
+        if prediction.delta_mean is None or prediction.delta_log_var is None:
+            return rew, torch.zeros_like(rew)
+        change = transitions.obs_next - transitions.obs
+        state = _loss(prediction.delta_mean, prediction.delta_log_var, change)
+        return rew, state.mean((-2, -1))
 
+    @checked
     def loss(
         self, transitions: Transitions, context: Float[Tensor, "*some C"]
     ) -> Float[Tensor, "*tasks"]:
@@ -286,8 +272,11 @@ class ContextModel(nn.Module):
     def loss_function(self, transitions: Transitions) -> Callable[[Tensor], Tensor]:
         """:meth:`loss` as a function of the context.
 
-        What does not depend on the context is computed once, for all steps of an adaptation.
+        What does not depend on the context is computed once, for all steps of an adaptation; but
+        in a subclass, whose prediction may be another, the loss is that of its prediction.
         """
+        if type(self) is not ContextModel:
+            return lambda context: torch.stack(self.loss_terms(transitions, context)).sum(0)
         terms = self._mean_terms(transitions)
         return lambda context: terms(context) @ self.loss_weight()
 
@@ -302,7 +291,6 @@ class ContextModel(nn.Module):
         Returns:
             Inputs and targets, each dimension by its own mean and standard deviation.
         """
-        require_type("ContextModel", "transitions", transitions, Transitions)
         inputs = self._inputs(transitions.obs, transitions.act)
         return inputs, (self._targets(transitions) - self.target_mean) / self.target_std
 
@@ -372,41 +360,26 @@ class ContextModel(nn.Module):
             return rew
         return torch.cat((rew, transitions.obs_next - transitions.obs), -1)
 
-    def _check_context(self, context: Tensor, product: Tensor) -> None:
-        axes = product.shape[:-1]
-        self._check_tensor("context", context)
-        if (
-            context.ndim == 0
-            or context.shape[-1] != self.context_dim
-            or (context.ndim > 1 and context.shape[:-1] != axes[: context.ndim - 1])
-            or context.ndim not in (1, product.ndim - 1, product.ndim)
-        ):
-            raise ValueError(
-                f"ContextModel expected context of shape ({self.context_dim},), or one for each "
-                f"task or transition of obs {(*axes, self.obs_dim)}, got {tuple(context.shape)}."
-            )
-
-    def _check(self, obs: Tensor, act: Tensor) -> None:
-        for name, value, dim in (("obs", obs, self.obs_dim), ("act", act, self.act_dim)):
-            self._check_tensor(name, value)
-            if value.ndim == 0 or value.shape[-1] != dim:
-                raise ValueError(
-                    f"ContextModel expected {name} of shape (..., {dim}), got {tuple(value.shape)}."
+    def _check(self, axes: tuple[int, ...] | None, **values: Any) -> None:
+        """Check inputs by name: the model's dtype, device and dimensions, and shared axes."""
+        like = self.input_mean
+        for name, value in values.items():
+            dim = getattr(self, f"{name}_dim")
+            if getattr(value, "dtype", None) != like.dtype or value.device != like.device:
+                raise TypeError(
+                    f"ContextModel expected {name} in {like.dtype} on {like.device}, as the model, "
+                    f"got {shown(value)}. Convert one of the two with .to()."
                 )
-        if obs.shape[:-1] != act.shape[:-1]:
-            raise ValueError(
-                f"ContextModel expected act to share obs's leading axes {tuple(obs.shape[:-1])}, "
-                f"got {tuple(act.shape[:-1])}."
-            )
+            if value.shape[-1:] != (dim,) or axes not in (None, value.shape[:-1]):
+                wanted = f"(..., {dim})" if axes is None else (*axes, dim)
+                raise ValueError(
+                    f"ContextModel expected {name} of shape {wanted}, got {tuple(value.shape)}."
+                )
 
-    def _check_tensor(self, name: str, value: Tensor) -> None:
-        require_type("ContextModel", name, value, Tensor)
-        weight = self.input_mean
-        if value.dtype != weight.dtype or value.device != weight.device:
-            raise TypeError(
-                f"ContextModel expected {name} in {weight.dtype} on {weight.device}, as the model, "
-                f"got {value.dtype} on {value.device}. Convert one of the two with .to()."
-            )
+
+def _loss(mean: Tensor, log_var: Tensor, value: Tensor) -> Tensor:
+    error = mean - value
+    return error * error * torch.exp(-log_var) + log_var
 
 
 def _draw(mean: Tensor, log_var: Tensor, generator: torch.Generator | None) -> Tensor:

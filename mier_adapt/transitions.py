@@ -2,23 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Annotated, Any, Self
 
 import torch
 
-from mier_adapt._checks import shown
+from mier_adapt._checks import checked, shown
 from mier_adapt._typing import Bool, Float, Int, Tensor
-
-__all__ = ["Transitions"]
 
 
 @dataclass(frozen=True, eq=False)
 class Transitions:
-    """A set of environment transitions, valid by construction.
+    """A set of environment transitions, checked where it is made.
 
     All five tensors share their leading axes: ``(B,)`` for one task, ``(T, B)``
     for a batch of tasks. Units are the environment's own; actions are in the
-    policy's convention, each component in [-1, 1].
+    policy's convention, each component in [-1, 1]. Slices, copies and joined sets
+    are not checked again.
 
     Example:
         >>> import torch
@@ -59,15 +58,15 @@ class Transitions:
             )
             if not right_kind:
                 came = f"{value.dtype} tensor" if isinstance(value, Tensor) else type(value)
+                kind = "bool" if wants_bool else "floating-point"
                 raise TypeError(
-                    f"Transitions expected {field.name} to be a "
-                    f"{'bool' if wants_bool else 'floating-point'} tensor, got {came}. "
-                    "Convert NumPy arrays with torch.as_tensor."
+                    f"Transitions expected {field.name} to be a {kind} tensor, got {came}. Convert "
+                    "NumPy arrays with torch.as_tensor."
                 )
-        if self.obs.ndim < 2 or self.act.ndim < 2:
+        if self.obs.ndim < 2 or self.act.ndim < 2 or 0 in self.obs.shape[:-1]:
             raise ValueError(
-                "Transitions expected obs and act of shape (..., B, dim), got "
-                f"obs {tuple(self.obs.shape)} and act {tuple(self.act.shape)}. "
+                "Transitions expected obs and act of shape (..., B, dim) with at least one "
+                f"transition, got obs {tuple(self.obs.shape)} and act {tuple(self.act.shape)}. "
                 "Give a single transition a leading axis of 1."
             )
         axes = self.obs.shape[:-1]
@@ -79,25 +78,14 @@ class Transitions:
         }
         for name, shape in expected.items():
             value = getattr(self, name)
-            if tuple(value.shape) != shape:
+            dtype = torch.bool if name == "terminated" else self.obs.dtype
+            found = tuple(value.shape), value.dtype, value.device
+            if found != (shape, dtype, self.obs.device):
                 raise ValueError(
-                    f"Transitions expected {name} of shape {shape} to go with obs "
-                    f"{tuple(self.obs.shape)}, got {tuple(value.shape)}."
+                    f"Transitions expected {name} of shape {shape} in {dtype} on "
+                    f"{self.obs.device}, to go with obs {tuple(self.obs.shape)}, got {found[0]} in "
+                    f"{found[1]} on {found[2]}. Convert it with .to()."
                 )
-            if value.device != self.obs.device:
-                raise ValueError(
-                    f"Transitions expected {name} on obs's device {self.obs.device}, "
-                    f"got {value.device}. Move all of them with .to(device)."
-                )
-            if name != "terminated" and value.dtype != self.obs.dtype:
-                raise ValueError(
-                    f"Transitions expected {name} in obs's dtype {self.obs.dtype}, got "
-                    f"{value.dtype}."
-                )
-        if self.rew.numel() == 0:
-            raise ValueError(
-                f"Transitions expected at least one transition, got leading axes {tuple(axes)}."
-            )
         for name in ("obs", "act", "rew", "obs_next"):
             finite = torch.isfinite(getattr(self, name))
             if not bool(finite.all()):
@@ -107,13 +95,33 @@ class Transitions:
                     "Drop those transitions, and look for an unstable simulation."
                 )
 
+    def __repr__(self) -> str:
+        return f"Transitions(obs {tuple(self.obs.shape)}, act {tuple(self.act.shape)})"
+
+    @classmethod
+    def _trusted(cls, *values: Tensor) -> Self:
+        """Of the five fields, which are known to be valid: nothing is looked at again."""
+        made = object.__new__(cls)
+        for field, value in zip(fields(cls), values, strict=True):
+            object.__setattr__(made, field.name, value)
+        return made
+
     def __len__(self) -> int:
         """Length of the first axis: transitions, or tasks in a batch of tasks."""
         return int(self.obs.shape[0])
 
     def __getitem__(self, index: int | slice | Int[Tensor, " N"] | Bool[Tensor, " N"]) -> Self:
-        """Select along the first axis; an ``int`` takes one task out of a batch of tasks."""
-        return self._map(lambda value: value[index])
+        """Select along the first axis; an ``int`` takes one task out of a batch of tasks.
+
+        Raises:
+            ValueError: If nothing is selected.
+        """
+        chosen = self._map(lambda value: value[index])
+        if chosen.rew.numel() == 0 or chosen.obs.ndim < 2:
+            raise ValueError(
+                f"Transitions expected an index of some of {self}, got {shown(index)}."
+            )
+        return chosen
 
     def to(self, device: torch.device | str) -> Self:
         """Copy to a device (no copy where already there)."""
@@ -125,11 +133,13 @@ class Transitions:
         return self._map(lambda value: value.flatten(0, axes))
 
     @classmethod
+    @checked
     def cat(cls, parts: Sequence["Transitions"]) -> Self:
         """Join along the first axis."""
         return cls._join(torch.cat, parts)
 
     @classmethod
+    @checked
     def stack(cls, parts: Sequence["Transitions"]) -> Self:
         """Make a batch of tasks, ``(T, B, ...)``, of sets ``(B, ...)`` of one size."""
         return cls._join(torch.stack, parts)
@@ -138,23 +148,28 @@ class Transitions:
     def _join(
         cls, function: Callable[[list[Tensor]], Tensor], parts: Sequence["Transitions"]
     ) -> Self:
-        if not isinstance(parts, Sequence) or not all(
-            isinstance(part, Transitions) for part in parts
-        ):
-            raise TypeError(f"Expected parts to be a sequence of Transitions, got {shown(parts)}.")
-        if not parts:
-            raise ValueError("Expected parts to hold at least one set of transitions, got none.")
+        if len({part.rew.dtype for part in parts}) != 1:
+            raise ValueError(
+                f"Expected parts to be one or more sets of a dtype, got {shown(parts)}."
+            )
         try:
-            return cls(
-                **{
-                    field.name: function([getattr(part, field.name) for part in parts])
-                    for field in fields(cls)
-                }
+            return cls._trusted(
+                *(function([getattr(part, field.name) for part in parts]) for field in fields(cls))
             )
         except RuntimeError as error:  # by which torch says that shapes or devices do not fit
             raise ValueError(f"Expected parts of fitting shapes on one device: {error}") from error
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        return type(self)(
-            **{field.name: function(getattr(self, field.name)) for field in fields(self)}
+        return self._trusted(*(function(getattr(self, field.name)) for field in fields(self)))
+
+
+def _of_one_task(owner: str, name: str, value: Any) -> None:
+    if not isinstance(value, Transitions) or value.obs.ndim != 2:
+        raise ValueError(
+            f"{owner} expected {name} of one task, transitions (B, ...), got {shown(value)}. "
+            "Flatten them, or give one task at a time."
         )
+
+
+OneTask = Annotated[Transitions, _of_one_task]
+"""Transitions ``(B, ...)`` of one task."""

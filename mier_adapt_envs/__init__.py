@@ -17,8 +17,6 @@ from mier_adapt_envs.families import (
     register,
     task_set,
     task_sets,
-    termination_fn,
-    varies,
 )
 from mier_adapt_envs.half_cheetah import (
     HalfCheetahDirEnv,
@@ -26,26 +24,21 @@ from mier_adapt_envs.half_cheetah import (
     HalfCheetahVelEnv,
 )
 from mier_adapt_envs.humanoid import HumanoidDirEnv
-from mier_adapt_envs.robot import Robot, State
+from mier_adapt_envs.robot import Robot
 from mier_adapt_envs.task_env import TaskEnv
 from mier_adapt_envs.tasks import Task, TaskSet
-from mier_adapt_envs.vector import TaskVectorEnv
 from mier_adapt_envs.walker2d import Walker2dRandParamsEnv
 
 __all__ = [
     "Robot",
-    "State",
     "Task",
     "TaskEnv",
     "TaskSet",
-    "TaskVectorEnv",
     "env_class",
     "families",
     "register",
     "task_set",
     "task_sets",
-    "termination_fn",
-    "varies",
 ]
 
 for _env_class in (

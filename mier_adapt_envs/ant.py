@@ -14,8 +14,6 @@ from mier_adapt_envs.robot import Robot, State
 from mier_adapt_envs.task_env import TaskEnv
 from mier_adapt_envs.tasks import Task, TaskSet, freeze
 
-__all__ = ["AntDirEnv", "AntGoalEnv", "AntNegatedJointsEnv"]
-
 ACTUATORS = ("hip_4", "ankle_4", "hip_1", "ankle_1", "hip_2", "ankle_2", "hip_3", "ankle_3")
 
 ROBOT = Robot(

@@ -13,8 +13,6 @@ from typing_extensions import override
 from mier_adapt_envs.robot import Robot, State
 from mier_adapt_envs.simulations import Restarts, Simulations
 
-__all__ = ["BatchSimulations"]
-
 
 class BatchSimulations(Simulations):
     """Simulations in one ``mujoco.batch.Batch``.

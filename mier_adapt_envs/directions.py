@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from mier_adapt_envs.tasks import Task
 
-__all__ = ["along", "direction_tasks"]
-
 
 def along(vector_BX: NDArray[np.float64], direction_B: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the component ``(B,)`` of each vector's x and y along a direction in rad."""

@@ -1,24 +1,9 @@
 """The families by name: what exists, its task sets, its termination function."""
 
-from collections.abc import Callable
-from typing import Any, Literal
-
 import gymnasium
-import numpy as np
-from numpy.typing import NDArray
 
 from mier_adapt_envs.task_env import TaskEnv
 from mier_adapt_envs.tasks import TaskSet
-
-__all__ = [
-    "env_class",
-    "families",
-    "register",
-    "task_set",
-    "task_sets",
-    "termination_fn",
-    "varies",
-]
 
 _FAMILIES: dict[str, type[TaskEnv]] = {}
 _REQUIRED = (
@@ -115,21 +100,6 @@ def task_set(family: str, name: str | None = None) -> TaskSet:
         return next(iter(known.values()))
     if not isinstance(name, str) or name not in known:
         raise ValueError(
-            f"name of a {family} task set must be one of {', '.join(known)}, got {name!r}."
+            f"name of a {family} task_set must be one of {', '.join(known)}, got {name!r}."
         )
     return known[name]
-
-
-def termination_fn(
-    family: str,
-) -> Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], NDArray[np.bool_]]:
-    """Return a family's batched function ``(obs_BO, act_BA, obs_next_BO) -> terminated_B``.
-
-    It is the one that the environment itself decides with.
-    """
-    return env_class(family).termination_fn
-
-
-def varies(family: str) -> Literal["reward", "reward_and_dynamics"]:
-    """Return what differs between a family's tasks."""
-    return env_class(family).varies

@@ -13,8 +13,6 @@ from mier_adapt_envs.robot import Robot, State
 from mier_adapt_envs.task_env import TaskEnv
 from mier_adapt_envs.tasks import Task, TaskSet
 
-__all__ = ["HalfCheetahDirEnv", "HalfCheetahNegatedJointsEnv", "HalfCheetahVelEnv"]
-
 ACTUATORS = ("bthigh", "bshin", "bfoot", "fthigh", "fshin", "ffoot")
 
 ROBOT = Robot(

@@ -12,8 +12,6 @@ from mier_adapt_envs.robot import Robot, State
 from mier_adapt_envs.task_env import TaskEnv
 from mier_adapt_envs.tasks import TaskSet
 
-__all__ = ["HumanoidDirEnv"]
-
 ROBOT = Robot(
     xml_file="humanoid.xml",
     timestep=0.003,

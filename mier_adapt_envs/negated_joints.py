@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from mier_adapt_envs.tasks import Task
 
-__all__ = ["check_mask", "mask_task", "masked_control"]
-
 
 def masked_control(
     act_BA: NDArray[np.float64], parameters_BP: NDArray[np.float64]

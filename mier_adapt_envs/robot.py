@@ -12,8 +12,6 @@ import numpy as np
 from gymnasium.envs.mujoco.mujoco_env import expand_model_path
 from numpy.typing import NDArray
 
-__all__ = ["Robot", "State", "instabilities"]
-
 State = Mapping[str, NDArray[np.float64]]
 """What was read from a batch of simulations: MjData field name -> ``(B, *field shape)``."""
 
@@ -73,30 +71,26 @@ class Robot:
     """MuJoCo camera settings for rendering."""
 
     def __post_init__(self) -> None:
-        for name, kind in (
-            ("xml_file", str),
-            ("reads", tuple),
-            ("contact_forces", bool),
-            ("camera", Mapping),
+        def within(value: Any, least: float) -> bool:
+            return type(value) in (int, float) and least <= value < math.inf
+
+        fields = isinstance(self.reads, tuple) and all(
+            hasattr(mujoco.MjData, str(each)) for each in self.reads
+        )
+        whole = type(self.frame_skip) is int
+        noises = get_args(VelocityNoise)
+        for name, fits, wanted in (
+            ("xml_file", isinstance(self.xml_file, str), "a string"),
+            ("timestep", within(self.timestep, math.ulp(0.0)), "finite and > 0"),
+            ("frame_skip", whole and self.frame_skip >= 1, "an int >= 1"),
+            ("reads", fields, "a tuple of fields of MjData"),
+            ("contact_forces", isinstance(self.contact_forces, bool), "a bool"),
+            ("reset_noise", within(self.reset_noise, 0.0), "finite and >= 0"),
+            ("velocity_noise", str(self.velocity_noise) in noises, f"one of {noises}"),
+            ("camera", isinstance(self.camera, Mapping), "a mapping"),
         ):
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(
-                    f"{name} must be a {kind.__name__}, got {getattr(self, name)!r:.80}."
-                )
-        if unknown := [name for name in self.reads if not hasattr(mujoco.MjData, str(name))]:
-            raise ValueError(f"reads must name fields of MjData, got {unknown!r:.80}.")
-        for name, least in (("timestep", math.ulp(0.0)), ("reset_noise", 0.0)):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not least <= value < math.inf:
-                wanted = "finite and " + (">= 0" if least == 0 else "> 0")
-                raise ValueError(f"{name} must be {wanted}, got {value!r:.80}.")
-        if type(self.frame_skip) is not int or self.frame_skip < 1:
-            raise ValueError(f"frame_skip must be an int >= 1, got {self.frame_skip!r:.80}.")
-        if str(self.velocity_noise) not in get_args(VelocityNoise):
-            raise ValueError(
-                f"velocity_noise must be one of {get_args(VelocityNoise)}, got "
-                f"{self.velocity_noise!r:.80}."
-            )
+            if not fits:
+                raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)!r:.80}.")
 
     @property
     def dt(self) -> float:

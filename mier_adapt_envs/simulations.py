@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from mier_adapt_envs.robot import Robot, State
 
-__all__ = ["Restarts", "Simulations"]
-
 Restarts = Mapping[int, np.random.Generator]
 """Slots to put into initial states, and the generators to draw these from."""
 

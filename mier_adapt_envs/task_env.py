@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from mier_adapt_envs.robot import Robot, State, instabilities
 from mier_adapt_envs.tasks import Task, TaskSet
 
-__all__ = ["TaskEnv", "Transition", "as_task", "check_actions", "transition"]
-
 
 class TaskEnv(MujocoEnv):
     """A MuJoCo robot with a task. Subclass it to define a family of tasks.
@@ -181,13 +179,9 @@ class TaskEnv(MujocoEnv):
         Raises:
             ValueError: If ``options`` holds anything but a task of this family.
         """
-        self._check_open("reset")
-        if not isinstance(options, Mapping | None):
-            raise ValueError(f"options must be a dict or None, got {options!r}.")
-        unknown = set(options or {}) - {"task"}
-        if unknown:
-            raise ValueError(f"options expected only the entry 'task', got {sorted(unknown)}.")
-        if options and "task" in options:
+        require_open(self._closed, "reset")
+        options = as_options(options, "task")
+        if "task" in options:
             self.set_task(options["task"])
         gymnasium.Env.reset(self, seed=seed)
         self.robot.reset(self.model, self.data, self.np_random)
@@ -212,10 +206,10 @@ class TaskEnv(MujocoEnv):
             gymnasium.error.ResetNeeded: If no episode was started.
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
-        self._check_open("step")
+        require_open(self._closed, "step")
         if self._state is None:
             raise gymnasium.error.ResetNeeded("step expected a started episode; call reset first.")
-        act_1A = check_actions(action, (self.model.nu,))[None]
+        act_1A = as_actions(action, (self.model.nu,))[None]
         self.data.ctrl[:] = self.control(act_1A, self._parameters_1P)[0]
         self.robot.step(self.model, self.data)
         before, self._state = self._state, self._read()
@@ -249,7 +243,7 @@ class TaskEnv(MujocoEnv):
         Raises:
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
-        self._check_open("render")
+        require_open(self._closed, "render")
         return super().render()  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
@@ -260,12 +254,6 @@ class TaskEnv(MujocoEnv):
 
     def _read(self) -> State:
         return {name: getattr(self.data, name)[None].copy() for name in self.robot.reads}
-
-    def _check_open(self, method: str) -> None:
-        if self._closed:
-            raise gymnasium.error.ClosedEnvironmentError(
-                f"{method} was called after close; make a new environment."
-            )
 
     # MuJoCo objects and GL contexts cannot be pickled: a copy is a fresh environment, made with
     # the same arguments and the current task, and needs a reset.
@@ -358,12 +346,35 @@ def as_task(env_class: type[TaskEnv], task: Task | Mapping[str, Any]) -> Task:
     return task
 
 
+def require_open(closed: bool, method: str) -> None:
+    """Check that an environment was not closed.
+
+    Raises:
+        ClosedEnvironmentError: If it was.
+    """
+    if closed:
+        raise gymnasium.error.ClosedEnvironmentError(
+            f"{method} was called after close; make a new environment."
+        )
+
+
+def as_options(options: Any, *known: str) -> dict[str, Any]:
+    """Return the options of a reset as a dictionary.
+
+    Raises:
+        ValueError: If they are none, or hold anything else than what is known.
+    """
+    if not isinstance(options, Mapping | None) or not set(options or {}) <= set(known):
+        raise ValueError(f"options must be None or a dict of {list(known)}, got {options!r:.80}.")
+    return dict(options or {})
+
+
 def default_task(env_class: type[TaskEnv]) -> Task:
     """Return the task that an environment made without one runs."""
     return next(iter(env_class.task_sets().values())).meta_train[0]
 
 
-def check_actions(actions: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def as_actions(actions: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Return finite actions of the expected shape, clipped to [-1, 1], as float64.
 
     Raises:

@@ -10,8 +10,6 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Task", "TaskSet", "freeze"]
-
 
 @dataclass(frozen=True)
 class Task:
@@ -33,21 +31,22 @@ class Task:
     """Short description for tables and plots, e.g. ``"velocity 1.5"``."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.family, str) or not self.family:
-            raise ValueError(f"family must be a non-empty string, got {self.family!r}.")
-        if isinstance(self.parameters, str | bytes):
-            raise ValueError(f"parameters must be numbers, got {self.parameters!r}.")
+        if {type(self.family), type(self.label)} != {str} or not self.family:
+            raise ValueError(
+                f"family must be a non-empty string and label a string, got {self.family!r:.80} "
+                f"and {self.label!r:.80}."
+            )
         try:
+            if isinstance(self.parameters, str | bytes):
+                raise TypeError("text")
             parameters = tuple(float(value) for value in self.parameters)
+            if not all(map(math.isfinite, parameters)):
+                raise ValueError("not finite")
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"parameters must be a flat sequence of numbers, got {self.parameters!r}. "
-                "Write a single number as a tuple: (1.5,)."
+                f"parameters of {self.family} must be a flat sequence of finite numbers, got "
+                f"{self.parameters!r}. Write a single number as a tuple: (1.5,)."
             ) from error
-        if not all(math.isfinite(value) for value in parameters):
-            raise ValueError(f"parameters must be finite, got {parameters} for {self.family}.")
-        if not isinstance(self.label, str):
-            raise ValueError(f"label must be a string, got {self.label!r}.")
         object.__setattr__(self, "parameters", parameters)
 
     def __str__(self) -> str:
@@ -68,13 +67,11 @@ class Task:
         Raises:
             ValueError: If ``values`` is no mapping, or lacks or adds an entry.
         """
-        if not isinstance(values, Mapping):
-            raise ValueError(f"task must be a Task or its dict form, got {values!r}.")
-        entries = set(values)
+        entries = set(values) if isinstance(values, Mapping) else set()
         if not {"family", "parameters"} <= entries <= {"family", "parameters", "label"}:
             raise ValueError(
-                "A task's dict form has the entries 'family', 'parameters' and optionally 'label', "
-                f"got {sorted(map(str, entries))}."
+                "task must be a Task or its dict form, with the entries 'family', 'parameters' and "
+                f"optionally 'label', got {values!r:.80}."
             )
         return cls(**values)
 
@@ -125,12 +122,10 @@ class TaskSet(Sequence[Task]):
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{split} must be a sequence of tasks, got {tasks!r}.") from error
             for position, task in enumerate(tasks):
-                if not isinstance(task, Task):
-                    raise ValueError(f"{split}[{position}] must be a Task, got {task!r}.")
-                if task.family != self.family:
+                if not isinstance(task, Task) or task.family != self.family:
                     raise ValueError(
-                        f"{split}[{position}] must be a task of {self.family}, got one of "
-                        f"{task.family}. Put each family into a TaskSet of its own."
+                        f"{split}[{position}] must be a Task of {self.family}, got {task!r}. Put "
+                        "each family into a TaskSet of its own."
                     )
             object.__setattr__(self, split, tasks)
 

@@ -16,8 +16,6 @@ from typing_extensions import override
 from mier_adapt_envs.robot import Robot, State
 from mier_adapt_envs.simulations import Restarts, Simulations
 
-__all__ = ["ThreadSimulations"]
-
 
 class ThreadSimulations(Simulations):
     """One MjData per slot, and Python threads that step them.

@@ -16,11 +16,17 @@ from numpy.typing import NDArray
 from mier_adapt_envs.families import env_class, families
 from mier_adapt_envs.robot import Robot, instabilities
 from mier_adapt_envs.simulations import Simulations
-from mier_adapt_envs.task_env import as_task, check_actions, default_task, spaces, transition
+from mier_adapt_envs.task_env import (
+    as_actions,
+    as_options,
+    as_task,
+    default_task,
+    require_open,
+    spaces,
+    transition,
+)
 from mier_adapt_envs.tasks import Task
 from mier_adapt_envs.thread_simulations import ThreadSimulations
-
-__all__ = ["TaskVectorEnv"]
 
 
 class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
@@ -94,16 +100,12 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
         }
         self._env_class = env_class(family)
         self._robot = self._env_class.robot
-        for name, value in (
-            ("num_envs", num_envs),
-            ("num_threads", 1 if num_threads is None else num_threads),
-            ("max_episode_steps", 1 if max_episode_steps is None else max_episode_steps),
-        ):
+        counts = {"num_threads": num_threads, "max_episode_steps": max_episode_steps}
+        counts = {name: value for name, value in counts.items() if value is not None}
+        for name, value in {"num_envs": num_envs, **counts}.items():
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be at least 1 and whole, got {value!r}.")
-        if not (render_mode is None or isinstance(render_mode, str)) or (
-            render_mode not in (None, "rgb_array")
-        ):
+        if render_mode is not None and str(render_mode) != "rgb_array":
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}.")
         self.num_envs = num_envs
         self.render_mode = render_mode
@@ -119,7 +121,7 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
         self._max_episode_steps = max_episode_steps or registered or np.inf
         self._renderers: list[Any] = []
 
-        new_tasks = self._check_tasks(default_task(self._env_class) if tasks is None else tasks)
+        new_tasks = self._as_tasks(default_task(self._env_class) if tasks is None else tasks)
         self._reference = self._robot.compile()
         # One model for all slots, unless tasks differ in physics.
         self._simulations: Simulations = _kind_of_simulations(self._robot)(
@@ -159,8 +161,8 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
             ValueError: If ``tasks`` has another length than there are slots, or one of them does
                 not fit the family. No slot is switched then.
         """
-        self._check_open("set_tasks")
-        self._assign_tasks(self._check_tasks(tasks), np.ones(self.num_envs, dtype=np.bool_))
+        require_open(self.closed, "set_tasks")
+        self._assign_tasks(self._as_tasks(tasks), np.ones(self.num_envs, dtype=np.bool_))
 
     def reset(
         self,
@@ -182,17 +184,10 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
         Raises:
             ValueError: If an argument does not fit. Nothing has changed then.
         """
-        self._check_open("reset")
-        if not isinstance(options, Mapping | None):
-            raise ValueError(f"options must be a dict or None, got {options!r}.")
-        options = options or {}
-        unknown = set(options) - {"tasks", "reset_mask"}
-        if unknown:
-            raise ValueError(
-                f"options expected only 'tasks' and 'reset_mask', got {sorted(unknown)}."
-            )
-        mask_B = self._check_mask(options.get("reset_mask"))
-        new_tasks = self._check_tasks(options["tasks"]) if "tasks" in options else None
+        require_open(self.closed, "reset")
+        options = as_options(options, "tasks", "reset_mask")
+        mask_B = self._as_mask(options.get("reset_mask"))
+        new_tasks = self._as_tasks(options["tasks"]) if "tasks" in options else None
         generators = self._seeded_generators(seed)
 
         if new_tasks is not None:
@@ -227,8 +222,8 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
                 is disabled.
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
-        self._check_open("step")
-        act_BA = check_actions(actions, (self.num_envs, self._reference.nu))
+        require_open(self.closed, "step")
+        act_BA = as_actions(actions, (self.num_envs, self._reference.nu))
         self._check_running()
         next_step = self._autoreset_mode is AutoresetMode.NEXT_STEP
         starting_B = self._ended_B if next_step else np.zeros(self.num_envs, dtype=np.bool_)
@@ -286,7 +281,7 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
 
     def render(self) -> tuple[Any, ...] | None:
         """Return one frame per slot, or None without a render mode."""
-        self._check_open("render")
+        require_open(self.closed, "render")
         if self.render_mode is None:
             return None
         if not self._renderers:
@@ -379,28 +374,27 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
 
     # Checks ---------------------------------------------------------------------------------
 
-    def _check_tasks(self, tasks: Any) -> list[Task]:
+    def _as_tasks(self, tasks: Any) -> list[Task]:
         if isinstance(tasks, Task | Mapping):
             tasks = [tasks] * self.num_envs
-        if not isinstance(tasks, Sequence) and getattr(tasks, "ndim", 0) != 1:
-            raise ValueError(f"tasks expected one task or one for each slot, got {tasks!r:.80}.")
-        if len(tasks) != self.num_envs:
+        several = isinstance(tasks, Sequence) or getattr(tasks, "ndim", 0) == 1
+        if not several or len(tasks) != self.num_envs:
+            count = f"{len(tasks)} of them" if several else f"{tasks!r:.80}"
             raise ValueError(
-                f"tasks expected one task or one for each of {self.num_envs} slots, "
-                f"got {len(tasks)}."
+                f"tasks expected one task or one for each of {self.num_envs} slots, got {count}."
             )
         return [as_task(self._env_class, task) for task in tasks]
 
-    def _check_mask(self, mask: Any) -> NDArray[np.bool_]:
+    def _as_mask(self, mask: Any) -> NDArray[np.bool_]:
         if mask is None:
             return np.ones(self.num_envs, dtype=np.bool_)
-        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-            raise ValueError(f"reset_mask must be a boolean array, got {mask!r}.")
-        if mask.shape != (self.num_envs,) or not mask.any():
+        boolean = isinstance(mask, np.ndarray) and mask.dtype == np.bool_
+        if not boolean or mask.shape != (self.num_envs,) or not mask.any():
             raise ValueError(
-                f"reset_mask must have shape ({self.num_envs},) and a True entry, got {mask}."
+                f"reset_mask must be a boolean array of shape ({self.num_envs},) with a True "
+                f"entry, got {mask!r:.80}."
             )
-        return mask.copy()
+        return np.array(mask, dtype=np.bool_)
 
     def _check_running(self) -> None:
         if not self._started_B.all():
@@ -412,12 +406,6 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
                 f"step expected running episodes, but slots {np.flatnonzero(self._ended_B)} have "
                 "ended and autoreset is disabled. Reset them with "
                 "reset(options={'reset_mask': terminations | truncations})."
-            )
-
-    def _check_open(self, method: str) -> None:
-        if self.closed:
-            raise gymnasium.error.ClosedEnvironmentError(
-                f"{method} was called after close; make a new environment."
             )
 
     # A copy is a fresh engine with the same arguments and current tasks, and needs a reset.

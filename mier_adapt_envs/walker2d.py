@@ -14,8 +14,6 @@ from mier_adapt_envs.robot import Robot, State
 from mier_adapt_envs.task_env import TaskEnv
 from mier_adapt_envs.tasks import Task, TaskSet, freeze
 
-__all__ = ["Walker2dRandParamsEnv"]
-
 ROBOT = Robot(
     xml_file="walker2d.xml",
     timestep=0.004,

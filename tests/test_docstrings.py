@@ -1,6 +1,7 @@
 """Every public name is documented as the house style asks, and has its place on the site."""
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -9,52 +10,30 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from typing_extensions import is_protocol
 
-import mier_adapt
-import mier_adapt_envs
+from tests.rooms import modules, public_names, rooms
 
 ROOT = Path(__file__).parent.parent
-API = "\n".join(page.read_text() for page in sorted((ROOT / "docs" / "api").glob("*.md")))
-
-PACKAGES = (mier_adapt, mier_adapt_envs)
-MODULES = [package.__name__ for package in PACKAGES] + [
-    module.name
-    for package in PACKAGES
-    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
-    if not any(part.startswith("_") for part in module.name.split("."))
-]
-
-FROM_THE_PAPER = {
-    "ContextModel",
-    "ExperienceRelabeler",
-    "GradientContextAdapter.fine_tune",
-    "GradientContextAdapter.meta_loss",
-    "MetaTrainer",
-    "MixedReplayBuffer",
-    "TaskReplayBuffer",
-    "adapt_context",
-    "build_sac",
-    "fine_tune_by_relabeling",
-}
-
-
-def public_names():
-    """All names in any ``__all__``, each once, as ``(module, name)`` of where it is defined."""
-    seen = {}
-    for module in map(importlib.import_module, MODULES):
-        for name in getattr(module, "__all__", ()):
-            value = inspect.unwrap(getattr(module, name))
-            defined = getattr(value, "__module__", None) or module.__name__
-            if inspect.ismodule(value) or not defined.startswith("mier_adapt"):
-                continue  # a submodule; another library's
-            if not callable(value) or not hasattr(value, "__qualname__"):
-                seen.setdefault((id(value), name), (module.__name__, name))
-            else:
-                seen[id(value), name] = (defined, name)
-    return sorted(seen.values())
-
+PAGES = sorted((ROOT / "docs" / "api").glob("*.md"))
 
 NAMES = public_names()
+
+FROM_THE_PAPER = {
+    "mier_adapt:ContextModel",
+    "mier_adapt:ExperienceRelabeler",
+    "mier_adapt:GradientContextAdapter.meta_loss",
+    "mier_adapt:adapt",
+    "mier_adapt:adapt_algorithm",
+    "mier_adapt:fit_model",
+    "mier_adapt:meta_train_offline",
+    "mier_adapt.context_adapter:adapt_context",
+    "mier_adapt.integration.task_replay:TaskReplayBuffer",
+    "mier_adapt.integration:MixedReplayBuffer",
+    "mier_adapt.integration:build_sac",
+    "mier_adapt.training.meta_training:MetaTrainer",
+    "mier_adapt.training:Mier",
+}
 
 
 def documented_assignments(tree):
@@ -124,6 +103,9 @@ def faults_of_class(name, cls):
         yield f"{name}: no docstring"
         return
     fields = vars(cls).get("__dataclass_fields__") or vars(cls).get("_fields") or ()
+    if is_protocol(cls):
+        fields = inspect.get_annotations(cls)
+    made = not (dataclasses.is_dataclass(cls) or is_protocol(cls) or fields)
     described = {}
     for each in reversed(cls.__mro__):
         if each.__module__.startswith("mier_adapt"):
@@ -131,7 +113,7 @@ def faults_of_class(name, cls):
     for field in fields:
         if not described.get(field):
             yield f"{name}.{field}: no docstring below it"
-    if not fields and "__init__" in vars(cls):
+    if made and "__init__" in vars(cls):
         yield from faults(name, cls.__init__, inspect.getdoc(cls))
     for attribute, value in vars(cls).items():
         if attribute.startswith("_") or attribute in fields:
@@ -146,39 +128,63 @@ def faults_of_class(name, cls):
             yield from faults(f"{name}.{attribute}", function, text)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_every_public_name_is_documented(module):
+def sources_of_room(room):
+    """Syntax trees of a room's files."""
+    file = Path(rooms()[room].__file__)
+    paths = file.parent.rglob("*.py") if file.name == "__init__.py" else [file]
+    return [ast.parse(path.read_text()) for path in paths]
+
+
+@pytest.mark.parametrize("public", NAMES, ids=lambda public: public.path)
+def test_every_public_name_is_documented(public):
+    value = inspect.unwrap(public.value)
     found = []
-    for _, name in (pair for pair in NAMES if pair[0] == module):
-        value = inspect.unwrap(getattr(importlib.import_module(module), name))
-        if inspect.isclass(value):
-            found += faults_of_class(name, value)
-        elif inspect.isfunction(value):
-            found += faults(name, value, inspect.getdoc(value))
-        elif not name.startswith("__"):
-            tree = ast.parse(inspect.getsource(importlib.import_module(module)))
-            if not documented_assignments(tree).get(name):
-                found.append(f"{name}: no docstring below it")
+    if inspect.isclass(value):
+        found += faults_of_class(public.name, value)
+    elif inspect.isfunction(value):
+        found += faults(public.name, value, inspect.getdoc(value))
+    elif not public.name.startswith("__"):
+        described = [documented_assignments(tree) for tree in sources_of_room(public.room)]
+        if not any(each.get(public.name) for each in described):
+            found.append(f"{public.name}: no docstring below it")
     assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize("path", sorted(FROM_THE_PAPER))
 def test_the_papers_mathematics_names_its_source(path):
-    name, *attribute = path.split(".")
-    (module,) = (module for module, public in NAMES if public == name)
-    value = getattr(importlib.import_module(module), name)
-    text = inspect.getdoc(getattr(value, *attribute) if attribute else value)
-    assert "arXiv:2006.07178" in section(text, "Source")
+    assert "arXiv:2006.07178" in section(inspect.getdoc(pkgutil.resolve_name(path)), "Source")
+
+
+def on_the_site(page):
+    """What a page documents, each as ``(path, object)``."""
+    module, found = "", []
+    directives = re.findall(
+        r"^\.\. (currentmodule|auto(?:module|class|function|data|exception)):: (\S+)", page, re.M
+    )
+    for kind, name in directives:
+        if kind == "currentmodule":
+            module = name
+        elif kind == "automodule":
+            whole = importlib.import_module(name)
+            found += [
+                (f"{name}.{each}", value)
+                for each, value in vars(whole).items()
+                if each in getattr(whole, "__all__", ()) or getattr(value, "__module__", "") == name
+            ]
+        else:
+            ours = name.split(".")[0] in ("mier_adapt", "mier_adapt_envs")
+            path = name if ours else f"{module}.{name}"
+            # With a colon, since a module and what it defines may share a name.
+            found.append((path, pkgutil.resolve_name(":".join(path.rsplit(".", 1)))))
+    return found
 
 
 def test_every_public_name_is_on_the_site():
-    whole = set(re.findall(r"^\.\. automodule:: (\S+)", API, re.M))
-    named = set(re.findall(r"^\.\. auto(?:class|function|data|exception):: (\S+)", API, re.M))
-    families = {mier_adapt_envs.env_class(family).__name__ for family in mier_adapt_envs.families()}
-    missing = [
-        f"{module}.{name}"
-        for module, name in NAMES
-        if not (module in whole or name in named or name in families or f"{module}.{name}" in named)
-    ]
+    documented = {id(value) for page in PAGES for _, value in on_the_site(page.read_text())}
+    missing = [public.path for public in NAMES if id(public.value) not in documented]
     assert not missing
-    assert len(NAMES) > 100
+
+
+def test_names_are_listed_by_their_rooms_alone():
+    listing = {name for name, module in modules().items() if hasattr(module, "__all__")}
+    assert listing == set(rooms())

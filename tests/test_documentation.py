@@ -1,5 +1,7 @@
 """What README and docs show runs as it stands there."""
 
+import ast
+import importlib
 import inspect
 import re
 import subprocess
@@ -10,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 import mier_adapt
-from mier_adapt.workflows.fine_tuning import Adaptation
+from mier_adapt.adaptation.front_door import Adaptation
 
 ROOT = Path(__file__).parent.parent
 GENERATED = {"_build", "environments", "tutorials"}
@@ -77,3 +79,61 @@ def test_readmes_lines_for_a_policy_of_ones_own_call_what_there_is(monkeypatch, 
     )
     assert given["env"].spec.max_episode_steps == 200
     assert capsys.readouterr().out == "the report\n"
+
+
+def is_room(module: str) -> bool:
+    """Whether a module says what it lists, and is not private."""
+    try:
+        return hasattr(importlib.import_module(module), "__all__") and "._" not in module
+    except ImportError:
+        return False
+
+
+def unlisted(program: str) -> list[str]:
+    """What a program takes of this library that no room lists."""
+    nodes = list(ast.walk(ast.parse(program)))
+    bound = {}  # what was imported, by its name in the program
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            bound |= {each.asname or each.name: each.name for each in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            bound |= {each.asname or each.name: f"{node.module}.{each.name}" for each in node.names}
+    ours = {name: path for name, path in bound.items() if path.startswith("mier_adapt")}
+    rooms = {name: path for name, path in ours.items() if is_room(path)}
+    read = {
+        f"{rooms[ast.unparse(node.value)]}.{node.attr}"
+        for node in nodes
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in rooms
+    }
+
+    def is_public(path: str) -> bool:
+        room, _, name = path.rpartition(".")
+        return is_room(path) or (is_room(room) and name in sys.modules[room].__all__)
+
+    return sorted(path for path in {*ours.values(), *read} if not is_public(path))
+
+
+@pytest.mark.parametrize(
+    "example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name
+)
+def test_examples_import_public_names_only(example):
+    assert unlisted(example.read_text()) == []
+
+
+def test_private_and_unlisted_names_are_found():
+    program = """
+import mier_adapt.cli
+import mier_adapt_envs as envs
+from mier_adapt import figures, load_run
+from mier_adapt._typing import Tensor
+from mier_adapt.agents.run import find_run
+
+figures.plot_comparison, figures.plot_learning_curve, envs.Task, envs.robot, load_run.__name__
+"""
+    assert unlisted(program) == [
+        "mier_adapt._typing.Tensor",
+        "mier_adapt.agents.run.find_run",
+        "mier_adapt.cli",
+        "mier_adapt.figures.plot_learning_curve",
+        "mier_adapt_envs.robot",
+    ]

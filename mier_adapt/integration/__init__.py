@@ -1,42 +1,25 @@
-"""The components in Tianshou 2: replay buffers, algorithms, collection."""
+"""The components in Tianshou 2: replay buffers, algorithms, actors; nothing else imports it."""
 
-from mier_adapt.integration.algorithms import (
-    algorithm_state,
-    build_sac,
-    forget_optimizers,
-    imitate_actor,
-    load_algorithm_state,
-    refresh_actor,
-    restart_optimizers,
-    set_lr,
-    set_target_entropy,
-    update,
-)
-from mier_adapt.integration.collection import Rollout, act, collect, relabeling_policy
+from mier_adapt.integration.actors import PolicyActor, relabeling_policy
+from mier_adapt.integration.algorithm_state import algorithm_state, load_algorithm_state
+from mier_adapt.integration.algorithms import build_sac, update
 from mier_adapt.integration.context_replay import ContextReplayBuffer
 from mier_adapt.integration.fast_sac import FastSAC
+from mier_adapt.integration.minari import from_minari, to_minari
 from mier_adapt.integration.mixed_replay import MixedReplayBuffer
-from mier_adapt.integration.task_replay import TaskReplayBuffer
 from mier_adapt.integration.tianshou_replay import from_tianshou
 
 __all__ = [
     "ContextReplayBuffer",
     "FastSAC",
     "MixedReplayBuffer",
-    "Rollout",
-    "TaskReplayBuffer",
-    "act",
+    "PolicyActor",
     "algorithm_state",
     "build_sac",
-    "collect",
-    "forget_optimizers",
+    "from_minari",
     "from_tianshou",
-    "imitate_actor",
     "load_algorithm_state",
-    "refresh_actor",
     "relabeling_policy",
-    "restart_optimizers",
-    "set_lr",
-    "set_target_entropy",
+    "to_minari",
     "update",
 ]

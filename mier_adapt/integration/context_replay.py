@@ -1,6 +1,7 @@
 """ContextReplayBuffer: many tasks' transitions, seen by an algorithm with their contexts."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -8,19 +9,17 @@ from numpy.typing import NDArray
 from tianshou.data import Batch, ReplayBuffer
 from tianshou.data.buffer.manager import ReplayBufferManager
 
-from mier_adapt._checks import require_array, require_int, require_type, shown
-from mier_adapt._state import Pieces, require_keys, require_like
+from mier_adapt._checks import Count, Size, checked, require_array, require_tensor, shown
+from mier_adapt._storage.trees import Pieces, require_keys, require_like
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.integration.task_replay import TaskReplayBuffer, allocate, gather
-from mier_adapt.transitions import Transitions
-
-__all__ = ["ContextReplayBuffer"]
+from mier_adapt.transitions import OneTask, Transitions
 
 _COLUMNS = ("obs", "act", "rew", "terminated", "truncated", "done", "obs_next")
 
 
 class ContextReplayBuffer(ReplayBufferManager):
-    """One :class:`TaskReplayBuffer` for each task; sampling appends each task's context.
+    """One :class:`.TaskReplayBuffer` for each task; sampling appends each task's context.
 
     A stock Tianshou algorithm that is given this buffer trains on ``[obs, context]``: the
     current context of a transition's task is appended to ``obs`` and ``obs_next`` when they
@@ -41,25 +40,17 @@ class ContextReplayBuffer(ReplayBufferManager):
         ValueError: If a count or dimension is out of range.
     """
 
+    @checked
     def __init__(
         self,
-        num_tasks: int,
-        size_per_task: int,
+        num_tasks: Size,
+        size_per_task: Size,
         *,
-        obs_dim: int,
-        act_dim: int,
-        context_dim: int,
+        obs_dim: Size,
+        act_dim: Size,
+        context_dim: Count,
         generator: np.random.Generator,
     ) -> None:
-        for name, value, least in (
-            ("num_tasks", num_tasks, 1),
-            ("size_per_task", size_per_task, 1),
-            ("obs_dim", obs_dim, 1),
-            ("act_dim", act_dim, 1),
-            ("context_dim", context_dim, 0),
-        ):
-            require_int("ContextReplayBuffer", name, value, least=least)
-        require_type("ContextReplayBuffer", "generator", generator, np.random.Generator)
         buffers: list[ReplayBuffer] = [TaskReplayBuffer(size_per_task) for _ in range(num_tasks)]
         super().__init__(buffers)
         self.set_batch(allocate(self.maxsize, obs_dim, act_dim))
@@ -69,6 +60,49 @@ class ContextReplayBuffer(ReplayBufferManager):
         self.generator = generator
         self._contexts = np.zeros((num_tasks, context_dim), dtype=np.float32)
         self._active = np.arange(num_tasks)
+
+    @classmethod
+    @checked
+    def of(
+        cls,
+        earlier: Sequence[OneTask],
+        *,
+        context_dim: Count = 0,
+        generator: np.random.Generator,
+    ) -> Self:
+        """Several tasks' logged transitions, any of which may identify its task.
+
+        Args:
+            earlier: ``(B, ...)`` of each task, of the same dimensions.
+            context_dim: Dimensions of the contexts that samples are seen under.
+            generator: Draws the samples.
+
+        Raises:
+            ValueError: If there are no tasks, or shapes differ.
+        """
+        if not earlier:
+            raise ValueError("ContextReplayBuffer.of expected at least one of earlier, got none.")
+        replay = cls(
+            len(earlier),
+            max(len(each) for each in earlier),
+            obs_dim=earlier[0].obs.shape[-1],
+            act_dim=earlier[0].act.shape[-1],
+            context_dim=context_dim,
+            generator=generator,
+        )
+        for number, each in enumerate(earlier):
+            replay.extend(number, each, initial_context=True)
+        return replay
+
+    @property
+    def obs_dim(self) -> int:
+        """Dimensions of a bare observation."""
+        return int(self._columns()["obs"].shape[-1])
+
+    @property
+    def act_dim(self) -> int:
+        """Dimensions of an action."""
+        return int(self._columns()["act"].shape[-1])
 
     @property
     def active_tasks(self) -> NDArray[np.int_]:
@@ -80,10 +114,11 @@ class ContextReplayBuffer(ReplayBufferManager):
         buffer: TaskReplayBuffer = self.buffers[task]
         return buffer
 
+    @checked
     def extend(
         self,
-        task: int,
-        transitions: Transitions,
+        task: Count,
+        transitions: OneTask,
         *,
         truncated: NDArray[np.bool_] | None = None,
         initial_context: bool = False,
@@ -102,7 +137,7 @@ class ContextReplayBuffer(ReplayBufferManager):
         Raises:
             ValueError: If there is no such task, or a shape does not fit.
         """
-        self._require_task(task)
+        (task,) = self._task_indices("extend", [task])
         buffer = self.task_buffer(task)
         indices = buffer.extend(transitions, truncated=truncated, initial_context=initial_context)
         indices = indices + int(self._offset[task])
@@ -110,6 +145,7 @@ class ContextReplayBuffer(ReplayBufferManager):
         self._lengths[task] = len(buffer)
         return indices
 
+    @checked
     def set_contexts(self, tasks: NDArray[np.int_], contexts: Float[Tensor, "T C"]) -> None:
         """Draw from these tasks from now on, and see them under these contexts.
 
@@ -117,23 +153,17 @@ class ContextReplayBuffer(ReplayBufferManager):
             ValueError: If there are no tasks, the shape does not fit, a value is not finite, or
                 a task is not there or has no transitions.
         """
-        require_type("set_contexts", "contexts", contexts, Tensor)
         tasks = self._task_indices("set_contexts", tasks)
-        values = contexts.detach().cpu().numpy()
-        if values.shape != (len(tasks), self.context_dim) or not np.isfinite(values).all():
-            raise ValueError(
-                f"set_contexts expected finite contexts of shape ({len(tasks)}, "
-                f"{self.context_dim}), got {values.shape} with "
-                f"{np.count_nonzero(~np.isfinite(values))} entries that are not finite."
-            )
+        require_tensor("set_contexts", "contexts", contexts, (len(tasks), self.context_dim))
         self._require_data(tasks, adaptation=False)
-        self._contexts[tasks] = values
+        self._contexts[tasks] = contexts.detach().cpu().numpy()
         self._active = tasks
 
+    @checked
     def sample_transitions(
         self,
         tasks: NDArray[np.int_],
-        batch_size: int,
+        batch_size: Size,
         *,
         adaptation: bool,
         generator: np.random.Generator | None = None,
@@ -153,11 +183,6 @@ class ContextReplayBuffer(ReplayBufferManager):
             ValueError: If a task has no such transitions.
         """
         tasks = self._task_indices("sample_transitions", tasks)
-        require_int("sample_transitions", "batch_size", batch_size, least=1)
-        require_type("sample_transitions", "adaptation", adaptation, bool)
-        require_type(
-            "sample_transitions", "generator", generator, (np.random.Generator, type(None))
-        )
         self._require_data(tasks, adaptation=adaptation)
         picks = (generator or self.generator).random((len(tasks), batch_size))
         rows = np.empty(picks.shape, dtype=np.int_)
@@ -295,31 +320,23 @@ class ContextReplayBuffer(ReplayBufferManager):
         contexts = self._contexts[np.asarray(index) // self.size_per_task]
         return np.concatenate((value, contexts), axis=-1)
 
-    def _require_task(self, task: int) -> None:
-        whole = isinstance(task, (int, np.integer)) and not isinstance(task, bool)
-        if not whole or not 0 <= task < self.num_tasks:
-            raise ValueError(
-                f"ContextReplayBuffer expected a task from 0 to {self.num_tasks - 1}, got {task}."
-            )
-
     def _task_indices(self, owner: str, tasks: Any) -> NDArray[np.int_]:
         indices = require_array(owner, "tasks", tasks, None)
-        if indices.ndim != 1 or not len(indices) or not np.issubdtype(indices.dtype, np.integer):
+        whole = indices.ndim == 1 and len(indices) > 0 and indices.dtype.kind in "iu"
+        if not whole or not 0 <= indices.min() <= indices.max() < self.num_tasks:
             raise ValueError(
-                f"{owner} expected tasks to be the indices of at least one task, (T,), got "
-                f"{shown(tasks)}."
+                f"{owner} expected tasks to be the indices of one or more tasks, (T,), each from 0 "
+                f"to {self.num_tasks - 1}, got {shown(tasks)}."
             )
         return indices
 
     def _require_data(self, tasks: NDArray[np.int_], *, adaptation: bool) -> None:
         for task in np.unique(tasks):
-            self._require_task(task)
             buffer = self.task_buffer(task)
             if not (len(buffer.adaptation_indices()) if adaptation else len(buffer)):
+                kind = "transitions gathered with the initial context" if adaptation else "data"
                 raise ValueError(
-                    f"ContextReplayBuffer has no "
-                    f"{'transitions gathered with the initial context' if adaptation else 'data'} "
-                    f"for task {task}. Collect some first"
+                    f"ContextReplayBuffer has no {kind} for task {task}. Collect some first"
                     f"{' with initial_context=True.' if adaptation else '.'}"
                 )
 

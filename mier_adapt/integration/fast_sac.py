@@ -11,10 +11,8 @@ from tianshou.data import ReplayBuffer
 from tianshou.utils.net.continuous import SIGMA_MAX, SIGMA_MIN, ContinuousActorProbabilistic
 from torch import nn
 
-from mier_adapt._checks import require_type, shown
+from mier_adapt._checks import checked, shown
 from mier_adapt._typing import Float, Int, Tensor
-
-__all__ = ["FastSAC"]
 
 _TANH_EPS = torch.finfo(torch.float32).eps
 _LOG_SQRT_TWO_PI = 0.9189385332046727
@@ -33,31 +31,47 @@ class FastSAC(SAC[Any]):
     to rounding (tested to 1e-5).
 
     Args:
-        **kwargs: As for Tianshou's ``SAC``.
+        policy: As for Tianshou's ``SAC``, like all that follow.
+        policy_optim: See there.
+        critic: See there.
+        critic_optim: See there.
+        critic2: See there.
+        critic2_optim: See there.
+        alpha: See there.
+        **kwargs: See there.
 
     Raises:
+        TypeError: If a part is of another type.
         ValueError: If actor or critics hold other layers than ``Linear``, ``LayerNorm`` and
             ``ReLU``, the actor is not an unbounded ``ContinuousActorProbabilistic`` with
             ``conditioned_sigma``, or returns are to span more than one step.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        for name, kind in (
-            ("policy", SACPolicy),
-            ("policy_optim", OptimizerFactory),
-            ("critic", nn.Module),
-            ("critic_optim", OptimizerFactory),
-        ):
-            require_type("FastSAC", name, kwargs.get(name), kind)
-        for name, kind in (("critic2", nn.Module), ("critic2_optim", OptimizerFactory)):
-            require_type("FastSAC", name, kwargs.get(name), (kind, type(None)))
-        require_type("FastSAC", "alpha", kwargs.get("alpha", 0.2), (Alpha, int, float))
-        super().__init__(**kwargs)
+    @checked
+    def __init__(
+        self,
+        *,
+        policy: SACPolicy,
+        policy_optim: OptimizerFactory,
+        critic: nn.Module,
+        critic_optim: OptimizerFactory,
+        critic2: nn.Module | None = None,
+        critic2_optim: OptimizerFactory | None = None,
+        alpha: float | Alpha = 0.2,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            policy=policy,
+            policy_optim=policy_optim,
+            critic=critic,
+            critic_optim=critic_optim,
+            critic2=critic2,
+            critic2_optim=critic2_optim,
+            alpha=alpha,
+            **kwargs,
+        )
         if self.n_step_return_horizon != 1:
-            raise ValueError(
-                "FastSAC expected n_step_return_horizon=1, got "
-                f"{self.n_step_return_horizon}. Use Tianshou's SAC for longer returns."
-            )
+            raise ValueError("FastSAC expected n_step_return_horizon=1; use Tianshou's SAC.")
         self._critic_layers = [_layers(critic) for critic in (self.critic, self.critic2)]
         self._target_layers = [_layers(critic) for critic in (self.critic_old, self.critic2_old)]
         self._trunk, self._heads = _actor_layers(self.policy.actor)
@@ -307,16 +321,13 @@ def _layers(network: nn.Module) -> list[Any]:
 def _actor_layers(actor: Any) -> tuple[list[Any], list[Any]]:
     """An actor's hidden layers, and the two that give a Gaussian's mean and log-deviation."""
     gaussian = isinstance(actor, ContinuousActorProbabilistic)
-    if not gaussian or not actor._unbounded or not actor._c_sigma:
-        raise ValueError(
-            "FastSAC expected the actor to be a ContinuousActorProbabilistic with unbounded and "
-            f"conditioned_sigma set, got {shown(actor)}. Use Tianshou's SAC."
-        )
-    heads = [_layers(actor.mu), _layers(actor.sigma)]
+    known = gaussian and actor._unbounded and actor._c_sigma
+    heads = [_layers(actor.mu), _layers(actor.sigma)] if known else []
     if [len(layers) for layers in heads] != [1, 1]:
         raise ValueError(
-            "FastSAC expected an actor whose mu and sigma are single layers, with all "
-            f"hidden_sizes in its preprocess_net, got {shown(actor)}. Use Tianshou's SAC."
+            "FastSAC expected the actor to be a ContinuousActorProbabilistic with unbounded and "
+            "conditioned_sigma set, and with all hidden_sizes in its preprocess_net, got "
+            f"{shown(actor)}. Use Tianshou's SAC."
         )
     return _layers(actor.preprocess), [layer for (layer,) in heads]
 

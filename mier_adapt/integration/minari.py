@@ -10,12 +10,12 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from mier_adapt._checks import require_type, require_types
-from mier_adapt.transitions import Transitions
+from mier_adapt._checks import checked, require_unit, shown
+from mier_adapt._spaces import vector_space
+from mier_adapt.transitions import OneTask, Transitions
 
-__all__ = ["from_minari", "to_minari"]
 
-
+@checked
 def from_minari(dataset: Any, *, dtype: torch.dtype = torch.float32) -> Transitions:
     """Read a Minari dataset: experience of one task, for relabeling or for a replay buffer.
 
@@ -42,19 +42,15 @@ def from_minari(dataset: Any, *, dtype: torch.dtype = torch.float32) -> Transiti
         TypeError: If an argument is of another type.
     """
     minari = _import_minari()
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+    if not dtype.is_floating_point:
         raise TypeError(f"from_minari expected dtype to be a floating-point one, got {dtype!r}.")
-    require_type("from_minari", "dataset", dataset, (str, minari.MinariDataset))
-    if isinstance(dataset, str):
-        dataset = minari.load_dataset(dataset)
+    dataset = minari.load_dataset(dataset) if isinstance(dataset, str) else dataset
+    if not isinstance(dataset, minari.MinariDataset):
+        raise TypeError(
+            f"from_minari expected dataset to be a MinariDataset or its name, got {shown(dataset)}."
+        )
     for name in ("observation_space", "action_space"):
-        space = getattr(dataset, name)
-        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-            raise ValueError(
-                f"from_minari expected a dataset whose {name} is a Box of one axis, got {space}. "
-                "Flatten it, for example with minari.DataCollector over "
-                "gymnasium.wrappers.FlattenObservation."
-            )
+        vector_space("from_minari", f"a dataset whose {name}", getattr(dataset, name))
     columns: dict[str, list[NDArray[Any]]] = {
         name: [] for name in ("obs", "act", "rew", "obs_next", "terminated")
     }
@@ -74,7 +70,8 @@ def from_minari(dataset: Any, *, dtype: torch.dtype = torch.float32) -> Transiti
     )
 
 
-def to_minari(transitions: Transitions, dataset_id: str, **metadata: Any) -> Any:
+@checked
+def to_minari(transitions: OneTask, dataset_id: str, **metadata: Any) -> Any:
     """Keep transitions as a Minari dataset.
 
     A new episode begins where the one before terminated or where an observation does not go on
@@ -94,24 +91,13 @@ def to_minari(transitions: Transitions, dataset_id: str, **metadata: Any) -> Any
             by Minari, if there is a dataset of that name.
     """
     minari = _import_minari()
-    require_types("to_minari", transitions=(transitions, Transitions), dataset_id=(dataset_id, str))
     if not re.search(r"-v\d+$", dataset_id):
-        raise ValueError(
-            f"to_minari expected dataset_id to end in a version, such as -v0, got {dataset_id!r}."
-        )
-    if transitions.obs.ndim != 2:
-        raise ValueError(
-            "to_minari expected one task's transitions, (B, dim), got obs "
-            f"{tuple(transitions.obs.shape)}. Write a dataset for each task."
-        )
+        raise ValueError(f"to_minari expected dataset_id to end as in -v0, got {dataset_id!r}.")
     obs, act, rew, obs_next, terminated = (
         getattr(transitions, name).detach().cpu().numpy()
         for name in ("obs", "act", "rew", "obs_next", "terminated")
     )
-    if np.abs(act).max() > 1:
-        raise ValueError(
-            f"to_minari expected actions in [-1, 1], got values up to {np.abs(act).max()}."
-        )
+    require_unit("to_minari", "actions of transitions", act)
     goes_on = ~terminated[:-1] & (obs[1:] == obs_next[:-1]).all(axis=1)
     starts = [0, *(np.flatnonzero(~goes_on) + 1).tolist(), len(obs)]
     episodes = []
@@ -141,11 +127,7 @@ def to_minari(transitions: Transitions, dataset_id: str, **metadata: Any) -> Any
 
 def _to_unit(act: NDArray[Any], space: spaces.Box) -> NDArray[Any]:
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        if np.abs(act).max(initial=0) > 1:
-            raise ValueError(
-                "from_minari expected actions in [-1, 1] where the action space has no bounds, got "
-                f"values up to {np.abs(act).max()}."
-            )
+        require_unit("from_minari", "actions of a dataset without bounds", act)
         return act
     if not ((space.low == -1).all() and (space.high == 1).all()):
         act = 2 * (act - space.low) / (space.high - space.low) - 1

@@ -7,12 +7,10 @@ from numpy.typing import NDArray
 from tianshou.data import Batch, ReplayBuffer
 from tianshou.data.buffer.manager import ReplayBufferManager
 
-from mier_adapt._checks import require_int, require_number, require_type
+from mier_adapt._checks import Share, Size, checked, require_tensor
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.integration.task_replay import TaskReplayBuffer, allocate
-from mier_adapt.transitions import Transitions
-
-__all__ = ["MixedReplayBuffer"]
+from mier_adapt.transitions import OneTask, Transitions
 
 _REAL, _SYNTHETIC = 0, 1
 
@@ -41,32 +39,19 @@ class MixedReplayBuffer(ReplayBufferManager):
         Mendonca et al. (2020), arXiv:2006.07178, Algorithm 2.
     """
 
+    @checked
     def __init__(
         self,
-        real_size: int,
-        synthetic_size: int,
+        real_size: Size,
+        synthetic_size: Size,
         *,
-        obs_dim: int,
-        act_dim: int,
+        obs_dim: Size,
+        act_dim: Size,
         context: Float[Tensor, " C"],
-        real_fraction: float = 0.05,
+        real_fraction: Share = 0.05,
         generator: np.random.Generator,
     ) -> None:
-        for name, value in (
-            ("real_size", real_size),
-            ("synthetic_size", synthetic_size),
-            ("obs_dim", obs_dim),
-            ("act_dim", act_dim),
-        ):
-            require_int("MixedReplayBuffer", name, value, least=1)
-        require_number("MixedReplayBuffer", "real_fraction", real_fraction, least=0, most=1)
-        require_type("MixedReplayBuffer", "context", context, Tensor)
-        require_type("MixedReplayBuffer", "generator", generator, np.random.Generator)
-        if context.ndim != 1 or not bool(context.isfinite().all()):
-            raise ValueError(
-                "MixedReplayBuffer expected context of shape (C,) with finite values, "
-                f"got {context}."
-            )
+        require_tensor("MixedReplayBuffer", "context", context, (context.numel(),))
         regions: list[ReplayBuffer] = [
             TaskReplayBuffer(real_size),
             TaskReplayBuffer(synthetic_size),
@@ -87,13 +72,15 @@ class MixedReplayBuffer(ReplayBufferManager):
         """Synthetic transitions held."""
         return int(self._lengths[_SYNTHETIC])
 
+    @checked
     def extend_real(
-        self, transitions: Transitions, *, truncated: NDArray[np.bool_] | None = None
+        self, transitions: OneTask, *, truncated: NDArray[np.bool_] | None = None
     ) -> None:
         """Append real transitions, ``(B, ...)``."""
         self._extend(_REAL, transitions, truncated)
 
-    def extend_synthetic(self, transitions: Transitions) -> None:
+    @checked
+    def extend_synthetic(self, transitions: OneTask) -> None:
         """Append synthetic transitions, ``(B, ...)``."""
         self._extend(_SYNTHETIC, transitions, None)
 

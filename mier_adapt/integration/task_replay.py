@@ -7,10 +7,7 @@ import torch
 from numpy.typing import NDArray
 from tianshou.data import Batch, ReplayBuffer
 
-from mier_adapt._checks import require_int, require_type
 from mier_adapt.transitions import Transitions
-
-__all__ = ["TaskReplayBuffer", "allocate"]
 
 
 class TaskReplayBuffer(ReplayBuffer):
@@ -30,7 +27,6 @@ class TaskReplayBuffer(ReplayBuffer):
     """
 
     def __init__(self, size: int, **kwargs: Any) -> None:
-        require_int("TaskReplayBuffer", "size", size, least=1)
         super().__init__(size, **kwargs)
         self._adaptation_indices: NDArray[np.int_] | None = None
 
@@ -54,16 +50,8 @@ class TaskReplayBuffer(ReplayBuffer):
         Raises:
             ValueError: If a shape does not fit what is stored already.
         """
-        require_type("extend", "transitions", transitions, Transitions)
-        require_type("extend", "truncated", truncated, (np.ndarray, type(None)))
-        require_type("extend", "initial_context", initial_context, bool)
         count = len(transitions)
         obs, act = transitions.obs.cpu().numpy(), transitions.act.cpu().numpy()
-        if obs.ndim != 2:
-            raise ValueError(
-                f"extend expected transitions of shape (B, dim), got obs {obs.shape}. "
-                "Flatten them, or extend one task at a time."
-            )
         if not self._meta.get_keys():
             self.set_batch(allocate(self.maxsize, obs.shape[-1], act.shape[-1]))
         stored = (self._meta.obs.shape[-1], self._meta.act.shape[-1])
@@ -72,8 +60,7 @@ class TaskReplayBuffer(ReplayBuffer):
                 f"extend expected observations and actions of {stored} dimensions, as the buffer "
                 f"holds, got {(obs.shape[-1], act.shape[-1])}."
             )
-        if truncated is None:
-            truncated = np.zeros(count, dtype=bool)
+        truncated = np.zeros(count, dtype=bool) if truncated is None else truncated
         if truncated.shape != (count,) or truncated.dtype != np.bool_:
             raise ValueError(
                 f"extend expected truncated of shape ({count},), got {truncated.shape}, and of "
@@ -132,8 +119,6 @@ class TaskReplayBuffer(ReplayBuffer):
 
 def allocate(size: int, obs_dim: int, act_dim: int) -> Batch:
     """Zeroed storage for ``size`` transitions, in the form of Tianshou's buffers."""
-    for name, value in (("size", size), ("obs_dim", obs_dim), ("act_dim", act_dim)):
-        require_int("allocate", name, value, least=1)
     return Batch(
         obs=np.zeros((size, obs_dim), dtype=np.float32),
         act=np.zeros((size, act_dim), dtype=np.float32),
@@ -148,10 +133,10 @@ def allocate(size: int, obs_dim: int, act_dim: int) -> Batch:
 
 def gather(storage: Any, indices: NDArray[np.int_]) -> Transitions:
     """Rows of :func:`allocate`'s storage, as tensors with the indices' leading axes."""
-    return Transitions(
-        obs=torch.from_numpy(storage.obs[indices]),
-        act=torch.from_numpy(storage.act[indices]),
-        rew=torch.from_numpy(storage.rew[indices].astype(np.float32)),
-        obs_next=torch.from_numpy(storage.obs_next[indices]),
-        terminated=torch.from_numpy(storage.terminated[indices]),
+    return Transitions._trusted(
+        torch.from_numpy(storage.obs[indices]),
+        torch.from_numpy(storage.act[indices]),
+        torch.from_numpy(storage.rew[indices].astype(np.float32)),
+        torch.from_numpy(storage.obs_next[indices]),
+        torch.from_numpy(storage.terminated[indices]),
     )

@@ -4,12 +4,11 @@ import numpy as np
 import torch
 from tianshou.data import ReplayBuffer
 
-from mier_adapt._checks import require_type
+from mier_adapt._checks import checked, require_unit
 from mier_adapt.transitions import Transitions
 
-__all__ = ["from_tianshou"]
 
-
+@checked
 def from_tianshou(buffer: ReplayBuffer) -> Transitions:
     """All transitions of a replay buffer, ``(B, ...)``, in its order.
 
@@ -18,9 +17,9 @@ def from_tianshou(buffer: ReplayBuffer) -> Transitions:
             and actions in [-1, 1].
 
     Raises:
+        TypeError: If it is none.
         ValueError: If it is empty, or what it holds is not what a collector stores.
     """
-    require_type("from_tianshou", "buffer", buffer, ReplayBuffer)
     if not len(buffer):
         raise ValueError("from_tianshou expected a buffer with transitions, got an empty one.")
     batch = buffer[buffer.sample_indices(0)]
@@ -33,11 +32,7 @@ def from_tianshou(buffer: ReplayBuffer) -> Transitions:
             "from_tianshou expected observations (B, O), actions (B, A) and rewards (B,), got "
             f"shapes {obs.shape}, {act.shape} and {rew.shape}."
         )
-    if np.abs(act).max() > 1:
-        raise ValueError(
-            "from_tianshou expected actions in [-1, 1], as Tianshou's collectors store them, got "
-            f"values from {act.min()} to {act.max()}. Undo the scaling to the environment's space."
-        )
+    require_unit("from_tianshou", "the buffer's actions", act)
     return Transitions(
         obs=torch.from_numpy(obs),
         act=torch.from_numpy(act),

@@ -7,9 +7,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from mier_adapt._checks import require_array, require_int
-
-__all__ = ["ContextObservation"]
+from mier_adapt._checks import Count, checked, require_array
+from mier_adapt._spaces import vector_space
 
 
 class ContextObservation(
@@ -38,7 +37,8 @@ class ContextObservation(
             negative.
     """
 
-    def __init__(self, env: gym.Env[NDArray[Any], Any], context_dim: int) -> None:
+    @checked
+    def __init__(self, env: gym.Env[NDArray[Any], Any], context_dim: Count) -> None:
         gym.utils.RecordConstructorArgs.__init__(self, context_dim=context_dim)
         gym.ObservationWrapper.__init__(self, env)
         self.observation_space = append_context_space(env.observation_space, context_dim)
@@ -56,14 +56,12 @@ class ContextObservation(
             ValueError: If the shape does not fit or a value is not finite.
         """
         value = require_array("set_context", "context", context, self._context.dtype)
-        if value.shape != self._context.shape:
+        if value.shape != self._context.shape or not np.isfinite(value).all():
             raise ValueError(
-                f"set_context expected shape {self._context.shape}, got {value.shape}. "
-                "To use one context per environment, wrap a vector environment with "
-                "mier_adapt.wrappers.vector.ContextObservation."
+                f"set_context expected shape {self._context.shape} and finite values, got {value} "
+                f"of shape {value.shape}. To use one context per environment, wrap a vector "
+                "environment with mier_adapt.wrappers.vector.ContextObservation."
             )
-        if not np.isfinite(value).all():
-            raise ValueError(f"set_context expected finite values, got {value}.")
         self._context = value.copy()
 
     def observation(self, observation: NDArray[Any]) -> NDArray[Any]:
@@ -73,17 +71,7 @@ class ContextObservation(
 
 def append_context_space(space: spaces.Space[Any], context_dim: int) -> spaces.Box:
     """The space of vectors of ``space`` followed by ``context_dim`` unbounded entries."""
-    if (
-        not isinstance(space, spaces.Box)
-        or len(space.shape) != 1
-        or not np.issubdtype(space.dtype, np.floating)
-    ):
-        raise ValueError(
-            "ContextObservation expected env's observation space to be a Box of one axis and a "
-            f"floating-point dtype, got {space}. Wrap the environment in "
-            "gymnasium.wrappers.FlattenObservation or DtypeObservation first."
-        )
-    require_int("ContextObservation", "context_dim", context_dim, least=0)
+    space = vector_space("ContextObservation", "env's observation space", space)
     unbounded = np.full(context_dim, np.inf, dtype=space.dtype)
     return spaces.Box(
         np.concatenate((space.low, -unbounded)),

@@ -8,7 +8,7 @@ from gymnasium.vector import VectorEnv, VectorObservationWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
-from mier_adapt._checks import require_array
+from mier_adapt._checks import Count, checked, require_array, shown
 from mier_adapt.wrappers.context_observation import append_context_space
 
 __all__ = ["ContextObservation"]
@@ -38,7 +38,8 @@ class ContextObservation(VectorObservationWrapper, gym.utils.RecordConstructorAr
             ``context_dim`` is negative.
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], context_dim: int) -> None:
+    @checked
+    def __init__(self, env: VectorEnv[Any, Any, Any], context_dim: Count) -> None:
         gym.utils.RecordConstructorArgs.__init__(self, context_dim=context_dim)
         VectorObservationWrapper.__init__(self, env)
         self.single_observation_space = append_context_space(
@@ -61,13 +62,12 @@ class ContextObservation(VectorObservationWrapper, gym.utils.RecordConstructorAr
             ValueError: If the shape does not fit or a value is not finite.
         """
         value = require_array("set_contexts", "contexts", contexts, self._contexts.dtype)
-        if value.shape != self._contexts.shape:
+        if value.shape != self._contexts.shape or not np.isfinite(value).all():
             raise ValueError(
-                f"set_contexts expected shape {self._contexts.shape} (num_envs, context_dim), "
-                f"got {value.shape}. To give all slots one context, repeat it with np.tile."
+                f"set_contexts expected shape {self._contexts.shape} (num_envs, context_dim) and "
+                f"finite values, got shape {value.shape}, {shown(value)}. To give all slots one "
+                "context, repeat it with np.tile."
             )
-        if not np.isfinite(value).all():
-            raise ValueError("set_contexts expected finite values, got NaN or infinity.")
         self._contexts = value.copy()
 
     def observations(self, observations: NDArray[Any]) -> NDArray[Any]:

@@ -26,11 +26,11 @@ import pytest
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from mier_adapt.workflows import meta_training
-from mier_adapt.workflows.environments import TaskEnvs
-from mier_adapt.workflows.meta_training import MetaTrainer
-from mier_adapt.workflows.presets import preset
-from mier_adapt_envs import TaskVectorEnv, task_set
+from mier_adapt.agents import FamilyEnvs, preset
+from mier_adapt.training import meta_training
+from mier_adapt.training.meta_training import MetaTrainer
+from mier_adapt_envs import task_set
+from mier_adapt_envs.vector import TaskVectorEnv
 
 ITERATIONS = 2
 LEAST_SHARE = 0.85
@@ -39,13 +39,13 @@ LEAST_SHARE = 0.85
 @contextmanager
 def trainer() -> Iterator[MetaTrainer]:
     """A run of the preset that has its first data."""
-    config = preset("halfcheetah-negated-joints")
+    config = preset("halfcheetah-negated-joints").meta_train
     config = dataclasses.replace(
         config,
         evaluate_every=ITERATIONS,
         model=dataclasses.replace(config.model, pretrain_steps=20),
     )
-    with TaskEnvs(task_set(config.family, config.task_set)) as envs:
+    with FamilyEnvs(task_set(config.family, config.task_set)) as envs:
         made = MetaTrainer(config, envs, seed=0)
         while made.pretrain_steps < config.model.pretrain_steps:
             made.step()

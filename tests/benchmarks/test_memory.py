@@ -31,10 +31,10 @@ LIMIT_GB = 4.0
 
 def collect_full_length(directory: Path) -> dict[str, float]:
     """Run the data path in this process; gigabytes are of 10⁹ bytes."""
-    from mier_adapt.workflows.meta_training import MetaTrainer, meta_train
-    from mier_adapt.workflows.presets import preset
+    from mier_adapt.agents import preset
+    from mier_adapt.training.meta_training import MetaTrainer, meta_train
 
-    config = preset("halfcheetah-negated-joints")
+    config = preset("halfcheetah-negated-joints").meta_train
     episodes = config.adaptation_episodes + config.evaluation_episodes
     steps = config.tasks_per_iteration * episodes * config.episode_steps
     first = 10 * config.initial_episodes * config.episode_steps

@@ -33,13 +33,13 @@ if __name__ == "__main__":
 
 from mier_adapt import ContextModel, ExperienceRelabeler, Transitions
 from mier_adapt.integration import MixedReplayBuffer, build_sac, relabeling_policy
-from mier_adapt_envs import termination_fn
+from mier_adapt_envs import env_class
 
 OBS_DIM, ACT_DIM, CONTEXT_DIM = 20, 6, 10
 """HalfCheetah's, with the context of the negated joints."""
 COUNT = 20_000
 """Transitions of a turn."""
-ENDED = termination_fn("HalfCheetahNegatedJoints")
+ENDED = env_class("HalfCheetahNegatedJoints").termination_fn
 
 
 def parts() -> tuple[SACPolicy, ContextModel, torch.Tensor, Transitions]:

@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from mier_adapt_envs import TaskVectorEnv, env_class, task_set
+from mier_adapt_envs import env_class, task_set
+from mier_adapt_envs.vector import TaskVectorEnv
 
 EPISODE = 200
 ROBOTS = {

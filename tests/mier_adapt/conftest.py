@@ -1,7 +1,16 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import jaxtyping
 import pytest
+
+import mier_adapt_envs
+from mier_adapt.agents import FamilyEnvs
+from mier_adapt.training import meta_train
+
+from .doubles import TINY_ADAPT, tiny_config
+
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @pytest.fixture
@@ -10,3 +19,32 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def _train(directory: Path, family: str) -> Path:
+    assert meta_train(tiny_config(family), directory, adapt_config=TINY_ADAPT, seed=1)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def negated_joints_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run where rewards and dynamics vary. Do not write into it."""
+    return _train(tmp_path_factory.mktemp("negated") / "run", "HalfCheetahNegatedJoints")
+
+
+@pytest.fixture(scope="session")
+def velocity_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run where only rewards vary. Do not write into it."""
+    return _train(tmp_path_factory.mktemp("velocity") / "run", "HalfCheetahVel")
+
+
+@pytest.fixture(scope="session")
+def negated_joints_envs() -> Iterator[FamilyEnvs]:
+    with FamilyEnvs(mier_adapt_envs.task_set("HalfCheetahNegatedJoints"), num_threads=1) as envs:
+        yield envs
+
+
+@pytest.fixture(scope="session")
+def velocity_envs() -> Iterator[FamilyEnvs]:
+    with FamilyEnvs(mier_adapt_envs.task_set("HalfCheetahVel"), num_threads=1) as envs:
+        yield envs

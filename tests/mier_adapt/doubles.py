@@ -1,4 +1,4 @@
-"""Shared doubles: transitions, a linear-Gaussian task, a plain meta-loss, algorithms, tiny runs."""
+"""Shared doubles: transitions, linear-Gaussian tasks and models, algorithms, tiny runs."""
 
 import os
 import subprocess
@@ -27,10 +27,10 @@ from tianshou.utils.net.continuous import (
 )
 
 from mier_adapt import ContextModel, GradientContextAdapter, Transitions
-from mier_adapt.context_model import Varies
+from mier_adapt.adaptation.report import AdaptationReport, Novelty
+from mier_adapt.agents import AdaptConfig, MetaTrainConfig, ModelConfig, PolicyConfig
 from mier_adapt.integration import build_sac
-from mier_adapt.workflows.adaptation_report import AdaptationReport, Novelty
-from mier_adapt.workflows.presets import AdaptConfig, MetaTrainConfig, ModelConfig, PolicyConfig
+from mier_adapt.protocols import Varies
 
 OBS_DIM, ACT_DIM, CONTEXT_DIM = 3, 2, 2
 
@@ -63,12 +63,17 @@ def random_transitions(
 
 
 def random_model(
-    *, obs_dim: int = OBS_DIM, act_dim: int = ACT_DIM, context_dim: int = CONTEXT_DIM, **kwargs: Any
+    model_class: type[ContextModel] = ContextModel,
+    *,
+    obs_dim: int = OBS_DIM,
+    act_dim: int = ACT_DIM,
+    context_dim: int = CONTEXT_DIM,
+    **kwargs: Any,
 ) -> ContextModel:
     """A small float64 model whose every parameter is random, biases included."""
     seed = kwargs.pop("seed", 0)
     options: dict[str, Any] = {"hidden_sizes": (5, 4), "activation": "tanh", **kwargs}
-    model = ContextModel(obs_dim, act_dim, context_dim, **options).double()
+    model = model_class(obs_dim, act_dim, context_dim, **options).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -144,6 +149,60 @@ class LinearGaussianTask:
         ).solution
 
 
+class LinearModel:
+    """A task model of the plainest kind: no network, nor a subclass of anything.
+
+    Means are linear in ``[obs, act, context]``, and all noise has one standard deviation.
+    """
+
+    def __init__(
+        self,
+        obs_dim: int = OBS_DIM,
+        act_dim: int = ACT_DIM,
+        context_dim: int = CONTEXT_DIM,
+        *,
+        varies: Varies = "reward_and_dynamics",
+        std: float = 0.1,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.obs_dim, self.act_dim, self.context_dim = obs_dim, act_dim, context_dim
+        self.varies, self.std = varies, std
+        self.initial_context = torch.zeros(context_dim, dtype=dtype)
+        shape = (1 if varies == "reward" else 1 + obs_dim, obs_dim + act_dim + context_dim)
+        generator = torch.Generator().manual_seed(0)
+        self.weight_YX = torch.randn(shape, generator=generator, dtype=dtype)
+
+    def mean(
+        self, obs: torch.Tensor, act: torch.Tensor, context: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if 1 < context.ndim < obs.ndim:  # one for each task
+            context = context.unsqueeze(-2)
+        inputs = torch.cat((obs, act, context.expand(*obs.shape[:-1], -1)), -1)
+        mean = inputs @ self.weight_YX.T
+        return mean[..., 0], None if self.varies == "reward" else obs + mean[..., 1:]
+
+    def sample(
+        self,
+        obs: torch.Tensor,
+        act: torch.Tensor,
+        context: torch.Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        def draw(mean: torch.Tensor) -> torch.Tensor:
+            return mean + self.std * torch.empty_like(mean).normal_(generator=generator)
+
+        rew, obs_next = self.mean(obs, act, context)
+        return draw(rew), None if obs_next is None else draw(obs_next)
+
+    def loss(self, transitions: Transitions, context: torch.Tensor) -> torch.Tensor:
+        rew, obs_next = self.mean(transitions.obs, transitions.act, context)
+        loss = (rew - transitions.rew).square().mean(-1)
+        if obs_next is not None:
+            loss = loss + (obs_next - transitions.obs_next).square().mean((-2, -1))
+        return loss / self.std**2
+
+
 def plain_meta_loss(
     adapter: GradientContextAdapter, adaptation: Transitions, evaluation: Transitions
 ) -> torch.Tensor:
@@ -174,16 +233,17 @@ def built_sac(obs_dim: int = OBS_DIM, context_dim: int = CONTEXT_DIM) -> Any:
     return build_sac(_box(obs_dim), _actions(), context_dim, hidden_sizes=(8,), lr=1e-2)
 
 
-def small_sac(obs_dim: int = OBS_DIM, context_dim: int = CONTEXT_DIM) -> Any:
+def small_sac(obs_dim: int = OBS_DIM, context_dim: int = CONTEXT_DIM, **options: Any) -> Any:
     """A SAC of stock Tianshou parts, with a learned temperature."""
     total = obs_dim + context_dim
+    options = {"alpha": AutoAlpha(-1.0, 0.0, AdamOptimizerFactory(lr=1e-2)), **options}
     return SAC(
         policy=SACPolicy(actor=_gaussian_actor(total), action_space=_actions()),
         policy_optim=AdamOptimizerFactory(lr=1e-2),
         critic=_critic(total),
         critic_optim=AdamOptimizerFactory(lr=1e-2),
         critic2=_critic(total),
-        alpha=AutoAlpha(-1.0, 0.0, AdamOptimizerFactory(lr=1e-2)),
+        **options,
     )
 
 
@@ -324,6 +384,49 @@ class ClockVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]])
         return np.stack((self._clock, self._start, tasks), axis=1).astype(np.float32)
 
 
+class DriftEnv(gymnasium.Env[NDArray[np.float32], NDArray[Any]]):
+    """A point that drifts home and is pushed; it ends far out, and its pushes can be changed."""
+
+    def __init__(self, *, strength: float = 1.0, bound: float = 1.0) -> None:
+        self.strength = strength
+        self.observation_space = _box(OBS_DIM)
+        self.action_space = spaces.Box(-bound, bound, (ACT_DIM,), np.float32)
+        self._state = np.zeros(OBS_DIM, np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self._state = self.np_random.normal(size=OBS_DIM).astype(np.float32)
+        return self._state.copy(), {}
+
+    def step(self, action: Any) -> Any:
+        before = self._state
+        push = np.concatenate((action, action[:1])).astype(np.float32)
+        self._state = 0.9 * before + np.float32(self.strength) * push
+        ended = self.ends(before[None], action[None], self._state[None])[0]
+        return self._state.copy(), -float(np.abs(self._state).sum()), bool(ended), False, {}
+
+    @staticmethod
+    def ends(obs: Any, act: Any, obs_next: Any) -> NDArray[np.bool_]:
+        """Which steps end an episode, as adaptation asks for it."""
+        return np.asarray(np.abs(obs_next).max(-1) > 4)
+
+
+class CountedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Counts what is asked of an environment, which on a robot would cost something."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.steps = self.resets = 0
+
+    def reset(self, **options: Any) -> Any:
+        self.resets += 1
+        return super().reset(**options)
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        return super().step(action)
+
+
 # Runs ---------------------------------------------------------------------------------------
 
 
@@ -349,20 +452,23 @@ def tiny_config(family: str = "HalfCheetahNegatedJoints", **changes: Any) -> Met
             pretrain_steps=5,
         ),
         "policy": PolicyConfig(hidden_sizes=(16, 16), batch_size=32),
-        "adapt": AdaptConfig(
-            adaptation_steps=40,
-            refresh_updates=3,
-            weight_steps=5,
-            rehearsal_batch_size=16,
-            model_batch_size=8,
-            validate_every=2,
-            relabel_rounds=2,
-            relabel_size=100,
-            updates_per_round=3,
-            batch_size=32,
-        ),
     }
     return MetaTrainConfig(**{**values, **changes})
+
+
+TINY_ADAPT = AdaptConfig(
+    adaptation_steps=40,
+    refresh_updates=3,
+    weight_steps=5,
+    rehearsal_batch_size=16,
+    model_batch_size=8,
+    validate_every=2,
+    relabel_rounds=2,
+    relabel_size=100,
+    updates_per_round=3,
+    batch_size=32,
+)
+"""How such a run meets a new task: every stage, in a second or two."""
 
 
 def assert_same_tree(first: Any, second: Any, *, ignore: Sequence[str] = (), at: str = "") -> None:

@@ -9,21 +9,20 @@ import numpy as np
 import pytest
 
 import mier_adapt_envs
-from mier_adapt import cli
-from mier_adapt.workflows import films, pretrained, runs
-from mier_adapt.workflows.checkpoints import load_tree
-from mier_adapt.workflows.meta_training import meta_train
-from mier_adapt.workflows.metrics import read_metrics
+from mier_adapt import cli, meta_train
+from mier_adapt._storage.checkpoints import load_tree
+from mier_adapt.agents import films, pretrained
+from mier_adapt.agents import run as runs
+from mier_adapt.training.metrics import read_metrics
 
-from .doubles import run_python, start_python, tiny_config
-
-CHECKPOINT = "checkpoint.safetensors"
+from .conftest import CHECKPOINT
+from .doubles import TINY_ADAPT, run_python, start_python, tiny_config
 
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("cli") / "run"
-    meta_train(tiny_config(updates=4), directory)
+    meta_train(tiny_config(updates=4), directory, adapt_config=TINY_ADAPT)
     return directory
 
 
@@ -72,18 +71,17 @@ def test_lists_a_familys_tasks(command):
         (("adapt", "{run}"), "--task INDEX ... or --all-ood"),
         (("adapt", "{run}", "--task", "3", "--all-ood"), "--task INDEX ... or --all-ood"),
         (("adapt", "nothing", "--task", "0"), "name of a pretrained run"),
-        (("pretrained", "nothing"), "name of a pretrained run"),
+        (("pretrained", "nothing"), "name of a run, one of"),
         (("export", "{tmp}", "--name", "x", "--out", "{tmp}/x"), "meta-train PRESET --out"),
-        (("quickstart", "--task", "9"), "from 10 to 19, which training never saw, got 9"),
+        (("quickstart", "--task", "9"), "--task from 10 to 19, got 9"),
         (("plot", "{tmp}", "--out", "{tmp}/x.png"), "meta-train PRESET --out"),
-        (("plot", "{run}", "--out", "{tmp}/x.txt"), ".png, .pdf or .svg"),
-        (("evaluate", "{run}", "--split", "middle"), "--split"),
+        (("plot", "{run}", "--out", "{tmp}/x.txt"), "'txt' is not supported (supported formats: "),
         (("meta-trian", "smoke"), "Did you mean meta-train?"),
         (("adapt", "{run}", "--tsk", "12"), "Did you mean --task?"),
         (("adapt", "{run}", "--epsiodes=2", "--task", "12"), "Did you mean --episodes?"),
         (("tasks", "HalfCheetahVelocity"), "Did you mean HalfCheetahVel?"),
-        (("evaluate", "{run}", "--seeds", "0"), "--seeds"),
-        (("evaluate", "{run}", "--episodes", "0"), "--episodes"),
+        (("evaluate", "{run}", "--seeds", "0"), "expected seeds >= 1, got 0"),
+        (("evaluate", "{run}", "--episodes", "0"), "expected episodes >= 1, got 0"),
         (("adapt", "{run}", "--task", "12", "--episodes", "0"), "episodes"),
     ],
 )
@@ -96,6 +94,24 @@ def test_a_users_mistake_is_one_line_and_exit_code_1(
     assert err.startswith("mier-adapt: ")
     assert message in " ".join(err.split())
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "choices"),
+    [
+        (("evaluate", "{run}", "--split", "middle"), ("train", "test", "all")),
+        (("plot", "{run}", "--out", "{tmp}/x.png", "--kind", "pie"), ("learning", "tasks")),
+    ],
+)
+def test_a_choice_that_is_not_there_lists_those_that_are(
+    command, arguments, choices, finished_run, tmp_path
+):
+    places = {"tmp": tmp_path, "run": finished_run}
+    code, _, err = command(*(argument.format(**places) for argument in arguments))
+    assert code == 2
+    assert arguments[-2] in err
+    assert all(repr(each) in err for each in (*choices, arguments[-1]))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_preset_lists_the_presets_and_makes_no_directory(command, tmp_path):
@@ -150,8 +166,8 @@ def test_compares_all_arms_of_a_run_that_leaves_stages_out(
 
     def without_stages(*args, **options):
         run = load_run(*args, **options)
-        adapt = dataclasses.replace(run.config.adapt, refresh_updates=0, validation_threshold=-1e9)
-        run.config = dataclasses.replace(run.config, adapt=adapt)
+        left_out = {"refresh_updates": 0, "validation_threshold": -1e9}
+        run.adapt_config = dataclasses.replace(run.adapt_config, **left_out)
         return run
 
     monkeypatch.setattr(runs, "load_run", without_stages)
@@ -242,10 +258,10 @@ import torch
 
 torch.set_num_threads(1)
 from mier_adapt import cli
-from mier_adapt.workflows import presets
-from tests.mier_adapt.doubles import tiny_config
+from mier_adapt.agents import presets
+from tests.mier_adapt.doubles import TINY_ADAPT, tiny_config
 
-presets.PRESETS["tiny"] = tiny_config(updates={updates})
+presets.PRESETS["tiny"] = presets.Preset(tiny_config(updates={updates}), TINY_ADAPT)
 sys.argv = ["mier-adapt", "meta-train", "tiny", "--checkpoint-seconds", "0", "--out", sys.argv[1]]
 cli.main()
 """
@@ -287,7 +303,8 @@ def test_exports_a_run_that_is_then_known_by_its_name(command, finished_run, tmp
     )
     assert code == 0
     assert "tiny" in shown
-    monkeypatch.setattr(pretrained, "_DIRECTORY", tmp_path / "data")
+    for module in (runs, pretrained):
+        monkeypatch.setattr(module, "PRETRAINED", tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     card = json.loads((tmp_path / "data" / "tiny" / "card.json").read_text())
     code, listed, _ = command("pretrained")
@@ -314,7 +331,8 @@ def test_quickstart_adapts_a_pretrained_run_and_says_why_there_is_no_film(
     monkeypatch.setenv("MUJOCO_GL", "")
     monkeypatch.setattr(films, "find_gl_backend", find)
     monkeypatch.setattr(films, "film_side_by_side", lambda *args, **options: filmed.append(args))
-    monkeypatch.setattr(pretrained, "load_pretrained", lambda name: runs.load_run(finished_run))
+    load_run = runs.load_run
+    monkeypatch.setattr(runs, "load_run", lambda name: load_run(finished_run))
     code, shown, _ = command("quickstart", "--episodes", 1, "--out", tmp_path / "out")
     assert code == 0
     report = json.loads((tmp_path / "out" / "task-12-seed-0.json").read_text())

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mier_adapt import ContextModel, Transitions
+from mier_adapt import ContextModel, GradientContextAdapter, Transitions
+from mier_adapt.context_model import Prediction
 
 from .doubles import ACT_DIM, CONTEXT_DIM, OBS_DIM, random_model, random_transitions
 
@@ -298,6 +300,44 @@ def test_activations_are_torchs(activation):
     torch.testing.assert_close(model(obs, act, model.initial_context).rew_mean, hidden[:, 0])
 
 
+class CostOfActions(ContextModel):
+    """Knows a part of the reward beforehand, and learns the rest."""
+
+    def forward(self, obs: torch.Tensor, act: torch.Tensor, context: torch.Tensor) -> Prediction:
+        prediction = super().forward(obs, act, context)
+        return prediction._replace(rew_mean=prediction.rew_mean - act.square().sum(-1))
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("activation", ["leaky_relu", "tanh"])
+@pytest.mark.parametrize("varies", VARIES)
+def test_the_losses_of_a_subclass_are_those_of_its_own_prediction(varies, activation, steps):
+    model, plain = (
+        random_model(kind, varies=varies, activation=activation)
+        for kind in (CostOfActions, ContextModel)
+    )
+    adaptation, evaluation = (random_transitions(3, 6, seed=s, dtype=torch.float64) for s in (1, 2))
+    for each in (model, plain):
+        each.fit_normalization(adaptation)
+    meta = GradientContextAdapter(model, steps=steps, lr=0.1).meta_loss(adaptation, evaluation)
+    rew_loss, state_loss = model.loss_terms(evaluation, meta.contexts)
+    for loss in (model.loss(evaluation, meta.contexts), meta.evaluation_loss):
+        torch.testing.assert_close(loss, rew_loss + state_loss)
+    loss = model.loss_function(evaluation)(meta.contexts)
+    torch.testing.assert_close(loss, rew_loss + state_loss)
+    torch.testing.assert_close(meta.loss, (rew_loss + state_loss).mean() + model.bound_penalty())
+
+    # The same weights without the known part say this of rewards that are without it.
+    cost = evaluation.act.square().sum(-1)
+    bare = dataclasses.replace(evaluation, rew=evaluation.rew + cost)
+    torch.testing.assert_close(plain.loss(bare, meta.contexts), rew_loss + state_loss)
+    assert not torch.allclose(plain.loss(evaluation, meta.contexts), rew_loss + state_loss)
+    rew, obs_next = model.mean(evaluation.obs, evaluation.act, meta.contexts)
+    plain_rew, plain_obs_next = plain.mean(evaluation.obs, evaluation.act, meta.contexts)
+    torch.testing.assert_close(rew, plain_rew - cost)
+    assert (obs_next is None) == (plain_obs_next is None)
+
+
 # Construction, copies -----------------------------------------------------------------------
 
 
@@ -355,9 +395,9 @@ def test_initial_weights_are_xaviers():
         ({"obs_dim": 0}, "obs_dim >= 1, got 0"),
         ({"act_dim": -1}, "act_dim >= 1, got -1"),
         ({"context_dim": -1}, "context_dim >= 0, got -1"),
-        ({"obs_dim": 2.0}, "obs_dim >= 1, got 2.0"),
-        ({"obs_dim": True}, "obs_dim >= 1, got True"),
-        ({"hidden_sizes": (8, 0)}, "hidden_sizes >= 1, got 0"),
+        ({"obs_dim": 2.0}, "obs_dim >= 1 and whole, got 2.0"),
+        ({"obs_dim": True}, "obs_dim >= 1 and whole, got True"),
+        ({"hidden_sizes": (8, 0)}, r"hidden_sizes\[1\] >= 1, got 0"),
         ({"activation": "gelu"}, "activation in .*'leaky_relu'.* got 'gelu'"),
         ({"varies": "dynamics"}, "varies in .*'reward_and_dynamics'.* got 'dynamics'"),
     ],
@@ -373,12 +413,17 @@ def test_construction_names_the_argument_that_does_not_fit(change, message):
     ("obs", "act", "context", "message"),
     [
         ((4, 2), (4, ACT_DIM), (CONTEXT_DIM,), r"obs of shape \(\.\.\., 3\), got \(4, 2\)"),
-        ((4, OBS_DIM), (4, 5), (CONTEXT_DIM,), r"act of shape \(\.\.\., 2\), got \(4, 5\)"),
-        ((4, OBS_DIM), (5, ACT_DIM), (CONTEXT_DIM,), r"act to share obs's leading axes \(4,\)"),
-        ((4, OBS_DIM), (4, ACT_DIM), (3,), r"context of shape \(2,\).* got \(3,\)"),
-        ((4, OBS_DIM), (4, ACT_DIM), (), r"context of shape \(2,\).* got \(\)"),
-        ((4, OBS_DIM), (4, ACT_DIM), (3, CONTEXT_DIM), r"obs \(4, 3\), got \(3, 2\)"),
-        ((2, 4, OBS_DIM), (2, 4, ACT_DIM), (4, CONTEXT_DIM), r"obs \(2, 4, 3\), got \(4, 2\)"),
+        ((4, OBS_DIM), (4, 5), (CONTEXT_DIM,), r"act of shape \(4, 2\), got \(4, 5\)"),
+        ((4, OBS_DIM), (5, ACT_DIM), (CONTEXT_DIM,), r"act of shape \(4, 2\), got \(5, 2\)"),
+        ((4, OBS_DIM), (4, ACT_DIM), (3,), r"context of shape \(2,\), got \(3,\)"),
+        ((4, OBS_DIM), (4, ACT_DIM), (), r"context of shape \(4, 2\), got \(\)"),
+        ((4, OBS_DIM), (4, ACT_DIM), (3, CONTEXT_DIM), r"context of shape \(4, 2\), got \(3, 2\)"),
+        (
+            (2, 4, OBS_DIM),
+            (2, 4, ACT_DIM),
+            (4, CONTEXT_DIM),
+            r"context of shape \(2, 2\), got \(4, 2\)",
+        ),
         ((4, OBS_DIM), (4, ACT_DIM), (1, 4, CONTEXT_DIM), r"got \(1, 4, 2\)"),
     ],
 )

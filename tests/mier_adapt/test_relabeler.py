@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from .doubles import (
     ACT_DIM,
     CONTEXT_DIM,
     OBS_DIM,
+    LinearModel,
     assert_same_tree,
     random_model,
     random_transitions,
@@ -29,10 +31,23 @@ def model(**options) -> ContextModel:
 
 
 def relabeler(**options) -> ExperienceRelabeler:
-    options = {"model": model(), "termination_fn": never, "prediction": "mean", **options}
+    options = {"model": model(), "termination_fn": never, **options}
     return ExperienceRelabeler(
         options.pop("model"), options.pop("context", torch.tensor([0.5, -1.0])), **options
     )
+
+
+class Sure:
+    """A model that draws what is most likely, so that what it gives can be told beforehand."""
+
+    def __init__(self, model: ContextModel) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def sample(self, obs, act, context, *, generator=None):
+        return self._model.mean(obs, act, context)
 
 
 def columns(transitions: Transitions) -> dict[str, torch.Tensor]:
@@ -46,7 +61,7 @@ def columns(transitions: Transitions) -> dict[str, torch.Tensor]:
     with_policy=st.booleans(),
 )
 def test_a_chunked_stream_equals_one_pass(sizes, chunk_size, varies, with_policy):
-    options = {"model": model(varies=varies)}
+    options = {"model": Sure(model(varies=varies))}
     if with_policy and varies != "reward":
         options["policy"] = lambda obs: torch.tanh(obs[:, :ACT_DIM])
     sets = [random_transitions(size, seed=seed) for seed, size in enumerate(sizes)]
@@ -60,7 +75,7 @@ def test_a_chunked_stream_equals_one_pass(sizes, chunk_size, varies, with_policy
 
 def test_predicts_rewards_and_next_observations_in_order():
     stored = random_transitions(20)
-    used = relabeler(chunk_size=7)
+    used = relabeler(model=Sure(model()), chunk_size=7)
     relabeled = used.relabel(stored)
     rew, obs_next = used.model.mean(stored.obs, stored.act, used.context)
     torch.testing.assert_close(relabeled.rew, rew.detach())
@@ -69,13 +84,13 @@ def test_predicts_rewards_and_next_observations_in_order():
     assert torch.equal(relabeled.act, stored.act)
     assert not relabeled.terminated.any()
     assert not relabeled.rew.requires_grad
-    other = relabeler(context=torch.tensor([-0.5, 1.0])).relabel(stored)
+    other = relabeler(model=used.model, context=torch.tensor([-0.5, 1.0])).relabel(stored)
     assert not torch.allclose(other.rew, relabeled.rew)
 
 
 def test_a_policys_actions_replace_the_stored_ones():
     stored = random_transitions(6)
-    used = relabeler(policy=lambda obs: -torch.tanh(obs[:, 1:]))
+    used = relabeler(model=Sure(model()), policy=lambda obs: -torch.tanh(obs[:, 1:]))
     relabeled = used.relabel(stored)
     act = -torch.tanh(stored.obs[:, 1:])
     assert torch.equal(relabeled.act, act)
@@ -84,13 +99,11 @@ def test_a_policys_actions_replace_the_stored_ones():
     torch.testing.assert_close(relabeled.obs_next, obs_next.detach())
 
 
-@pytest.mark.parametrize("prediction", ["mean", "sample"])
-def test_a_model_of_rewards_keeps_everything_else(prediction):
+def test_a_model_of_rewards_keeps_everything_else():
     stored = random_transitions(10)
     used = relabeler(
         model=model(varies="reward"),
         termination_fn=lambda *_: pytest.fail("the stored next observation is the true one"),
-        prediction=prediction,
     )
     relabeled = used.relabel(stored)
     for name in ("obs", "act", "obs_next", "terminated"):
@@ -122,13 +135,15 @@ def test_the_generator_fixes_the_samples():
 
     def draw(seed: int) -> Transitions:
         generator = torch.Generator().manual_seed(seed)
-        return relabeler(prediction="sample", generator=generator).relabel(stored)
+        return relabeler(generator=generator).relabel(stored)
 
     first, again, other = draw(0), draw(0), draw(1)
     assert_same_tree(columns(first), columns(again))
     assert not torch.equal(first.rew, other.rew)
     assert not torch.equal(first.obs_next, other.obs_next)
-    assert not torch.equal(first.rew, relabeler().relabel(stored).rew)
+    certain = relabeler(model=Sure(model())).relabel(stored)
+    assert not torch.equal(first.rew, certain.rew)
+    assert not torch.equal(first.obs_next, certain.obs_next)
 
 
 def test_a_stream_takes_its_source_one_set_at_a_time():
@@ -162,25 +177,49 @@ def test_works_without_a_context():
     assert len(used.relabel(stored)) == 5
 
 
+def test_any_task_model_relabels():
+    """A subclass of nothing, in the precision of its own."""
+    stored = random_transitions(9)
+    for varies in ("reward", "reward_and_dynamics"):
+        linear = LinearModel(varies=varies, std=0.0)
+        used = relabeler(model=linear, chunk_size=4)
+        relabeled = used.relabel(stored)
+        rew, obs_next = linear.mean(stored.obs, stored.act, used.context)
+        torch.testing.assert_close(relabeled.rew, rew)
+        torch.testing.assert_close(
+            relabeled.obs_next, stored.obs_next if obs_next is None else obs_next
+        )
+
+
 def test_the_model_is_not_changed_and_gets_no_gradient():
-    used = relabeler(prediction="sample", policy=lambda obs: torch.tanh(obs[:, :ACT_DIM]))
+    used = relabeler(policy=lambda obs: torch.tanh(obs[:, :ACT_DIM]))
     before = {name: value.clone() for name, value in used.model.state_dict().items()}
     used.relabel(random_transitions(5))
     assert_same_tree(dict(used.model.state_dict()), before)
     assert all(parameter.grad is None for parameter in used.model.parameters())
 
 
+class MeansAlone:
+    """Predicts means alone."""
+
+    obs_dim, act_dim, context_dim = OBS_DIM, ACT_DIM, CONTEXT_DIM
+    varies = "reward_and_dynamics"
+    initial_context = torch.zeros(CONTEXT_DIM)
+    loss = mean = LinearModel.mean
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"termination_fn": None}, ValueError, "expected termination_fn, since the model"),
-        ({"termination_fn": 3}, TypeError, "termination_fn to be a callable or None"),
-        ({"policy": torch.zeros(2)}, TypeError, "policy to be a callable or None"),
+        ({"model": MeansAlone()}, TypeError, "TaskModel.*MeansAlone.*has no sample"),
+        ({"model": torch.nn.Linear(1, 1)}, TypeError, "model to be a TaskModel, .*has no act_dim"),
+        ({"termination_fn": None}, ValueError, "expected termination_fn, since next observations"),
+        ({"termination_fn": 3}, TypeError, "termination_fn to be of type Callable or None"),
+        ({"policy": torch.zeros(2)}, TypeError, "policy to be of type Callable or None"),
         ({"context": torch.zeros(3)}, ValueError, r"context of shape \(2,\)"),
         ({"context": torch.zeros(1, CONTEXT_DIM)}, ValueError, r"context of shape \(2,\)"),
         ({"context": torch.tensor([0.0, torch.nan])}, ValueError, "context .* finite values"),
-        ({"prediction": "median"}, ValueError, "prediction in .*'mean'.* got 'median'"),
         ({"chunk_size": 0}, ValueError, "chunk_size >= 1, got 0"),
     ],
 )
@@ -204,8 +243,14 @@ def test_a_policy_contradicts_a_model_of_rewards():
         (lambda obs: torch.zeros(len(obs), 3), r"shape \(4, 2\), got \(4, 3\)"),
         (lambda obs: torch.zeros(len(obs)), r"shape \(4, 2\), got \(4,\)"),
         (lambda obs: np.zeros((len(obs), ACT_DIM)), "policy to return a tensor .*ndarray"),
-        (lambda obs: torch.full((len(obs), ACT_DIM), 1.5), r"actions in \[-1, 1\].* to 1.5"),
-        (lambda obs: torch.full((len(obs), ACT_DIM), torch.nan), r"actions in \[-1, 1\]"),
+        (
+            lambda obs: torch.full((len(obs), ACT_DIM), 1.5),
+            r"in \[-1, 1\], got .* to 1.5",
+        ),
+        (
+            lambda obs: torch.full((len(obs), ACT_DIM), torch.nan),
+            r"in \[-1, 1\], got .* to nan",
+        ),
     ],
 )
 def test_refuses_what_a_policy_must_not_return(policy, message):
@@ -237,7 +282,7 @@ def test_refuses_what_a_termination_rule_must_not_return(rule):
 
 
 def test_refuses_batches_of_tasks_and_other_dimensions():
-    with pytest.raises(ValueError, match=r"transitions of shape \(B, dim\)"):
+    with pytest.raises(ValueError, match=r"transitions .*\(B, \.\.\.\)"):
         relabeler().relabel(random_transitions(2, 4))
     with pytest.raises(ValueError, match=r"obs of shape \(\.\.\., 3\)"):
         relabeler().relabel(random_transitions(4, obs_dim=OBS_DIM + 1))

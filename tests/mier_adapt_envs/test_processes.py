@@ -11,7 +11,7 @@ from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 import mier_adapt_envs
-from mier_adapt_envs import TaskVectorEnv
+from mier_adapt_envs.vector import TaskVectorEnv
 
 pytestmark = [
     pytest.mark.parametrize("start_method", ["spawn", "fork"]),

@@ -7,7 +7,7 @@ import pytest
 from env_helpers import make, spread_tasks
 
 import mier_adapt_envs
-from mier_adapt_envs import TaskVectorEnv
+from mier_adapt_envs.vector import TaskVectorEnv
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from env_helpers import random_actions, spread_tasks
 
-from mier_adapt_envs import TaskVectorEnv, env_class, vector
+from mier_adapt_envs import env_class, vector
 from mier_adapt_envs.batch_simulations import BatchSimulations
 from mier_adapt_envs.thread_simulations import ThreadSimulations
+from mier_adapt_envs.vector import TaskVectorEnv
 
 KINDS = [BatchSimulations, ThreadSimulations]
 

@@ -208,12 +208,12 @@ def test_tasks_are_frozen():
     [
         (("", (1.0,)), "family must be a non-empty string"),
         ((3, (1.0,)), "family must be a non-empty string"),
-        (("HalfCheetahVel", (math.nan,)), "parameters must be finite"),
-        (("HalfCheetahVel", (math.inf,)), "parameters must be finite"),
+        (("HalfCheetahVel", (math.nan,)), r"parameters .* finite numbers, got \(nan,\)"),
+        (("HalfCheetahVel", (math.inf,)), r"parameters .* finite numbers, got \(inf,\)"),
         (("HalfCheetahVel", 1.5), "Write a single number as a tuple"),
-        (("HalfCheetahVel", ((1.0, 2.0),)), "flat sequence of numbers"),
-        (("HalfCheetahVel", "12"), "parameters must be numbers"),
-        (("HalfCheetahVel", (1.0,), 5), "label must be a string"),
+        (("HalfCheetahVel", ((1.0, 2.0),)), "parameters .* flat sequence of finite numbers"),
+        (("HalfCheetahVel", "12"), "parameters .* finite numbers, got '12'"),
+        (("HalfCheetahVel", (1.0,), 5), "label a string, got 'HalfCheetahVel' and 5"),
     ],
 )
 def test_bad_tasks(arguments, message):
@@ -232,7 +232,9 @@ def test_bad_dict_forms(values):
 
 def test_bad_sets():
     task = Task("HalfCheetahVel", (1.0,))
-    with pytest.raises(ValueError, match=r"meta_test\[0\] must be a task of F, got one of"):
+    with pytest.raises(
+        ValueError, match=r"meta_test\[0\] must be a Task of F, got Task\(family=\'HalfCheetahVel\'"
+    ):
         TaskSet("F", "x", "F-v0", (), (task,))
     with pytest.raises(ValueError, match=r"meta_train\[1\] must be a Task"):
         TaskSet("HalfCheetahVel", "x", "F-v0", (task, 3), ())
@@ -245,12 +247,7 @@ def test_unknown_names_list_the_known_ones():
         mier_adapt_envs.task_set("Cheetah")
     with pytest.raises(ValueError, match="must be one of standard, medium, hard, fig5, got 'easy'"):
         mier_adapt_envs.task_set("HalfCheetahVel", "easy")
-    for function in (
-        mier_adapt_envs.task_sets,
-        mier_adapt_envs.termination_fn,
-        mier_adapt_envs.varies,
-        mier_adapt_envs.env_class,
-    ):
+    for function in (mier_adapt_envs.task_sets, mier_adapt_envs.env_class):
         with pytest.raises(ValueError, match="family must be one of"):
             function("Cheetah")
 
@@ -259,4 +256,4 @@ def test_what_varies():
     both = {"HalfCheetahNegatedJoints", "AntNegatedJoints", "Walker2dRandParams"}
     for family in mier_adapt_envs.families():
         expected = "reward_and_dynamics" if family in both else "reward"
-        assert mier_adapt_envs.varies(family) == expected
+        assert mier_adapt_envs.env_class(family).varies == expected

@@ -8,8 +8,8 @@ import jaxtyping
 import pytest
 import torch
 
-from mier_adapt.workflows.meta_training import meta_train
-from tests.mier_adapt.doubles import tiny_config
+from mier_adapt.training import meta_train
+from tests.mier_adapt.doubles import TINY_ADAPT, tiny_config
 
 torch.set_num_threads(1)
 
@@ -35,5 +35,5 @@ def unchecked() -> Iterator[None]:
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a tiny run, meta-trained to its end with seed 1. Do not write to it."""
     directory = tmp_path_factory.mktemp("finished") / "run"
-    assert meta_train(tiny_config(), directory, seed=1)
+    assert meta_train(tiny_config(), directory, adapt_config=TINY_ADAPT, seed=1)
     return directory

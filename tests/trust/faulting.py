@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
-from mier_adapt.workflows import checkpoints, meta_training
-from mier_adapt.workflows.metrics import read_metrics
-from tests.mier_adapt.doubles import assert_same_tree, tiny_config
+from mier_adapt._storage import checkpoints
+from mier_adapt.training import meta_training
+from mier_adapt.training.metrics import read_metrics
+from tests.mier_adapt.doubles import TINY_ADAPT, assert_same_tree, tiny_config
 
 NOBODY = 65534
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
@@ -29,7 +30,7 @@ def main(directory: Path) -> dict[str, Any]:
     """Meet every fault."""
     torch.set_num_threads(1)
     config = tiny_config(evaluate_every=3)
-    meta_training.meta_train(config, directory / "reference", seed=1)
+    meta_training.meta_train(config, directory / "reference", adapt_config=TINY_ADAPT, seed=1)
     expected = checkpoints.load_checkpoint(directory / "reference")[1]
     outcomes = {}
     for kind in ("full", "filling", "forbidden", "vanished"):
@@ -89,7 +90,14 @@ def worker(place: Path, kind: str, for_good: bool, expected: Any) -> dict[str, A
     logging.getLogger("mier_adapt").addHandler(handler)
     config = tiny_config(evaluate_every=3)
     try:
-        meta_training.meta_train(config, directory, seed=1, checkpoint_seconds=0.0, on_step=on_step)
+        meta_training.meta_train(
+            config,
+            directory,
+            adapt_config=TINY_ADAPT,
+            seed=1,
+            checkpoint_seconds=0.0,
+            on_step=on_step,
+        )
         result = "finished"
     except OSError as error:
         result = f"{type(error).__name__}: {error}"

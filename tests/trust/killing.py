@@ -20,21 +20,21 @@ from typing import Any
 
 import torch
 
+from mier_adapt._storage.checkpoints import load_checkpoint, load_tree, save_tree
+from mier_adapt._storage.files import replace_text
+from mier_adapt.adaptation import adapt
+from mier_adapt.agents import FamilyEnvs, load_run
 from mier_adapt.integration import algorithm_state
-from mier_adapt.workflows.checkpoints import load_checkpoint, load_tree, save_tree
-from mier_adapt.workflows.environments import TaskEnvs
-from mier_adapt.workflows.files import replace_text
-from mier_adapt.workflows.fine_tuning import fine_tune_by_relabeling
-from mier_adapt.workflows.meta_training import meta_train
-from mier_adapt.workflows.metrics import read_metrics
-from mier_adapt.workflows.runs import load_run
+from mier_adapt.training import meta_train
+from mier_adapt.training.metrics import read_metrics
 from mier_adapt_envs import task_set
-from tests.mier_adapt.doubles import assert_same_tree, tiny_config
+from tests.mier_adapt.doubles import TINY_ADAPT, assert_same_tree, tiny_config
 
 
 def train(_finished: Path, out: Path) -> None:
     """Meta-train, with a checkpoint after every step."""
-    meta_train(tiny_config(evaluate_every=3), out, seed=1, checkpoint_seconds=0.0)
+    config = tiny_config(evaluate_every=3)
+    meta_train(config, out, adapt_config=TINY_ADAPT, seed=1, checkpoint_seconds=0.0)
 
 
 def trained(out: Path) -> Any:
@@ -45,14 +45,18 @@ def trained(out: Path) -> Any:
     return {"rows": rows, **load_checkpoint(out)[1]}
 
 
-def adapt(finished: Path, out: Path) -> None:
+def adapt_to_a_task(finished: Path, out: Path) -> None:
     """Adapt to a task, and keep the policy and the report."""
     out.mkdir(exist_ok=True)
     tasks = task_set("HalfCheetahNegatedJoints")
-    with TaskEnvs(tasks) as envs:
+    with FamilyEnvs(tasks) as envs:
         run = load_run(finished, envs)
-        algorithm, context, report = fine_tune_by_relabeling(
-            run, envs, tasks[12], seed=3, checkpoint=out / "transitions.safetensors"
+        algorithm, context, report = adapt(
+            run,
+            run.new_task(envs, tasks[12]),
+            run.adapt_config,
+            seed=3,
+            checkpoint=out / "transitions.safetensors",
         )
     save_tree(out / "policy", {"algorithm": algorithm_state(algorithm), "context": context})
     replace_text(out / "report.json", json.dumps(dataclasses.asdict(report)))
@@ -68,7 +72,7 @@ def adapted(out: Path) -> Any:
 
 WORK: dict[str, tuple[Callable[[Path, Path], None], Callable[[Path], Any]]] = {
     "train": (train, trained),
-    "adapt": (adapt, adapted),
+    "adapt": (adapt_to_a_task, adapted),
 }
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from mier_adapt._state import Pieces
-from mier_adapt.workflows.environments import TaskEnvs
-from mier_adapt.workflows.meta_training import MetaTrainer, _resume
-from mier_adapt.workflows.runs import load_run, read_run_file
+from mier_adapt._storage.trees import Pieces
+from mier_adapt.agents import FamilyEnvs, load_run
+from mier_adapt.agents.run import read_run_file
+from mier_adapt.training.meta_training import MetaTrainer, _resume
 from mier_adapt_envs import task_set
 
 _events: list[str] = []
@@ -61,11 +61,12 @@ def listen(event: str, arguments: tuple[Any, ...]) -> None:
 
 def serve(run_directory: Path) -> None:
     torch.set_num_threads(1)
-    config, seed, tasks_hash = read_run_file(run_directory)
-    with TaskEnvs(task_set(config.family, config.task_set)) as envs:
+    run_file = read_run_file(run_directory)
+    config = run_file.config
+    with FamilyEnvs(task_set(config.family, config.task_set)) as envs:
         load_run(run_directory, envs)  # imports what loading needs
-        trainer = MetaTrainer(config, envs, seed=seed)
-        _resume(run_directory, trainer, seed, tasks_hash)
+        trainer = MetaTrainer(config, envs, seed=run_file.seed, adapt_config=run_file.adapt_config)
+        _resume(run_directory, trainer, run_file)
         intact = checksum(trainer.state())
         sys.addaudithook(listen)
         print("ready", flush=True)
@@ -76,14 +77,14 @@ def serve(run_directory: Path) -> None:
             _events.clear()
             error = None
             try:
-                _resume(directory, trainer, seed, tasks_hash)
+                _resume(directory, trainer, run_file)
             except Exception as raised:  # which one it is, is the question
                 error = [type(raised).__name__, str(raised)[:400]]
             events = list(_events)
             growth = memory("VmHWM") - before
             changed = checksum(trainer.state()) != intact
             if error is None and changed:
-                _resume(run_directory, trainer, seed, tasks_hash)
+                _resume(run_directory, trainer, run_file)
             report = {"error": error, "growth": growth, "changed": changed, "events": events}
             print(json.dumps(report), flush=True)
 

@@ -28,12 +28,10 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     # Counts that have to agree are named by one of them.
     "tasks": ("contexts",),
     "num_envs": ("slots",),
+    "earlier": ("policy",),
     "dataset_id": ("dataset",),
-    "context_steps": ("steps",),
-    "splits": ("tasks",),
     # Trees are named by the place in them.
     "state": ("run",),
-    "tree": ("checkpoint",),
     # Dict forms are called what they describe, presets as well.
     "values": ("task", "configuration"),
     "name": ("preset",),
@@ -90,7 +88,7 @@ def require_sense(target: Target, argument: str, value: Any) -> None:
     try:
         target.function(**{**target.good, argument: value})
     except OSError:
-        assert isinstance(value, Path) or argument == "dataset"  # there is no such file
+        assert isinstance(value, Path) or argument in ("dataset", "run")  # there is no such file
     except (ValueError, TypeError, FloatingPointError, gymnasium.error.Error) as error:
         # The third is how steps that diverge report a step size; the fourth is what gymnasium
         # raises, and expects, for seeds.

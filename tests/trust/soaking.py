@@ -36,10 +36,8 @@ mujoco.MjData = CountedData
 import torch  # noqa: E402
 
 import mier_adapt_envs  # noqa: E402
-from mier_adapt.workflows.environments import TaskEnvs  # noqa: E402
-from mier_adapt.workflows.evaluation import evaluate_tasks  # noqa: E402
-from mier_adapt.workflows.fine_tuning import fine_tune_by_relabeling  # noqa: E402
-from mier_adapt.workflows.runs import load_run  # noqa: E402
+from mier_adapt.adaptation import adapt  # noqa: E402
+from mier_adapt.agents import FamilyEnvs, evaluate, load_run  # noqa: E402
 
 
 def watch() -> dict[str, int]:
@@ -91,11 +89,13 @@ def round_(directory: Path, number: int) -> None:
     """One adaptation and evaluation, on other tasks each time, with environments of its own."""
     tasks = mier_adapt_envs.task_set("HalfCheetahNegatedJoints")
     task = tasks[number % len(tasks)]
-    with TaskEnvs(tasks, num_threads=2) as envs:
+    with FamilyEnvs(tasks, num_threads=2) as envs:
         run = load_run(directory, envs)
-        fine_tune_by_relabeling(run, envs, task, seed=number, evaluation_episodes=2)
+        new_task = run.new_task(envs, task)
+        adapt(run, new_task, run.adapt_config, seed=number, evaluation_episodes=2)
         others = [tasks[(number + i) % len(tasks)] for i in range(3)]
-        evaluate_tasks(run, envs, others, seed=number)
+        steps = run.adapt_config.adaptation_steps
+        evaluate(run, envs, others, seed=number, adaptation_steps=steps, episode_steps=20)
     env = gymnasium.make(tasks.env_id, task=task.to_dict())
     env.reset(seed=number)
     for other in others:

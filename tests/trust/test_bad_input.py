@@ -1,6 +1,6 @@
 """Every public constructor and function, with arguments that make no sense.
 
-Those of the workflows, which need a run, are in test_bad_input_to_workflows.py.
+Those that need a run are in test_bad_input_to_agents.py.
 """
 
 import contextlib
@@ -21,46 +21,39 @@ from hypothesis import strategies as st
 from tianshou.algorithm.optim import AdamOptimizerFactory
 
 import mier_adapt_envs
-from mier_adapt import ContextModel, ExperienceRelabeler, GradientContextAdapter, Transitions
-from mier_adapt.context_adapter import adapt_context
+from mier_adapt import (
+    AdaptConfig,
+    ContextModel,
+    ExperienceRelabeler,
+    GradientContextAdapter,
+    Transitions,
+    fit_model,
+    meta_train_offline,
+    preset,
+)
+from mier_adapt.adaptation import MarginGate, compare
+from mier_adapt.agents import ModelConfig, PolicyConfig, collect
+from mier_adapt.figures import plot_adaptation, plot_comparison
 from mier_adapt.integration import (
     ContextReplayBuffer,
     FastSAC,
     MixedReplayBuffer,
-    TaskReplayBuffer,
-    act,
+    PolicyActor,
     algorithm_state,
     build_sac,
-    collect,
-    forget_optimizers,
+    from_minari,
     from_tianshou,
-    imitate_actor,
     load_algorithm_state,
-    refresh_actor,
     relabeling_policy,
-    restart_optimizers,
-    set_lr,
-    set_target_entropy,
+    to_minari,
     update,
 )
-from mier_adapt.integration.algorithms import check_algorithm_state, require_actor_critic
-from mier_adapt.integration.collection import require_finite_parameters
-from mier_adapt.integration.logging import tensorboard_logger
-from mier_adapt.integration.minari import from_minari, to_minari
-from mier_adapt.integration.task_replay import allocate
-from mier_adapt.workflows.packed_replay import pack_replay, unpack_replay
-from mier_adapt.workflows.presets import (
-    AdaptConfig,
-    MetaTrainConfig,
-    ModelConfig,
-    PolicyConfig,
-    preset,
-    preset_name,
-)
-from mier_adapt.workflows.statistics import bootstrap_interval, interquartile_mean, summarize
+from mier_adapt.statistics import bootstrap_interval
+from mier_adapt.training import imitate
 from mier_adapt.wrappers import ContextObservation
 from mier_adapt.wrappers import vector as vector_wrappers
-from tests.mier_adapt.doubles import random_transitions, small_sac
+from mier_adapt_envs.vector import TaskVectorEnv
+from tests.mier_adapt.doubles import example_report, random_transitions, small_sac
 from tests.trust.senseless import PLAIN, Target, arrays, require_sense
 
 # Minari would like to know more about each dataset than these tests can tell it.
@@ -108,7 +101,7 @@ def single_env() -> Any:
 
 
 def vector_env(**options: Any) -> Any:
-    return mier_adapt_envs.TaskVectorEnv("HalfCheetahVel", 2, num_threads=1, **options)
+    return TaskVectorEnv("HalfCheetahVel", 2, num_threads=1, **options)
 
 
 TASKS = mier_adapt_envs.task_set("HalfCheetahVel")
@@ -175,11 +168,16 @@ def targets() -> Iterator[Target]:
         {"adaptation": tasks, "evaluation": tasks},
     )
     yield Target(
-        "GradientContextAdapter.fine_tune",
-        lambda **k: adapter().fine_tune(**k),
+        "GradientContextAdapter.with_steps",
+        lambda **k: adapter().with_steps(**k),
+        {"steps": 3, "later_lr": 0.1},
+    )
+    yield Target(
+        "fit_model",
+        fit_model,
         {
+            "adapter": adapter(),
             "transitions": TRANSITIONS,
-            "context_steps": 1,
             "weight_steps": 1,
             "weight_lr": 0.1,
             "context_lr": 0.1,
@@ -187,14 +185,8 @@ def targets() -> Iterator[Target]:
             "rehearsal": None,
             "validate_every": 1,
             "validation_fraction": 0.2,
-            "patience": 2,
             "generator": torch.Generator(),
         },
-    )
-    yield Target(
-        "adapt_context",
-        partial(adapt_context, lambda context: context.square().sum(-1)),
-        {"context": torch.ones(2), "lrs": (0.1,), "max_grad_norm": 1.0},
     )
     yield Target(
         "ExperienceRelabeler",
@@ -204,7 +196,6 @@ def targets() -> Iterator[Target]:
             "context": torch.zeros(2),
             "policy": lambda obs: torch.zeros(len(obs), 2),
             "termination_fn": lambda obs, act, obs_next: np.zeros(len(obs), dtype=bool),
-            "prediction": "mean",
             "chunk_size": 4,
             "generator": torch.Generator(),
         },
@@ -227,16 +218,6 @@ def targets() -> Iterator[Target]:
     yield Target(
         "vector.ContextObservation.set_contexts", many.set_contexts, {"contexts": np.zeros((2, 2))}
     )
-    yield Target("TaskReplayBuffer", TaskReplayBuffer, {"size": 5})
-    yield Target(
-        "TaskReplayBuffer.extend",
-        lambda **k: TaskReplayBuffer(9).extend(**k),
-        {
-            "transitions": TRANSITIONS,
-            "truncated": np.zeros(6, dtype=bool),
-            "initial_context": True,
-        },
-    )
     sizes = {"obs_dim": 3, "act_dim": 2, "generator": generator}
     yield Target(
         "ContextReplayBuffer",
@@ -244,9 +225,19 @@ def targets() -> Iterator[Target]:
         {"num_tasks": 2, "size_per_task": 5, "context_dim": 2, **sizes},
     )
     yield Target(
+        "ContextReplayBuffer.of",
+        ContextReplayBuffer.of,
+        {"earlier": [TRANSITIONS, TRANSITIONS], "context_dim": 2, "generator": generator},
+    )
+    yield Target(
         "ContextReplayBuffer.extend",
         lambda **k: replay().extend(**k),
-        {"task": 1, "transitions": TRANSITIONS, "truncated": np.zeros(6, dtype=bool)},
+        {
+            "task": 1,
+            "transitions": TRANSITIONS,
+            "truncated": np.zeros(6, dtype=bool),
+            "initial_context": True,
+        },
     )
     yield Target(
         "ContextReplayBuffer.set_contexts",
@@ -274,11 +265,12 @@ def targets() -> Iterator[Target]:
             **sizes,
         },
     )
-    for name in ("extend_real", "extend_synthetic"):
+    truncated = np.zeros(6, dtype=bool)
+    for name, more in (("extend_real", {"truncated": truncated}), ("extend_synthetic", {})):
         yield Target(
             f"MixedReplayBuffer.{name}",
             lambda n=name, **k: getattr(mixed(), n)(**k),
-            {"transitions": TRANSITIONS},
+            {"transitions": TRANSITIONS, **more},
         )
     yield Target(
         "build_sac",
@@ -288,43 +280,24 @@ def targets() -> Iterator[Target]:
             "action_space": ACTIONS,
             "context_dim": 2,
             "hidden_sizes": (4,),
-            "critic_layer_norm": True,
             "lr": 1e-3,
             "gamma": 0.9,
             "tau": 0.1,
             "target_entropy": -1.0,
+            "temperature": 1.0,
             "device": "cpu",
             "algorithm_class": FastSAC,
         },
     )
-    yield Target(
-        "restart_optimizers",
-        restart_optimizers,
-        {"algorithm": small_sac(), "actor_lr": 0.1, "critic_lr": 0.1, "temperature": 0.1},
-    )
-    yield Target(
-        "imitate_actor",
-        imitate_actor,
-        {"algorithm": small_sac(), "batches": [(torch.zeros(4, 5), torch.zeros(4, 2))]},
-    )
-    yield Target(
-        "require_actor_critic", require_actor_critic, {"owner": "x", "algorithm": small_sac()}
-    )
     yield Target("from_tianshou", from_tianshou, {"buffer": filled(mixed())})
-    yield Target(
-        "set_target_entropy",
-        set_target_entropy,
-        {"algorithm": small_sac(), "target_entropy": -1.0},
-    )
-    yield Target(
-        "refresh_actor",
-        refresh_actor,
-        {"algorithm": small_sac(), "observations": [torch.zeros(4, 5)]},
-    )
-    yield Target("forget_optimizers", forget_optimizers, {"algorithm": small_sac()})
     algorithm = small_sac()
     policy = algorithm.policy
-    yield Target("act", act, {"policy": policy, "obs": np.zeros((4, 5)), "explore": True})
+    yield Target("PolicyActor", PolicyActor, {"policy": policy, "contexts": torch.zeros(2, 2)})
+    yield Target(
+        "PolicyActor.act",
+        PolicyActor(policy, torch.zeros(2, 2)).act,
+        {"obs": np.zeros((4, 3)), "explore": True},
+    )
     yield Target(
         "relabeling_policy",
         relabeling_policy,
@@ -335,10 +308,9 @@ def targets() -> Iterator[Target]:
         update,
         {"algorithm": algorithm, "buffer": filled(mixed()), "batch_size": 4},
     )
-    for function in (algorithm_state, load_algorithm_state, check_algorithm_state):
+    for function in (algorithm_state, load_algorithm_state):
         given = {} if function is algorithm_state else {"state": algorithm_state(algorithm)}
         yield Target(function.__name__, function, {"algorithm": algorithm, **given})
-    yield Target("set_lr", set_lr, {"algorithm": small_sac(), "lr": 0.1})
     parts = {
         "policy": algorithm.policy,
         "policy_optim": AdamOptimizerFactory(),
@@ -348,17 +320,6 @@ def targets() -> Iterator[Target]:
         "alpha": 0.2,
     }
     yield Target("FastSAC", FastSAC, parts)
-    yield Target(
-        "require_finite_parameters",
-        require_finite_parameters,
-        {"module": model(), "name": "The model"},
-    )
-    yield Target("allocate", allocate, {"size": 5, "obs_dim": 3, "act_dim": 2})
-    yield Target(
-        "tensorboard_logger",
-        lambda **k: tensorboard_logger(**k).finalize(),
-        {"directory": Path("logs"), "resume_step": 3},
-    )
     yield Target("from_minari", from_minari, {"dataset": "no/such-v0", "dtype": torch.float32})
     own = "our/own"
     numbers = itertools.count()  # Minari refuses names that are taken
@@ -378,34 +339,74 @@ def targets() -> Iterator[Target]:
         collect,
         {
             "env": envs,
-            "policy": env_policy,
             "tasks": TASKS[:2],
-            "contexts": np.zeros((2, 2)),
+            "actor": PolicyActor(env_policy, torch.zeros(2, 2)),
             "steps": 3,
             "generator": generator,
             "explore": True,
         },
     )
-    for config in (ModelConfig(), PolicyConfig(), AdaptConfig(), preset("smoke")):
-        yield Target(type(config).__name__, type(config), fields_of(config))
-    yield Target("preset", preset, {"name": "smoke"})
-    yield Target("preset_name", preset_name, {"config": preset("smoke")})
+    tiny = ModelConfig(context_dim=1, hidden_sizes=(4,))
     yield Target(
-        "MetaTrainConfig.from_dict",
-        MetaTrainConfig.from_dict,
-        {"values": preset("smoke").to_dict()},
+        "meta_train_offline",
+        meta_train_offline,
+        {
+            "earlier": [TRANSITIONS, TRANSITIONS],
+            "steps": 1,
+            "seed": 1,
+            "config": tiny,
+            "varies": "reward",
+            "device": "cpu",
+        },
     )
-    packing = {"replay": replay(), "episodes": 2, "episode_steps": 2}
-    yield Target("pack_replay", pack_replay, packing)
-    yield Target("unpack_replay", unpack_replay, {"state": pack_replay(**packing)})
+    endless = dataclasses.replace(TRANSITIONS, terminated=torch.zeros(6, dtype=torch.bool))
+    imitating = partial(imitate, policy=lambda obs: obs[:, :2].tanh())
+    yield Target(
+        "imitate",
+        lambda **k: imitating(small_sac(context_dim=0), **k),
+        {
+            "earlier": endless,
+            "seed": 1,
+            "actor_updates": 1,
+            "critic_updates": 1,
+            "batch_size": 4,
+            "lr": 1e-3,
+            "noise": 0.1,
+            "temperature": 0.1,
+        },
+    )
+    yield Target(
+        "imitate",
+        partial(imitating, earlier=endless, seed=1, actor_updates=1, critic_updates=1),
+        {"algorithm": small_sac(context_dim=0)},
+    )
+    smoke = preset("smoke").meta_train
+    for config in (ModelConfig(), PolicyConfig(), AdaptConfig(), MarginGate(), smoke):
+        yield Target(type(config).__name__, type(config), fields_of(config))
+    for config in (AdaptConfig(), smoke):
+        yield Target(
+            f"{type(config).__name__}.from_dict",
+            type(config).from_dict,
+            {"values": config.to_dict()},
+        )
+    yield Target("preset", preset, {"name": "smoke"})
     returns = np.arange(6.0).reshape(2, 3)
-    yield Target("interquartile_mean", interquartile_mean, {"returns": returns, "axis": 1})
     yield Target(
         "bootstrap_interval",
         bootstrap_interval,
         {"returns_TS": returns, "confidence": 0.9, "resamples": 100},
     )
-    yield Target("summarize", summarize, {"returns_TS": returns})
+    yield Target("compare", compare, {"reports": [example_report()]})
+    yield Target(
+        "plot_comparison",
+        plot_comparison,
+        {"compared": compare([example_report()]), "path": Path("comparison.png")},
+    )
+    yield Target(
+        "plot_adaptation",
+        plot_adaptation,
+        {"report": example_report().to_dict(), "path": Path("adaptation.png")},
+    )
     task = TASKS[0]
     yield Target(
         "Task", mier_adapt_envs.Task, {"family": "F", "parameters": (1.0,), "label": "one"}
@@ -435,8 +436,6 @@ def targets() -> Iterator[Target]:
     yield Target("Robot", mier_adapt_envs.Robot, fields_of(robot))
     yield Target("task_set", mier_adapt_envs.task_set, {"family": TASKS.family, "name": TASKS.name})
     yield Target("task_sets", mier_adapt_envs.task_sets, {"family": TASKS.family})
-    yield Target("termination_fn", mier_adapt_envs.termination_fn, {"family": TASKS.family})
-    yield Target("varies", mier_adapt_envs.varies, {"family": TASKS.family})
     env, many_envs = single_env().unwrapped, vector_env()
     env.reset(seed=0)
     many_envs.reset(seed=0)
@@ -446,7 +445,7 @@ def targets() -> Iterator[Target]:
     yield Target("TaskEnv.step", env.step, {"action": np.zeros(6)})
     yield Target(
         "TaskVectorEnv",
-        mier_adapt_envs.TaskVectorEnv,
+        TaskVectorEnv,
         {
             "family": TASKS.family,
             "num_envs": 2,

@@ -16,15 +16,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mier_adapt.workflows.checkpoints import (
+from mier_adapt._storage.checkpoints import (
     CHECKPOINT_FILE,
     CheckpointError,
     CheckpointFormatError,
     load_tree,
     save_tree,
 )
-from mier_adapt.workflows.meta_training import meta_train
-from tests.mier_adapt.doubles import REPOSITORY, tiny_config
+from mier_adapt.training import meta_train
+from tests.mier_adapt.doubles import REPOSITORY, TINY_ADAPT, tiny_config
 
 CASES = 2_000
 DIGEST_LENGTH = 64
@@ -121,7 +121,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     config = tiny_config(
         initial_episodes=8, replay_per_task=2_000, episode_steps=200, updates=2, evaluated_tasks=1
     )
-    assert meta_train(config, directory / "run", seed=1)
+    assert meta_train(config, directory / "run", adapt_config=TINY_ADAPT, seed=1)
     server = Server(directory / "run", directory / "case")
     yield server
     server.close()

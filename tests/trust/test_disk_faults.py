@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from mier_adapt.workflows.checkpoints import (
+from mier_adapt._storage.checkpoints import (
     CHECKPOINT_FILE,
     PREVIOUS_FILE,
     CheckpointError,
@@ -122,7 +122,7 @@ from typing import Any
 import numpy as np
 import torch
 from mier_adapt.integration import ContextReplayBuffer
-from mier_adapt.workflows.checkpoints import load_tree, save_tree
+from mier_adapt._storage.checkpoints import load_tree, save_tree
 
 def memory(name):
     (line,) = [l for l in Path("/proc/self/status").read_text().splitlines() if name in l]

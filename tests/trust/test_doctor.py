@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mier_adapt import cli
-from mier_adapt.workflows import doctor
+from mier_adapt import cli, doctor
 
 
 def test_it_prints_versions_devices_threads_and_checks(

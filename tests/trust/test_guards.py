@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from mier_adapt.integration import build_sac, collect
-from mier_adapt.workflows.checkpoints import CHECKPOINT_FILE, load_checkpoint, save_tree
-from mier_adapt.workflows.environments import TaskEnvs
-from mier_adapt.workflows.fine_tuning import fine_tune_by_relabeling
-from mier_adapt.workflows.meta_training import MetaTrainer, meta_train
-from mier_adapt.workflows.runs import load_run
+from mier_adapt._storage.checkpoints import CHECKPOINT_FILE, load_checkpoint, save_tree
+from mier_adapt.adaptation import adapt
+from mier_adapt.agents import FamilyEnvs, collect, load_run
+from mier_adapt.integration import PolicyActor, build_sac
+from mier_adapt.training import meta_train
+from mier_adapt.training.meta_training import MetaTrainer
 from mier_adapt_envs import task_set
 from tests.mier_adapt.doubles import ClockVectorEnv, tiny_config
 
@@ -21,7 +21,7 @@ AT = 7
 
 def spoil_model(trainer: MetaTrainer) -> None:
     with torch.no_grad():
-        next(trainer.run.model.layers.parameters()).fill_(torch.nan)
+        next(trainer.run.context_model.layers.parameters()).fill_(torch.nan)
 
 
 def spoil_critic(trainer: MetaTrainer) -> None:
@@ -35,7 +35,7 @@ def spoil_actor(trainer: MetaTrainer) -> None:
 
 
 def spoil_gradient(trainer: MetaTrainer) -> None:
-    layer: Any = trainer.run.model.layers[0]
+    layer: Any = trainer.run.context_model.layers[0]
     layer.weight.register_hook(lambda grad: grad * torch.inf)
 
 
@@ -89,9 +89,9 @@ class FaultyEnv(ClockVectorEnv):
         return obs, rew, terminated, truncated, infos
 
 
-def policy_for(env: ClockVectorEnv) -> Any:
+def actor_for(env: ClockVectorEnv) -> PolicyActor:
     spaces: Any = (env.single_observation_space, env.single_action_space)
-    return build_sac(*spaces, 2, hidden_sizes=(8,)).policy
+    return PolicyActor(build_sac(*spaces, 2, hidden_sizes=(8,)).policy, torch.zeros(2, 2))
 
 
 @pytest.mark.parametrize("fault", ["reward", "observation"])
@@ -102,23 +102,22 @@ def test_collection_names_step_task_and_value(fault: str) -> None:
         collect(
             env,
             [(50, 50), (8, 9)],
-            policy_for(env),
-            np.zeros((2, 2)),
+            actor_for(env),
             steps=5,
             generator=np.random.default_rng(0),
         )
 
 
 def test_collection_names_a_policy_that_diverged() -> None:
-    policy = policy_for(ClockVectorEnv(2))
+    actor = actor_for(ClockVectorEnv(2))
     with torch.no_grad():
-        next(policy.parameters()).fill_(torch.nan)
-    arguments: Any = ([(50, 50)] * 2, policy, np.zeros((2, 2)))
+        next(actor.policy.parameters()).fill_(torch.nan)
     for explore, match in ((True, "parameter actor"), (False, "parameter actor|action at step 0")):
         with pytest.raises(FloatingPointError, match=match):
             collect(
                 ClockVectorEnv(2),
-                *arguments,
+                [(50, 50)] * 2,
+                actor,
                 steps=5,
                 generator=np.random.default_rng(0),
                 explore=explore,
@@ -128,14 +127,15 @@ def test_collection_names_a_policy_that_diverged() -> None:
 @pytest.mark.parametrize("part", ["model", "critic", "policy"])
 def test_no_adaptation_hands_back_what_is_not_finite(part: str, finished_run: Path) -> None:
     tasks = task_set("HalfCheetahNegatedJoints")
-    with TaskEnvs(tasks) as envs:
+    with FamilyEnvs(tasks) as envs:
         run = load_run(finished_run, envs)
         networks: dict[str, Any] = {
-            "model": run.model.layers,
+            "model": run.context_model.layers,
             "critic": run.algorithm.critic,
             "policy": run.algorithm.policy,
         }
         with torch.no_grad():
             next(networks[part].parameters()).fill_(torch.nan)
+        new_task = run.new_task(envs, tasks[12])
         with pytest.raises(FloatingPointError):
-            fine_tune_by_relabeling(run, envs, tasks[12], seed=0, evaluation_episodes=1)
+            adapt(run, new_task, run.adapt_config, seed=0, evaluation_episodes=1)

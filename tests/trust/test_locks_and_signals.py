@@ -12,10 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from mier_adapt.workflows.checkpoints import load_checkpoint
-from mier_adapt.workflows.locks import LOCK_FILE, RunLockedError, run_lock
-from mier_adapt.workflows.meta_training import meta_train
-from tests.mier_adapt.doubles import assert_same_tree, run_python, start_python, tiny_config
+from mier_adapt._storage.checkpoints import load_checkpoint
+from mier_adapt._storage.locks import LOCK_FILE, RunLockedError, run_lock
+from mier_adapt.training import meta_train
+from tests.mier_adapt.doubles import (
+    TINY_ADAPT,
+    assert_same_tree,
+    run_python,
+    start_python,
+    tiny_config,
+)
 
 # What the command does, on a run that takes long enough to be met.
 TRAIN = """
@@ -23,9 +29,10 @@ import dataclasses, sys
 import torch
 torch.set_num_threads(1)
 from mier_adapt import cli
-from mier_adapt.workflows import presets
-from tests.mier_adapt.doubles import tiny_config
-presets.PRESETS["tiny"] = tiny_config(updates=int(sys.argv[2]), evaluate_every=1000)
+from mier_adapt.agents import presets
+from tests.mier_adapt.doubles import TINY_ADAPT, tiny_config
+config = tiny_config(updates=int(sys.argv[2]), evaluate_every=1000)
+presets.PRESETS["tiny"] = presets.Preset(config, TINY_ADAPT)
 sys.argv = ["mier-adapt", "meta-train", "tiny", "--seed", "1", "--out", sys.argv[1]]
 cli.main()
 """
@@ -130,7 +137,7 @@ def test_of_many_processes_that_find_a_stale_lock_one_takes_it(tmp_path: Path) -
     code = """
 import os, sys, time
 from pathlib import Path
-from mier_adapt.workflows.locks import RunLockedError, run_lock
+from mier_adapt._storage.locks import RunLockedError, run_lock
 
 begin = time.time() + 0.5
 released, release = os.pipe()
@@ -159,6 +166,12 @@ def test_a_run_that_was_stopped_ends_like_another(tmp_path: Path, finished_run: 
     out = tmp_path / "run"
     for stop in (1, 4, 9, 99):
         steps = iter(range(stop))
-        meta_train(tiny_config(), out, seed=1, should_stop=lambda it=steps: next(it, None) is None)  # type: ignore[misc]
+        meta_train(
+            tiny_config(),
+            out,
+            adapt_config=TINY_ADAPT,
+            seed=1,
+            should_stop=lambda it=steps: next(it, None) is None,  # type: ignore[misc]
+        )
     first, second = (load_checkpoint(directory)[1] for directory in (finished_run, out))
     assert_same_tree(first, second, ignore=["seconds"])

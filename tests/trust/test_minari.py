@@ -12,7 +12,7 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
 from mier_adapt import Transitions
-from mier_adapt.integration.minari import from_minari, to_minari
+from mier_adapt.integration import from_minari, to_minari
 from tests.mier_adapt.doubles import random_transitions
 
 # Minari would like to know more about each dataset than these tests can tell it.
@@ -87,19 +87,23 @@ def test_actions_are_rescaled_to_the_convention_of_policies() -> None:
 
 def test_unbounded_actions_must_be_in_the_convention_already() -> None:
     dataset = write(spaces.Box(-np.inf, np.inf, (1,), np.float64), np.array([[0.5], [3.0]]))
-    with pytest.raises(ValueError, match=r"expected actions in \[-1, 1\].*up to 3\.0"):
+    with pytest.raises(
+        ValueError, match=r"expected actions .* in \[-1, 1\], got values from 0\.5 to 3\.0"
+    ):
         from_minari(dataset)
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected one task's transitions.*\(2, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"expected transitions of one task.*\(2, 3, 3\)"):
         to_minari(random_transitions(2, 3), "test/many-v0")
     transitions = random_transitions(3)
     too_large = Transitions(
         transitions.obs, 5 * torch.ones_like(transitions.act), transitions.rew,
         transitions.obs_next, transitions.terminated,
     )  # fmt: skip
-    with pytest.raises(ValueError, match=r"actions in \[-1, 1\], got values up to 5"):
+    with pytest.raises(
+        ValueError, match=r"actions of transitions in \[-1, 1\], got values from 5\.0"
+    ):
         to_minari(too_large, "test/large-v0")
     with pytest.raises(FileNotFoundError, match="not found"):
         from_minari("test/nowhere-v0")

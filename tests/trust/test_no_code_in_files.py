@@ -97,14 +97,14 @@ from pathlib import Path
 import torch
 
 torch.set_num_threads(1)
-from mier_adapt.workflows.checkpoints import load_checkpoint
-from mier_adapt.workflows.environments import TaskEnvs
-from mier_adapt.workflows.runs import load_run, read_run_file
+from mier_adapt._storage.checkpoints import load_checkpoint
+from mier_adapt.agents import FamilyEnvs, load_run
+from mier_adapt.agents.run import read_run_file
 from mier_adapt_envs import task_set
 
 directory = Path(sys.argv[1])
-config, _, _ = read_run_file(directory)
-with TaskEnvs(task_set(config.family, config.task_set)) as envs:
+config = read_run_file(directory).config
+with FamilyEnvs(task_set(config.family, config.task_set)) as envs:
     load_run(directory, envs)  # imports what loading needs: the second time is traced
     audited, called = set(), set()
     tracing = True
@@ -142,7 +142,7 @@ def test_a_load_calls_nothing_that_runs_code(finished_run: Path) -> None:
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     # The trace has seen the load.
-    assert "mier_adapt.workflows.checkpoints.load_tree" in seen["called"]
+    assert "mier_adapt._storage.checkpoints.load_tree" in seen["called"]
     assert any("safe_open" in name or "get_tensor" in name for name in seen["called"])
     forbidden = {"exec", "compile", "import", "marshal.loads", "pickle.find_class"}
     forbidden |= {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "ctypes.dlopen"}

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from mier_adapt._storage.randomness import forked_global_generators
+from mier_adapt.adaptation import adapt
+from mier_adapt.agents import FamilyEnvs, load_run
+from mier_adapt.agents.rollouts import collect_episodes
 from mier_adapt.integration import algorithm_state
-from mier_adapt.workflows.environments import TaskEnvs
-from mier_adapt.workflows.evaluation import collect_for_tasks
-from mier_adapt.workflows.fine_tuning import fine_tune_by_relabeling
-from mier_adapt.workflows.meta_training import MetaTrainer
-from mier_adapt.workflows.randomness import forked_global_generators
-from mier_adapt.workflows.runs import load_run
+from mier_adapt.training.meta_training import MetaTrainer
 from mier_adapt_envs import task_set
-from tests.mier_adapt.doubles import assert_same_tree, tiny_config
+from tests.mier_adapt.doubles import TINY_ADAPT, assert_same_tree, tiny_config
 
 THREADS = [1, 2, 4]
 # One that MuJoCo's own threads step, and one that Python's do.
@@ -28,15 +27,16 @@ def everything(family: str, num_threads: int) -> Any:
     config = tiny_config(family, task_set={"AntDir": "ood"}.get(family, "standard"), updates=12)
     config = dataclasses.replace(config, tasks_per_iteration=4)
     tasks = task_set(config.family, config.task_set)
-    with TaskEnvs(tasks, num_threads=num_threads) as envs, forked_global_generators(5):
-        trainer = MetaTrainer(config, envs, seed=5)
+    with FamilyEnvs(tasks, num_threads=num_threads) as envs, forked_global_generators(5):
+        trainer = MetaTrainer(config, envs, seed=5, adapt_config=TINY_ADAPT)
         rows = []
         while not trainer.finished:
             row = trainer.step()
             if row is not None:
                 rows.append(row)
-        adapted, context, report = fine_tune_by_relabeling(
-            trainer.run, envs, tasks.meta_test[0], seed=3, evaluation_episodes=2
+        new_task = trainer.run.new_task(envs, tasks.meta_test[0])
+        adapted, context, report = adapt(
+            trainer.run, new_task, TINY_ADAPT, seed=3, evaluation_episodes=2
         )
     return {
         "trainer": trainer.state(),
@@ -58,10 +58,11 @@ def test_results_are_identical_for_1_2_and_4_engine_threads(family: str) -> None
 def test_another_seed_gives_other_results(finished_run: Path) -> None:
     # Without this, the test above could compare constants.
     tasks = task_set("HalfCheetahNegatedJoints")
-    with TaskEnvs(tasks) as envs:
+    with FamilyEnvs(tasks) as envs:
         run = load_run(finished_run, envs)
+        task = run.new_task(envs, tasks[11])
         contexts = [
-            fine_tune_by_relabeling(run, envs, tasks[11], seed=seed, evaluation_episodes=1)[1]
+            adapt(run, task, run.adapt_config, seed=seed, evaluation_episodes=1).context
             for seed in (1, 2)
         ]
     assert not torch.equal(*contexts)
@@ -72,15 +73,15 @@ def test_collection_is_a_function_of_its_generators(num_threads: int, finished_r
     tasks = task_set("HalfCheetahNegatedJoints")
 
     def collect(threads: int) -> Any:
-        with TaskEnvs(tasks, num_threads=threads) as envs, forked_global_generators(0):
+        with FamilyEnvs(tasks, num_threads=threads) as envs, forked_global_generators(0):
             run = load_run(finished_run, envs)
             torch.manual_seed(1)
-            rollouts = collect_for_tasks(
-                run,
-                envs,
+            rollouts = collect_episodes(
+                envs.of_size,
                 tasks.meta_train[:3],
-                np.zeros((3, 3), dtype=np.float32),
+                run.actor(torch.zeros(3, 3)),
                 steps=40,
+                episode_steps=20,
                 generator=np.random.default_rng(2),
             )
         return [dataclasses.asdict(rollout.transitions) for rollout in rollouts]

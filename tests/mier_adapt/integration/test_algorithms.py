@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -12,21 +13,24 @@ from tianshou.utils.torch_utils import policy_within_training_step
 from torch import nn
 
 from mier_adapt import GradientContextAdapter, Transitions
+from mier_adapt._storage.checkpoints import load_tree, save_tree
+from mier_adapt._storage.randomness import (
+    global_generator_state,
+    seed_global_generators,
+    set_global_generator_state,
+)
 from mier_adapt.integration import (
     ContextReplayBuffer,
     MixedReplayBuffer,
     algorithm_state,
     build_sac,
     load_algorithm_state,
-    restart_optimizers,
-    set_lr,
     update,
 )
-from mier_adapt.workflows.checkpoints import load_tree, save_tree
-from mier_adapt.workflows.randomness import (
-    global_generator_state,
-    seed_global_generators,
-    set_global_generator_state,
+from mier_adapt.integration.algorithms import (
+    one_step_targets,
+    restart_optimizers,
+    set_lr,
 )
 
 from ..doubles import (
@@ -38,6 +42,7 @@ from ..doubles import (
     built_sac,
     random_model,
     random_transitions,
+    small_sac,
 )
 
 GAMMA = 0.99
@@ -305,7 +310,6 @@ def test_builds_a_sac_that_sees_observation_and_context():
         box(ACT_DIM, -3.0, 5.0),
         4,
         hidden_sizes=(8, 6),
-        critic_layer_norm=True,
         lr=1e-4,
         gamma=0.9,
         tau=0.1,
@@ -319,11 +323,6 @@ def test_builds_a_sac_that_sees_observation_and_context():
     assert widths == [[8, 6, ACT_DIM, ACT_DIM], [8, 6, 1], [8, 6, 1]]
     first = next(algorithm.policy.actor.parameters())
     assert first.shape == (8, OBS_DIM + 4)
-    norms = {
-        part: sum(isinstance(module, nn.LayerNorm) for module in network.modules())
-        for part, network in (("actor", algorithm.policy.actor), ("critic", algorithm.critic))
-    }
-    assert norms == {"actor": 0, "critic": 2}
     assert algorithm.critic is not algorithm.critic2
     assert not torch.equal(
         next(algorithm.critic.parameters()), next(algorithm.critic2.parameters())
@@ -337,19 +336,38 @@ def test_builds_a_sac_that_sees_observation_and_context():
     np.testing.assert_allclose(algorithm.policy.map_action(np.array([[-1.0, 1.0]])), [[-3.0, 5.0]])
 
 
+@pytest.mark.parametrize("temperature", [0.01, 1.0, 20.0])
+def test_the_temperature_starts_where_it_is_told_to_and_learns_from_there(temperature):
+    algorithm = build_sac(
+        box(OBS_DIM), box(ACT_DIM), CONTEXT_DIM, hidden_sizes=(8,), temperature=temperature
+    )
+    assert algorithm.alpha.value == pytest.approx(temperature)
+    update(algorithm, context_replay(), 16)
+    assert algorithm.alpha.value != pytest.approx(temperature, rel=1e-6)
+    assert algorithm.alpha.value == pytest.approx(temperature, rel=0.1)
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    ("observation", "action", "context_dim", "message"),
+    ("observation", "action", "options", "error", "message"),
     [
-        (spaces.Discrete(3), box(2), 0, "observation_space to be a Box of one axis"),
-        (box(2), spaces.Discrete(3), 0, "action_space to be a Box of one axis"),
-        (spaces.Box(-1, 1, (2, 2)), box(2), 0, "observation_space to be a Box of one axis"),
-        (box(2), box(2), -1, "context_dim >= 0, got -1"),
+        (spaces.Discrete(3), box(2), {}, (TypeError, ValueError), "observation_space to be .*Box"),
+        (box(2), spaces.Discrete(3), {}, (TypeError, ValueError), "action_space to be .*Box"),
+        (spaces.Box(-1, 1, (2, 2)), box(2), {}, ValueError, "observation_space to be a Box of one"),
+        (box(2), spaces.Box(-1, 1, (2, 2)), {}, ValueError, "action_space to be a Box of one"),
+        (box(2), box(2), {"context_dim": -1}, ValueError, "context_dim >= 0, got -1"),
+        (box(2), box(2), {"hidden_sizes": (8, 0)}, ValueError, r"hidden_sizes\[1\] >= 1, got 0"),
+        (box(2), box(2), {"temperature": 0.0}, ValueError, "temperature > 0, got 0.0"),
+        (box(2), box(2), {"gamma": 1.5}, ValueError, "gamma > 0 and <= 1, got 1.5"),
+        (box(2), box(2), {"device": "gpu"}, ValueError, "device to be one of this machine's"),
+        (box(2), box(2), {"algorithm_class": TD3}, TypeError, "algorithm_class to be a .*SAC"),
     ],
 )
-def test_build_sac_names_the_argument_that_does_not_fit(observation, action, context_dim, message):
-    with pytest.raises(ValueError, match=message):
-        build_sac(observation, action, context_dim)
+def test_build_sac_names_the_argument_that_does_not_fit(
+    observation, action, options, error, message
+):
+    with pytest.raises(error, match=f"build_sac expected {message}"):
+        build_sac(observation, action, **{"context_dim": 0, **options})
 
 
 def test_step_sizes_are_set_for_every_optimizer():
@@ -359,8 +377,6 @@ def test_step_sizes_are_set_for_every_optimizer():
     optimizers = state["algorithm"][algorithm._STATE_DICT_KEY_OPTIMIZERS]
     groups = [each["param_groups"] for each in (*optimizers, state["alpha_optimizer"])]
     assert [[group["lr"] for group in each] for each in groups] == [[0.5]] * 4
-    with pytest.raises(ValueError, match=r"set_lr expected lr > 0, got 0"):
-        set_lr(algorithm, 0.0)
 
 
 def test_restarted_optimizers_forget_and_the_temperature_is_fixed():
@@ -384,6 +400,38 @@ def test_restarted_optimizers_forget_and_the_temperature_is_fixed():
     assert {key for key in before if key not in after} == {"alpha._log_alpha"}
     stats = update(algorithm, buffer, 16)
     assert stats["alpha"] == algorithm.alpha.value == temperature
+
+
+def test_targets_of_several_steps_look_one_step_ahead_where_rows_have_no_successors():
+    """Every reward is 10 and critics are zero: the targets say how many of them they sum up."""
+    algorithm = small_sac(n_step_return_horizon=3, gamma=1.0, alpha=0.0)
+    with torch.no_grad():
+        for critic in (algorithm.critic_old, algorithm.critic2_old):
+            for parameter in critic.parameters():
+                parameter.zero_()
+    buffer = mixed_replay()
+    data = random_transitions(40, seed=1)
+    buffer.extend_synthetic(
+        dataclasses.replace(
+            data,
+            rew=torch.full_like(data.rew, 10.0),
+            terminated=torch.zeros_like(data.terminated),
+        )
+    )
+    first = int(buffer._offset[1])
+    indices = np.arange(first, first + 20)  # before the newest
+    three = returns(algorithm, buffer, indices)
+    torch.testing.assert_close(three, torch.full_like(three, 30.0))
+    with one_step_targets(algorithm):
+        assert algorithm.n_step_return_horizon == 1
+        one = returns(algorithm, buffer, indices)
+        torch.testing.assert_close(one, torch.full_like(one, 10.0))
+        losses = update(algorithm, buffer, 16)
+        assert all(np.isfinite(loss) for loss in losses.values())
+    assert algorithm.n_step_return_horizon == 3
+    with pytest.raises(KeyError), one_step_targets(algorithm):
+        raise KeyError
+    assert algorithm.n_step_return_horizon == 3
 
 
 def test_an_update_reports_its_losses_by_name():

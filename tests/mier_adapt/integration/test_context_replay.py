@@ -293,13 +293,13 @@ def test_construction_names_the_size_that_is_out_of_range(changes, message):
 @pytest.mark.parametrize(
     ("tasks", "values", "message"),
     [
-        ([0, 1], torch.zeros(1, CONTEXT_DIM), r"contexts of shape \(2, 2\), got \(1, 2\)"),
-        ([0], torch.zeros(1, 3), r"contexts of shape \(1, 2\), got \(1, 3\)"),
-        ([0], torch.zeros(CONTEXT_DIM), r"contexts of shape \(1, 2\), got \(2,\)"),
-        ([0], torch.tensor([[0.0, torch.nan]]), "1 entries that are not finite"),
-        ([3], torch.zeros(1, CONTEXT_DIM), "from 0 to 2, got 3"),
-        ([-1], torch.zeros(1, CONTEXT_DIM), "from 0 to 2, got -1"),
-        ([], torch.zeros(0, CONTEXT_DIM), "task"),
+        ([0, 1], torch.zeros(1, CONTEXT_DIM), r"contexts of shape \(2, 2\) .* of shape \(1, 2\)"),
+        ([0], torch.zeros(1, 3), r"contexts of shape \(1, 2\) .* of shape \(1, 3\)"),
+        ([0], torch.zeros(CONTEXT_DIM), r"contexts of shape \(1, 2\) .* of shape \(2,\)"),
+        ([0], torch.tensor([[0.0, torch.nan]]), r"contexts .* with finite values, got .*nan"),
+        ([3], torch.zeros(1, CONTEXT_DIM), r"tasks .* from 0 to 2, got array\(\[3\]\)"),
+        ([-1], torch.zeros(1, CONTEXT_DIM), r"tasks .* from 0 to 2, got array\(\[-1\]\)"),
+        ([], torch.zeros(0, CONTEXT_DIM), "indices of one or more tasks"),
     ],
 )
 def test_set_contexts_refuses_what_does_not_fit_and_changes_nothing(tasks, values, message):
@@ -322,8 +322,70 @@ def test_a_task_without_data_is_refused():
         buffer.sample(4)  # all tasks are current until set_contexts says otherwise
 
 
-@pytest.mark.parametrize("task", [-1, NUM_TASKS])
-def test_extending_a_task_that_is_not_there_is_refused(task):
+@pytest.mark.parametrize(
+    ("task", "message"), [(-1, "task >= 0, got -1"), (NUM_TASKS, r"from 0 to 2, got \[3\]")]
+)
+def test_extending_a_task_that_is_not_there_is_refused(task, message):
     buffer = full()
-    with pytest.raises(ValueError, match=f"from 0 to 2, got {task}"):
+    with pytest.raises(ValueError, match=message):
         buffer.extend(task, numbered(0, 2))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("transitions", "truncated", "error", "message"),
+    [
+        (random_transitions(2, 3), None, ValueError, r"transitions .*\(B, \.\.\.\)"),
+        (numbered(0, 2).obs, None, ValueError, "transitions of one task"),
+        (numbered(0, 2, obs_dim=5), None, ValueError, r"\(3, 2\) dimensions.* got \(5, 2\)"),
+        (numbered(0, 2, act_dim=1), None, ValueError, r"\(3, 2\) dimensions.* got \(3, 1\)"),
+        (numbered(0, 2), np.zeros(3, bool), ValueError, r"truncated of shape \(2,\), got \(3,\)"),
+        (numbered(0, 2), np.zeros(2), ValueError, "truncated .* bool, got float64"),
+        (numbered(0, 2), [False, True], TypeError, "truncated to be of type ndarray or None"),
+    ],
+)
+def test_extending_by_what_does_not_fit_is_refused_and_changes_nothing(
+    transitions, truncated, error, message
+):
+    buffer = full()
+    before = copy.deepcopy(buffer.state())
+    with pytest.raises(error, match=message):
+        buffer.extend(0, transitions, truncated=truncated)
+    assert_same_tree(buffer.state()["lengths"], before["lengths"])
+    assert_same_tree(buffer.stored().rew, full().stored().rew)
+
+
+# Logs ---------------------------------------------------------------------------------------
+
+
+@given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4), context_dim=st.integers(0, 2))
+def test_holds_logs_of_several_tasks_any_of_which_may_identify_its_task(sizes, context_dim):
+    logs = [numbered(100 * task, size) for task, size in enumerate(sizes)]
+    buffer = ContextReplayBuffer.of(
+        logs, context_dim=context_dim, generator=np.random.default_rng(0)
+    )
+    assert (buffer.num_tasks, buffer.size_per_task) == (len(sizes), max(sizes))
+    assert (buffer.obs_dim, buffer.act_dim, buffer.context_dim) == (OBS_DIM, ACT_DIM, context_dim)
+    stored, expected = buffer.stored(), Transitions.cat(logs)
+    for name in ("obs", "act", "rew", "obs_next", "terminated"):
+        assert torch.equal(getattr(stored, name), getattr(expected, name))
+    for task, size in enumerate(sizes):
+        assert len(buffer.task_buffer(task).adaptation_indices()) == size
+    drawn = buffer.sample_transitions(np.arange(len(sizes)), 5, adaptation=True)
+    assert (drawn.rew // 100 == torch.arange(len(sizes))[:, None]).all()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("logs", "error", "message"),
+    [
+        ([], ValueError, "at least one"),
+        ([numbered(0, 2), numbered(0, 2, obs_dim=4)], ValueError, r"\(3, 2\) .* got \(4, 2\)"),
+        ([random_transitions(2, 3)], ValueError, r"earlier.*\(B, \.\.\.\)"),
+        (numbered(0, 2), TypeError, "earlier to be of type Sequence"),
+        ([numbered(0, 2), None], ValueError, r"earlier\[1\] of one task, .* got None"),
+    ],
+)
+def test_what_is_no_list_of_logs_is_refused(logs, error, message):
+    with pytest.raises(error, match=message):
+        ContextReplayBuffer.of(logs, generator=np.random.default_rng(0))

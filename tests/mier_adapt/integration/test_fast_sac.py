@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from tianshou.algorithm.modelfree.sac import SAC, SACPolicy
+from tianshou.algorithm.modelfree.sac import SAC, AutoAlpha, SACPolicy
+from tianshou.algorithm.optim import AdamOptimizerFactory
 from tianshou.utils.net import continuous
 from tianshou.utils.net.common import Net
 from tianshou.utils.net.continuous import ContinuousActorProbabilistic, ContinuousCritic
@@ -33,14 +34,19 @@ def filled_buffer() -> ContextReplayBuffer:
 def built(algorithm_class, *, layer_norm=False):
     torch.manual_seed(0)
     algorithm = build_sac(
-        OBSERVATIONS,
-        ACTIONS,
-        2,
-        hidden_sizes=(16, 16),
-        critic_layer_norm=layer_norm,
-        lr=1e-3,
-        algorithm_class=algorithm_class,
+        OBSERVATIONS, ACTIONS, 2, hidden_sizes=(16, 16), lr=1e-3, algorithm_class=algorithm_class
     )
+    if layer_norm:  # of parts of one's own
+        algorithm = algorithm_class(
+            policy=algorithm.policy,
+            policy_optim=_optimizer(),
+            critic=_critic(nn.ReLU, 16, norm_layer=nn.LayerNorm),
+            critic_optim=_optimizer(),
+            critic2=_critic(nn.ReLU, 16, norm_layer=nn.LayerNorm),
+            alpha=AutoAlpha(-1.0, 0.0, _optimizer()),
+        )
+        norms = [each for each in algorithm.critic.modules() if isinstance(each, nn.LayerNorm)]
+        assert len(norms) == 2
     # As after some training: critics and their targets differ, and so do LayerNorm's weights.
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -129,29 +135,31 @@ def test_refuses_what_it_cannot_compute():
         "critic_optim": _optimizer(),
         "critic": stock.critic,
     }
-    with pytest.raises(ValueError, match="n_step_return_horizon=1, got 3"):
+    with pytest.raises(ValueError, match="n_step_return_horizon=1; use"):
         FastSAC(**common, n_step_return_horizon=3)
     with pytest.raises(ValueError, match=r"Linear, LayerNorm and ReLU layers.* got Tanh"):
         FastSAC(**common | {"critic": _critic(nn.Tanh, 16)})
-    for options, message in (
-        ({}, "with unbounded and conditioned_sigma set"),
-        ({"unbounded": True, "conditioned_sigma": True, "hidden_sizes": (8,)}, "single layers"),
+    for options in (
+        {},
+        {"unbounded": True},
+        {"unbounded": True, "conditioned_sigma": True, "hidden_sizes": (8,)},
     ):
         actor = ContinuousActorProbabilistic(
             preprocess_net=Net(state_shape=(5,), hidden_sizes=(16,)), action_shape=(2,), **options
         )
         policy = SACPolicy(actor=actor, action_space=ACTIONS)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(
+            ValueError,
+            match="with unbounded and conditioned_sigma set, and with all hidden_sizes in its",
+        ):
             FastSAC(**common | {"policy": policy})
 
 
 def _optimizer():
-    from tianshou.algorithm.optim import AdamOptimizerFactory
-
     return AdamOptimizerFactory(lr=1e-3)
 
 
-def _critic(activation, width):
+def _critic(activation, width, **options):
     return ContinuousCritic(
         preprocess_net=Net(
             state_shape=(5,),
@@ -159,5 +167,6 @@ def _critic(activation, width):
             hidden_sizes=(width, width),
             activation=activation,
             concat=True,
+            **options,
         )
     )

@@ -117,15 +117,27 @@ def test_synthetic_transitions_have_no_successor_beyond_their_region():
         ({"real_fraction": -0.1}, "real_fraction >= 0 and <= 1, got -0.1"),
         ({"real_fraction": 1.1}, "real_fraction >= 0 and <= 1, got 1.1"),
         ({"real_fraction": float("nan")}, "real_fraction >= 0 and <= 1, got nan"),
-        ({"context": torch.zeros(1, 2)}, r"context of shape \(C,\)"),
+        ({"context": torch.zeros(1, 2)}, r"context of shape \(2,\) .* of shape \(1, 2\)"),
         ({"context": torch.tensor([torch.inf])}, "context .* finite values"),
-        ({"real_size": 0}, "size"),
-        ({"synthetic_size": -1}, "size"),
+        ({"real_size": 0}, "real_size >= 1, got 0"),
+        ({"synthetic_size": -1}, "synthetic_size >= 1, got -1"),
     ],
 )
 def test_construction_names_the_argument_that_does_not_fit(options, message):
     with pytest.raises(ValueError, match=message):
         empty(**options)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_only_transitions_of_one_task_are_taken():
+    buffer = full()
+    for extend in (buffer.extend_real, buffer.extend_synthetic):
+        for nonsense in (random_transitions(2, 3), numbered(0, 2).obs):
+            with pytest.raises(ValueError, match=r"transitions of one task, .*\(B, \.\.\.\)"):
+                extend(nonsense)
+        with pytest.raises(ValueError, match=r"\(3, 2\) dimensions.* got \(4, 2\)"):
+            extend(random_transitions(2, obs_dim=4))
+    assert (buffer.num_real, buffer.num_synthetic) == (5, 12)
 
 
 def test_a_region_that_the_ratio_asks_for_must_hold_something():

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mier_adapt._storage.checkpoints import load_tree, save_tree
+from mier_adapt._storage.randomness import (
+    global_generator_state,
+    seed_global_generators,
+    set_global_generator_state,
+)
 from mier_adapt.integration import (
     ContextReplayBuffer,
     algorithm_state,
     load_algorithm_state,
     update,
-)
-from mier_adapt.workflows.checkpoints import load_tree, save_tree
-from mier_adapt.workflows.randomness import (
-    global_generator_state,
-    seed_global_generators,
-    set_global_generator_state,
 )
 
 from ..doubles import (

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tianshou.data import Batch, ReplayBuffer
 
 from mier_adapt import Transitions
-from mier_adapt.integration import TaskReplayBuffer
+from mier_adapt.integration.task_replay import TaskReplayBuffer
 
 from ..doubles import random_transitions
 
@@ -94,11 +94,7 @@ def test_an_emptied_buffer_has_no_adaptation_data():
 
 
 def test_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match="size >= 1, got 0"):
-        TaskReplayBuffer(0)
     buffer, _ = filled(4, [(2, True)])
-    with pytest.raises(ValueError, match=r"transitions of shape \(B, dim\)"):
-        buffer.extend(random_transitions(2, 3))
     with pytest.raises(ValueError, match=r"\(3, 2\) dimensions, as the buffer holds, got \(5, 2\)"):
         buffer.extend(random_transitions(2, obs_dim=5))
     with pytest.raises(ValueError, match=r"\(3, 2\) dimensions, as the buffer holds, got \(3, 1\)"):

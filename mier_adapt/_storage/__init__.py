@@ -1,0 +1,1 @@
+"""Files and state: checkpoints, locks, randomness, state trees. Nothing here is public."""

@@ -1,0 +1,85 @@
+"""Every source of random numbers in a run: seeded once, kept in checkpoints."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def seed_global_generators(seed: int) -> None:
+    """Seed the global NumPy and torch generators, from which stock Tianshou draws."""
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def forked_global_generators(seed: int) -> Iterator[None]:
+    """A block in which the global generators start from ``seed``; theirs come back after it."""
+    state = global_generator_state()
+    seed_global_generators(seed)
+    try:
+        yield
+    finally:
+        set_global_generator_state(state)
+
+
+def global_generator_state() -> dict[str, Any]:
+    """State of the global NumPy and torch generators, from which Tianshou draws."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    state: dict[str, Any] = {
+        "numpy": {
+            "kind": kind,
+            "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "gauss": float(gauss),
+        },
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_global_generator_state(state: dict[str, Any]) -> None:
+    """Restore what :func:`global_generator_state` gave.
+
+    Raises:
+        ValueError: If the state is unfit; nothing is changed then.
+    """
+    check_global_generator_state(state)
+    np.random.set_state(_numpy_state(state))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
+
+
+def check_global_generator_state(state: Any) -> None:
+    """Check that :func:`set_global_generator_state` would take this state.
+
+    Raises:
+        ValueError: If it would not.
+    """
+    try:
+        np.random.RandomState().set_state(_numpy_state(state))
+        torch.Generator().set_state(state["torch"])
+        for one in state.get("cuda", ()):
+            if torch.cuda.is_available():
+                torch.Generator("cuda").set_state(one)
+    except (
+        AttributeError,
+        LookupError,
+        OverflowError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ValueError(f"The global generators' state is unfit: {error}") from error
+
+
+def _numpy_state(state: dict[str, Any]) -> tuple[Any, ...]:
+    legacy = state["numpy"]
+    keys = legacy["keys"].numpy().astype(np.uint32)
+    return legacy["kind"], keys, legacy["position"], legacy["has_gauss"], legacy["gauss"]

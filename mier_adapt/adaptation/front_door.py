@@ -1,0 +1,301 @@
+"""adapt: Algorithm 2, stage by stage, for any agent in any new task.
+
+identify → refresh the actor → refine the model → relabel and train → gate. ``AdaptConfig`` switches
+stages off; the preset ``…-paper`` keeps what the paper has.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from mier_adapt._checks import Seed, Size, checked
+from mier_adapt._storage.randomness import forked_global_generators
+from mier_adapt.adaptation.identification import identify
+from mier_adapt.adaptation.report import AdaptationReport, novelty
+from mier_adapt.adaptation.stages import (
+    PolicyCandidate,
+    SourcesOf,
+    draw_stored,
+    earlier_contexts,
+    first_candidate,
+    refine,
+    refresh,
+    relabelers,
+    train_on_synthetic,
+)
+from mier_adapt.agents.agent import Agent
+from mier_adapt.agents.configs import AdaptConfig
+from mier_adapt.agents.new_task import NewTask
+from mier_adapt.integration.actor_training import require_refreshable
+from mier_adapt.integration.actors import require_fitting_policy
+from mier_adapt.model_fitting import FittedModel, require_weights
+
+_PROBE = 1024
+"""Transitions on which the refined models are compared."""
+
+
+class Adaptation(NamedTuple):
+    """What an adaptation hands back."""
+
+    algorithm: Any
+    """A copy of the agent's, adapted, whose policy takes what the agent's does."""
+    context: torch.Tensor
+    """The task's context, as the model knows it, ``(C,)``."""
+    report: AdaptationReport
+    """What it cost, what it achieved, and why this policy and no other."""
+
+
+@checked
+def adapt(
+    agent: Agent,
+    task: NewTask,
+    config: AdaptConfig,
+    *,
+    seed: Seed,
+    evaluation_episodes: Size = 4,
+    checkpoint: Path | None = None,
+    sources: Callable[[Sequence[FittedModel]], SourcesOf] | None = None,
+    on_stage: Callable[[str, float], None] = lambda stage, progress: None,
+) -> Adaptation:
+    """Adapt to a task that the agent has not seen.
+
+    Gathers real transitions and identifies the task's context; trains the actor alone against
+    the critics; fits copies of the model to the new task while they rehearse the earlier ones;
+    predicts what earlier tasks' stored experience would have been in this task, and goes on with
+    the algorithm's own updates on a mixture of both; and lets the gate decide by real episodes what
+    is handed back. The agent itself is not changed.
+
+    For a policy that knows no context there is no new context to learn under: the actor-only stage
+    falls away (``refresh_updates`` has to be 0), and the policy to beat is the one that came,
+    ``unchanged``.
+
+    All that can be refused is refused before the first real step.
+
+    Args:
+        agent: What is adapted: a :class:`.Run`, or an :class:`.Agent` of your own parts.
+        task: The new task, with its environments.
+        config: How; for a run, ``run.adapt_config``.
+        seed: Fixes the adaptation.
+        evaluation_episodes: Deterministic episodes after each stage; they only measure.
+        checkpoint: File that keeps the real transitions, which are what an adaptation cannot
+            compute again. If it is there, the same call goes on from them and ends with the same
+            policy, bit for bit on the same machine's CPU. Delete it after the adaptation.
+        sources: Makes sources of synthetic transitions of the fitted models, in place of
+            :func:`.relabelers`.
+        on_stage: Told the stage and its progress from 0 to 1.
+
+    Raises:
+        TypeError: If a part of the agent lacks what a stage needs.
+        ValueError: If parts do not fit the task, the agent has no experience, dynamics vary and the
+            task has no rule for the end of an episode, a stage is asked for that has nothing to do,
+            or the checkpoint is of another adaptation.
+        CheckpointError: If the checkpoint is damaged.
+        FloatingPointError: If a loss, an action, a prediction or a parameter stops being finite;
+            names it, the step and the task. No policy is given back then.
+
+    Source:
+        Mendonca et al. (2020), arXiv:2006.07178, Algorithm 2. Ours: several rounds of
+        identification, the actor-only stage, rehearsal, several models, few updates with a low
+        step size of the actor, the fixed temperature, and the gate.
+    """
+    _require_ready(agent, task, config, relabels=sources is None)
+    generator = np.random.default_rng(seed)
+    returns: dict[str, tuple[float, ...]] = {}
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        on_stage(name, 0.0)
+        started = time.monotonic()
+        try:
+            yield
+        except FloatingPointError as error:
+            raise FloatingPointError(f"Adapting to {task.label}: {error}") from error
+        seconds[name] = time.monotonic() - started
+
+    def evaluate(name: str, actor: Any) -> None:
+        starts = np.random.default_rng(seed + 1)  # common to all stages
+        returns[name] = task.returns(actor, episodes=evaluation_episodes, generator=starts)
+
+    candidates: list[PolicyCandidate] = []
+
+    def add(candidate: PolicyCandidate) -> None:
+        candidates.append(candidate)
+        evaluate(candidate.name, candidate)
+
+    with forked_global_generators(seed):
+        with stage("identify"):
+            found = identify(
+                agent, task, config, seed=seed, generator=generator, checkpoint=checkpoint
+            )
+            contexts = earlier_contexts(agent, config, generator)
+        if agent.conditioned:
+            evaluate("initial context", agent.initial_actor(1))
+        start = first_candidate(agent, found.context)
+        add(start)
+        if config.refresh_updates:
+            with stage("refresh"):
+                refreshed = refresh(agent, config, start, generator)
+            add(refreshed)
+
+        with stage("refine"):
+            fitted = refine(agent, config, found.real, contexts, generator)
+        earlier_loss = _earlier_loss(agent, fitted, contexts)
+        disagreement = _disagreement(agent, fitted)
+
+        updates = config.relabel_rounds * config.updates_per_round
+        trusted, told = _trust(fitted, config)
+        if trusted:
+            with stage("relabel"):
+                make = sources or (lambda models: relabelers(task, models, generator))
+                relabeled = train_on_synthetic(
+                    agent,
+                    config,
+                    start,
+                    found,
+                    make(fitted),
+                    generator,
+                    on_update=lambda made: on_stage("relabel", made / updates),
+                )
+            add(relabeled)
+
+        gate_returns: dict[str, tuple[float, ...]] = {}
+        common = int(generator.integers(2**31))  # starts of all candidates, in turn
+        starts = {each.name: np.random.default_rng(common) for each in candidates}
+
+        def play(candidate: PolicyCandidate, episodes: int) -> tuple[float, ...]:
+            played = task.returns(candidate, episodes=episodes, generator=starts[candidate.name])
+            gate_returns[candidate.name] = (*gate_returns.get(candidate.name, ()), *played)
+            return played
+
+        with stage("gate"):
+            kept, reason = config.gate.choose(candidates, play)
+
+    report = AdaptationReport(
+        task=task.label,
+        parameters=task.parameters,
+        seed=seed,
+        decision=kept.name,
+        reason=reason if gate_returns or not told else told,
+        real_transitions=len(found.real),
+        gate_transitions=sum(map(len, gate_returns.values())) * task.episode_steps,
+        evaluation_transitions=len(returns) * evaluation_episodes * task.episode_steps,
+        returns=returns,
+        gate_returns=gate_returns,
+        novelty=novelty(agent, found.real, found.context, contexts),
+        train_loss=_mean_losses(fitted, "train"),
+        validation_loss=_mean_losses(fitted, "validation"),
+        earlier_tasks_loss=earlier_loss,
+        disagreement=disagreement,
+        weight_steps=tuple(each.weight_steps for each in fitted),
+        synthetic_transitions=config.relabel_rounds * config.relabel_size if trusted else 0,
+        updates=updates if trusted else 0,
+        seconds=seconds,
+    )
+    return Adaptation(kept.algorithm, found.context, report)
+
+
+def _require_ready(agent: Agent, task: NewTask, config: AdaptConfig, *, relabels: bool) -> None:
+    """Check everything that a stage will need, at no cost to the robot."""
+    model = agent.model
+    predicts = relabels and config.relabel_rounds > 0 and model.varies != "reward"
+    require_fitting_task(
+        "adapt", task, agent.algorithm, (model.obs_dim, model.act_dim), predicts=predicts
+    )
+    with forked_global_generators(0):
+        agent.initial_actor(1).act(np.zeros((1, model.obs_dim), dtype=np.float32), explore=False)
+    replay = agent.replay
+    tasks = range(replay.num_tasks)
+    if empty := [n for n in tasks if not len(replay.task_buffer(n).adaptation_indices())]:
+        raise ValueError(
+            "adapt expected an agent with experience of each of its tasks, gathered with the "
+            f"initial context, got none of {empty}."
+        )
+    if config.refresh_updates and not agent.conditioned:
+        raise ValueError(
+            f"adapt expected refresh_updates=0 for a policy that knows no context, which has "
+            f"nothing new to learn from its critics, got {config.refresh_updates}."
+        )
+    if config.refresh_updates:
+        require_refreshable("adapt", agent.algorithm)
+    if config.weight_steps:
+        require_weights("adapt", "weight_steps", model)
+
+
+def require_fitting_task(
+    owner: str, task: NewTask, algorithm: Any, dims: tuple[int, int], *, predicts: bool
+) -> None:
+    """Check that an algorithm and its experience belong to a task's observations and actions.
+
+    Raises:
+        ValueError: If they do not, or next observations are to be predicted and the task has no
+            rule for the end of an episode.
+    """
+    require_fitting_policy(owner, algorithm.policy, task.action_space)
+    wanted = task.observation_space.shape + task.action_space.shape
+    if dims != wanted:
+        raise ValueError(
+            f"{owner} expected earlier transitions with the task's dimensions of observations and "
+            f"actions, {wanted}, got {dims}."
+        )
+    if predicts and task.termination_fn is None:
+        raise ValueError(
+            f"{owner} expected a task with termination_fn, since next observations are predicted: "
+            "pass the environment's rule, (obs (B, O), act (B, A), obs_next (B, O)) -> bool (B,), "
+            "or set relabel_rounds=0."
+        )
+
+
+def _trust(fitted: list[FittedModel], config: AdaptConfig) -> tuple[bool, str]:
+    """Whether the models may relabel, by what they predict on held-out data, and what tells so."""
+    if not config.relabel_rounds:
+        return False, "relabeling is switched off"
+    loss = _mean_losses(fitted, "validation")[2]
+    threshold = config.validation_threshold
+    if threshold is None:
+        return True, ""
+    if loss < threshold:
+        return True, f"validation loss {loss:.2f} is below the threshold {threshold:g}"
+    return False, f"validation loss {loss:.2f} is not below the threshold {threshold:g}"
+
+
+def _mean_losses(fitted: list[FittedModel], part: str) -> tuple[float, float, float]:
+    initial, context, final = (
+        float(np.mean([getattr(each, f"{part}_loss_{when}") for each in fitted]))
+        for when in ("initial", "context", "final")
+    )
+    return initial, context, final
+
+
+@torch.no_grad()
+def _earlier_loss(
+    agent: Agent, fitted: list[FittedModel], contexts: torch.Tensor
+) -> tuple[float, float]:
+    """Loss on earlier tasks' transitions under their contexts, before and after refinement."""
+    per_task = max(1, _PROBE // agent.replay.num_tasks)
+    stored = agent.replay.sample_transitions(
+        np.arange(len(contexts)), per_task, adaptation=False, generator=np.random.default_rng(0)
+    ).to(agent.device)
+    after = [float(each.model.loss(stored, contexts).mean()) for each in fitted]
+    return float(agent.model.loss(stored, contexts).mean()), float(np.mean(after))
+
+
+@torch.no_grad()
+def _disagreement(agent: Agent, fitted: list[FittedModel]) -> float:
+    """How far the refined models' mean predictions lie apart on stored observations."""
+    if len(fitted) < 2:
+        return 0.0
+    (stored,) = draw_stored(agent, _PROBE, _PROBE, np.random.default_rng(0))
+    predictions = []
+    for each in fitted:
+        rew, obs_next = each.model.mean(stored.obs, stored.act, each.context)
+        parts = [rew.unsqueeze(-1)] if obs_next is None else [rew.unsqueeze(-1), obs_next]
+        predictions.append(torch.cat(parts, -1))
+    changes = torch.cat((stored.rew.unsqueeze(-1), stored.obs_next - stored.obs), -1)
+    scale = getattr(agent.model, "target_std", changes.std(0)[: predictions[0].shape[-1]])
+    return float((torch.stack(predictions) / scale).std(0).mean())

@@ -1,0 +1,162 @@
+"""Identification: gather a new task's real transitions, keep them safe, and find its context."""
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import Module
+
+from mier_adapt._checks import Seed, checked
+from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
+from mier_adapt._storage.randomness import global_generator_state, set_global_generator_state
+from mier_adapt.agents.agent import Agent
+from mier_adapt.agents.configs import AdaptConfig
+from mier_adapt.agents.new_task import NewTask
+from mier_adapt.context_adapter import GradientContextAdapter
+from mier_adapt.gates import AlwaysGate
+from mier_adapt.transitions import Transitions
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Identified:
+    """The real transitions of a new task, and the context that they identify."""
+
+    real: Transitions
+    """Shape ``(B, ...)``, in the order in which they were gathered."""
+    truncated: NDArray[np.bool_]
+    """Where a time limit cut an episode, ``(B,)``."""
+    context: torch.Tensor
+    """Shape ``(C,)``."""
+
+
+@checked
+def identify(
+    agent: Agent,
+    task: NewTask,
+    config: AdaptConfig,
+    *,
+    seed: Seed,
+    generator: np.random.Generator,
+    checkpoint: Path | None = None,
+) -> Identified:
+    """Gather in rounds, each under the context that the rounds before it identified.
+
+    Args:
+        agent: Acts, and has the model.
+        task: The new task.
+        config: How much is gathered, in how many rounds, and how many context steps follow.
+        seed: The adaptation's, which a checkpoint has to share.
+        generator: Draws the starts.
+        checkpoint: File that keeps the transitions after every round, since a robot's time is
+            what an adaptation cannot compute again. If it is there, its rounds are not run again
+            and all generators go on from where they were.
+
+    Raises:
+        ValueError: If the checkpoint is of another adaptation.
+        CheckpointError: If it is damaged.
+        FloatingPointError: If an action, an observation or the context is not finite.
+    """
+    parts: list[Transitions] = []
+    cuts: list[NDArray[np.bool_]] = []
+    if checkpoint is not None and checkpoint.exists():
+        real, truncated = _load(checkpoint, _identity(agent, task, config, seed), generator)
+        parts.append(real)
+        cuts.append(truncated)
+    adapter = adapter_for(agent, config)
+    context = agent.model.initial_context.detach()
+    total = 0
+    for share in np.array_split(np.arange(config.adaptation_steps), config.collection_rounds):
+        if sum(map(len, parts)) == total:
+            rollout = task.run(agent.actor(context), steps=len(share), generator=generator)
+            parts.append(rollout.transitions.flatten()[: len(share)])
+            cuts.append(rollout.truncated.reshape(-1)[: len(share)])
+            if checkpoint is not None:
+                _save(checkpoint, _identity(agent, task, config, seed), generator, parts, cuts)
+        total += len(share)
+        so_far = Transitions.cat(parts)[:total].to(agent.device)
+        context = adapter.adapt(so_far)
+        if not bool(context.isfinite().all()):
+            raise FloatingPointError(
+                f"The context that {total} real transitions of {task.label} identify is "
+                "not finite. The model diverged; go back to an earlier checkpoint of it."
+            )
+    return Identified(so_far, np.concatenate(cuts), context)
+
+
+def adapter_for(agent: Agent, config: AdaptConfig) -> GradientContextAdapter:
+    """The agent's adapter, with the context steps that a new task gets."""
+    return agent.adapter.with_steps(config.context_steps, later_lr=config.later_context_lr)
+
+
+def _identity(agent: Agent, task: NewTask, config: AdaptConfig, seed: int) -> dict[str, Any]:
+    """What has to be the same for an adaptation to be the same."""
+    modules = [each for each in (agent.algorithm.policy, agent.model) if isinstance(each, Module)]
+    weights = [
+        sum(float(each.detach().double().sum()) for each in module.parameters())
+        for module in modules
+    ]
+    # The gate decides after all that is kept, and one's own may look different in every process.
+    without_gate = dataclasses.replace(config, gate=AlwaysGate())
+    return {
+        "task": [task.label, *task.parameters],
+        "seed": seed,
+        "config": repr(without_gate),
+        "weights": weights,
+    }
+
+
+def _save(
+    checkpoint: Path,
+    adaptation: dict[str, Any],
+    generator: np.random.Generator,
+    parts: list[Transitions],
+    cuts: list[NDArray[np.bool_]],
+) -> None:
+    real = Transitions.cat(parts)
+    tree = {
+        "adaptation": adaptation,
+        "real": {each.name: getattr(real, each.name) for each in dataclasses.fields(real)},
+        "truncated": torch.from_numpy(np.concatenate(cuts)),
+        "generator": generator.bit_generator.state,
+        "global_generators": global_generator_state(),
+    }
+    try:
+        save_tree(checkpoint, tree)
+    except OSError as error:
+        _logger.warning(
+            "The real transitions were not written to %s: %s. The adaptation goes on in memory and "
+            "loses nothing while this process lives.",
+            checkpoint,
+            error,
+        )
+
+
+def _load(
+    checkpoint: Path, adaptation: dict[str, Any], generator: np.random.Generator
+) -> tuple[Transitions, NDArray[np.bool_]]:
+    """Transitions of :func:`_save`; the generators go on from where they were."""
+    tree = load_tree(checkpoint)
+    try:
+        found = tree["adaptation"]
+        real, truncated = Transitions(**tree["real"]), tree["truncated"].numpy()
+        same = found == adaptation
+        if same:
+            generator.bit_generator.state = tree["generator"]
+            set_global_generator_state(tree["global_generators"])
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{checkpoint} is not the checkpoint of an adaptation: {error}"
+        ) from error
+    if not same:
+        raise ValueError(
+            f"{checkpoint} is of an adaptation to another task, with another seed or "
+            "other options, or of another agent. Delete it, or choose another checkpoint."
+        )
+    return real, truncated

@@ -1,0 +1,119 @@
+"""Bring your own policy: one call that takes it to a changed task."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from mier_adapt._checks import Seed, Size, checked
+from mier_adapt.adaptation.front_door import Adaptation, adapt, require_fitting_task
+from mier_adapt.agents.agent import Agent
+from mier_adapt.agents.configs import AdaptConfig, ModelConfig
+from mier_adapt.agents.new_task import NewTask
+from mier_adapt.agents.presets import OWN_POLICY
+from mier_adapt.context_adapter import GradientContextAdapter
+from mier_adapt.integration import ContextReplayBuffer, from_tianshou
+from mier_adapt.integration.algorithms import require_actor_critic
+from mier_adapt.protocols import TerminationFn
+from mier_adapt.training.offline_training import meta_train_offline
+from mier_adapt.transitions import Transitions
+
+_MODEL_STEPS = 4_000
+
+
+@checked
+def adapt_algorithm(
+    algorithm: Any,
+    env: gymnasium.Env[Any, Any],
+    earlier: Sequence[Any],
+    *,
+    seed: Seed,
+    config: AdaptConfig = OWN_POLICY,
+    adapter: GradientContextAdapter | None = None,
+    termination_fn: TerminationFn | None = None,
+    label: str | None = None,
+    evaluation_episodes: Size = 4,
+    checkpoint: Path | None = None,
+    on_stage: Callable[[str, float], None] = lambda stage, progress: None,
+) -> Adaptation:
+    """Adapt a Tianshou algorithm that knows no context to a changed task.
+
+    Trains an ordinary model of reward and dynamics on earlier experience; spends
+    ``config.adaptation_steps`` real transitions with the policy as it is; fits copies of the model
+    to them; predicts with these what the policy would have met in the new task wherever it has
+    been before; goes on with the algorithm's own updates on that, mixed with the real transitions;
+    and lets real episodes decide whether the result is better than what came.
+
+    A policy of another make can be imitated first:
+    :func:`.imitate`.
+
+    Args:
+        algorithm: A SAC, TD3 or REDQ whose policy acts on plain observations. A copy is adapted.
+        env: The changed task; with a time limit, and observations and actions of one axis.
+        earlier: A Tianshou ``ReplayBuffer`` or :class:`.Transitions` ``(B, ...)`` for each task
+            that the policy has met.
+        seed: Fixes the adaptation, together with the environment's own.
+        config: What it spends, and how.
+        adapter: With a model of your own, trained beforehand
+            (:func:`.meta_train_offline`); it may have a
+            context, which is identified then.
+        termination_fn: When episodes end. May be left out where no earlier episode ended but by
+            a time limit: then none is assumed to.
+        label: What the report calls the task; the environment's ID by default.
+        evaluation_episodes: Deterministic episodes before and after; they only measure, and are
+            counted apart.
+        checkpoint: Keeps the real transitions; see :func:`.adapt`.
+        on_stage: Told the stage and its progress from 0 to 1.
+
+    Raises:
+        TypeError: If an argument has another type.
+        ValueError: If there is no earlier experience, its shapes do not fit the environment, a
+            rule for the end of episodes is missing, or the environment has no time limit.
+        FloatingPointError: If a loss, an action, a prediction or a parameter stops being finite.
+
+    Source:
+        Mendonca et al. (2020), arXiv:2006.07178, section 5, for a policy without a context. Ours.
+    """
+    require_actor_critic("adapt_algorithm", algorithm)
+    logs = [_log(number, each) for number, each in enumerate(earlier)]
+    if termination_fn is None and not any(bool(log.terminated.any()) for log in logs):
+        termination_fn = _never
+    task = NewTask.of_env(env, label=label, termination_fn=termination_fn)
+    replay = ContextReplayBuffer.of(logs, generator=np.random.default_rng(seed))
+    dims, predicts = (replay.obs_dim, replay.act_dim), config.relabel_rounds > 0
+    require_fitting_task("adapt_algorithm", task, algorithm, dims, predicts=predicts)
+    if adapter is None:
+        on_stage("model", 0.0)
+        adapter = meta_train_offline(
+            logs,
+            steps=_MODEL_STEPS,
+            seed=seed,
+            config=ModelConfig(context_dim=0, batch_size=256),
+            device=next(algorithm.policy.parameters()).device,
+            on_step=lambda step, loss: on_stage("model", step / _MODEL_STEPS),
+        )
+    agent = Agent(adapter=adapter, algorithm=algorithm, replay=replay, conditioned=False)
+    return adapt(
+        agent,
+        task,
+        config,
+        seed=seed,
+        evaluation_episodes=evaluation_episodes,
+        checkpoint=checkpoint,
+        on_stage=on_stage,
+    )
+
+
+def _log(number: int, each: Any) -> Transitions:
+    if isinstance(each, Transitions):
+        return each
+    try:
+        return from_tianshou(each)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"adapt_algorithm: earlier[{number}]: {error}") from error
+
+
+def _never(obs: Any, act: Any, obs_next: Any) -> Any:
+    return np.zeros(len(obs), dtype=np.bool_)

@@ -1,0 +1,166 @@
+"""AdaptationReport: what an adaptation spent, what each stage achieved, what it decided and why."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mier_adapt.agents.agent import Agent
+from mier_adapt.transitions import Transitions
+
+_NEEDS = {
+    "initial context": (),
+    "unchanged": (),
+    "adapted context": ("identify",),
+    "actor only": ("identify", "refresh"),
+}
+"""What has to be done for a stage's policy; for any other, all but that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Novelty:
+    """How far a task lies from the meta-training tasks, as the model sees both."""
+
+    context_distance: float
+    """L2 distance of the task's context from the nearest meta-training task's, in units of the
+    median distance of meta-training tasks from their own nearest neighbours: about 1 for a task
+    among them."""
+    loss_excess: float
+    """Model loss under the task's context, less the mean of the meta-training tasks' under theirs,
+    in standard deviations of the latter: about 0 for a task among them."""
+
+    def __str__(self) -> str:
+        return (
+            f"context distance {self.context_distance:.1f}, loss excess {self.loss_excess:.1f} "
+            "(a training task's: 1 and 0)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationReport:
+    """What an adaptation cost and what each of its stages achieved.
+
+    ``print(report)`` shows it as a table; :func:`.plot_adaptation` draws it. Losses are in the
+    units of :meth:`.ContextModel.loss`, returns undiscounted.
+    """
+
+    task: str
+    """The new task's label."""
+    parameters: tuple[float, ...]
+    """The new task's parameters."""
+    seed: int
+    """What fixed the adaptation."""
+    decision: str
+    """Which stage's policy was handed back: ``unchanged`` (one that knows no context), ``adapted
+    context``, ``actor only`` or ``relabeled``."""
+    reason: str
+    """Why."""
+    real_transitions: int
+    """Environment steps that identification spent."""
+    gate_transitions: int
+    """Environment steps that the gate spent."""
+    evaluation_transitions: int
+    """Environment steps spent on ``returns``, which steer nothing."""
+    returns: dict[str, tuple[float, ...]]
+    """Returns of deterministic episodes from common starts after each stage that ran: ``initial
+    context``, ``adapted context`` and ``actor only``, or ``unchanged``; and ``relabeled``."""
+    gate_returns: dict[str, tuple[float, ...]]
+    """Returns of the episodes that the gate compared, by stage; empty without a gate."""
+    novelty: Novelty | None
+    """How far from the earlier tasks this one is; None with fewer than three of them."""
+    train_loss: tuple[float, float, float]
+    """Model loss on the identification data: at first, with the adapted context, and with refined
+    weights (mean over the models)."""
+    validation_loss: tuple[float, float, float]
+    """The same on the held-out fifth."""
+    earlier_tasks_loss: tuple[float, float]
+    """Model loss on earlier tasks' transitions under their own contexts, before and after
+    refinement: what the model forgot about the states that are to be relabeled."""
+    disagreement: float
+    """Standard deviation between the refined models' predictions of next observations and reward
+    on relabeled states, in standard deviations of the model's targets, mean over dimensions; 0
+    where there is one model."""
+    weight_steps: tuple[int, ...]
+    """Weight steps behind each model that was kept."""
+    synthetic_transitions: int
+    """Transitions that were relabeled."""
+    updates: int
+    """SAC updates on them."""
+    seconds: dict[str, float]
+    """Wall-clock time of each stage."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        episodes = max(map(len, self.returns.values()))
+        rows = [("", f"return, {episodes} episodes", "real transitions", "seconds")]
+        for stage, returns in self.returns.items():
+            needs = _NEEDS.get(stage, self.seconds.keys() - {"refresh", "gate"})
+            rows.append(
+                (
+                    stage,
+                    f"{np.mean(returns):.0f} ± {np.std(returns):.0f}",
+                    f"{self.real_transitions if needs else 0:,}",
+                    f"{sum(self.seconds.get(each, 0.0) for each in needs):.0f}",
+                )
+            )
+        if self.gate_returns:
+            told = " → ".join(f"{np.mean(returns):.0f}" for returns in self.gate_returns.values())
+            seconds = self.seconds.get("gate", 0.0)
+            rows.append(("gate", told, f"{self.gate_transitions:,}", f"{seconds:.0f}"))
+        first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+        lines = [f"{self.task}, seed {self.seed}. Kept {self.decision}: {self.reason}."]
+        for name, *cells in rows:
+            padded = (cell.rjust(width) for cell, width in zip(cells, others, strict=True))
+            lines.append("   ".join((name.ljust(first), *padded)))
+        losses = {
+            "new task": self.train_loss,
+            "held out": self.validation_loss,
+            "earlier tasks": self.earlier_tasks_loss,
+        }
+        told = "; ".join(
+            f"{name} {' → '.join(f'{loss:.2f}' for loss in each)}" for name, each in losses.items()
+        )
+        lines.append(f"model loss: {told}")
+        if self.novelty is not None:
+            lines.append(f"novelty: {self.novelty}")
+        lines.append(
+            f"relabeled: {self.synthetic_transitions:,} transitions for {self.updates:,} updates; "
+            f"models disagree by {self.disagreement:.2f}"
+        )
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def novelty(
+    agent: Agent, real: Transitions, context: torch.Tensor, earlier_contexts: torch.Tensor
+) -> Novelty | None:
+    """Compare a new task with those that an agent knows; None if these are fewer than three.
+
+    Args:
+        agent: The agent.
+        real: The new task's transitions, ``(B, ...)``.
+        context: Its context, ``(C,)``.
+        earlier_contexts: The T earlier tasks' contexts, ``(T, C)``.
+    """
+    tasks = np.arange(agent.replay.num_tasks)
+    if len(tasks) < 3:
+        return None
+    stored = agent.replay.sample_transitions(
+        tasks, len(real), adaptation=True, generator=np.random.default_rng(0)
+    ).to(agent.device)
+    losses = agent.model.loss(stored, earlier_contexts)
+    loss = agent.model.loss(real, context)
+    spread = float(losses.std())
+    between = torch.cdist(earlier_contexts, earlier_contexts)
+    nearest = between.fill_diagonal_(torch.inf).amin(1)
+    scale = float(nearest.median())
+    distance = float((earlier_contexts - context).norm(dim=1).amin())
+    return Novelty(
+        context_distance=distance / scale if scale > 0 else 0.0,
+        loss_excess=float(loss - losses.mean()) / spread if spread > 0 else 0.0,
+    )

@@ -1,0 +1,310 @@
+"""The stages of an adaptation, each by itself: they take candidates and give candidates.
+
+:func:`.identify` comes before them; :func:`.adapt` is all of them in turn.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.optim.swa_utils import AveragedModel
+
+from mier_adapt._checks import checked, require_tensor
+from mier_adapt.adaptation.identification import Identified, adapter_for
+from mier_adapt.agents.agent import Agent
+from mier_adapt.agents.configs import AdaptConfig
+from mier_adapt.agents.new_task import NewTask
+from mier_adapt.integration import MixedReplayBuffer, relabeling_policy, update
+from mier_adapt.integration.actor_training import refresh_actor, require_refreshable
+from mier_adapt.integration.actors import PolicyActor, require_finite_parameters
+from mier_adapt.integration.algorithms import one_step_targets, restart_optimizers
+from mier_adapt.model_fitting import FittedModel, Rehearsal, fit_model
+from mier_adapt.protocols import SyntheticSource
+from mier_adapt.relabeler import ExperienceRelabeler
+from mier_adapt.transitions import Transitions
+
+SourcesOf = Callable[[Callable[[torch.Tensor], torch.Tensor]], Sequence[SyntheticSource]]
+"""Sources of synthetic transitions, given the policy in training: ``obs (B, O) -> act (B, A)``."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PolicyCandidate:
+    """An algorithm's policy under the new task's context; a :class:`.Candidate`."""
+
+    name: str
+    """The stage that made it."""
+    algorithm: Any
+    """A copy of the agent's, for itself."""
+    actor: PolicyActor
+    """Its policy, under what of the context it is given."""
+
+    def act(self, obs: NDArray[np.floating], *, explore: bool) -> NDArray[np.floating]:
+        """As :meth:`.Actor.act`."""
+        return self.actor.act(obs, explore=explore)
+
+    def evolved(self, name: str, algorithm: Any) -> "PolicyCandidate":
+        """What a stage made of it."""
+        actor = PolicyActor(algorithm.policy, self.actor.contexts)
+        return PolicyCandidate(name=name, algorithm=algorithm, actor=actor)
+
+
+@checked
+def first_candidate(agent: Agent, context: torch.Tensor) -> PolicyCandidate:
+    """The agent's own policy in a new task: under its context, or as it came where it knows none.
+
+    Args:
+        agent: The agent; its algorithm is copied.
+        context: The new task's, ``(C,)``.
+
+    Raises:
+        ValueError: If the context has another shape, or is not finite.
+    """
+    require_tensor("first_candidate", "context", context, (agent.model.context_dim,))
+    algorithm = copy.deepcopy(agent.algorithm)
+    return PolicyCandidate(
+        name="adapted context" if agent.conditioned else "unchanged",
+        algorithm=algorithm,
+        actor=PolicyActor(algorithm.policy, agent.actor(context).contexts),
+    )
+
+
+def earlier_contexts(
+    agent: Agent, config: AdaptConfig, generator: np.random.Generator
+) -> torch.Tensor:
+    """The earlier tasks' contexts, ``(T, C)``, from ``adaptation_steps`` transitions of each."""
+    stored = agent.replay.sample_transitions(
+        np.arange(agent.replay.num_tasks),
+        config.adaptation_steps,
+        adaptation=True,
+        generator=generator,
+    )
+    return agent.adapter.adapt(stored.to(agent.device))
+
+
+@checked
+def refresh(
+    agent: Agent,
+    config: AdaptConfig,
+    start: PolicyCandidate,
+    generator: np.random.Generator,
+) -> PolicyCandidate:
+    """Let the actor learn from the critics under the new task's context.
+
+    Args:
+        agent: Its experience gives the observations.
+        config: ``refresh_updates`` updates of ``batch_size`` observations, and their step size.
+        start: What is copied.
+        generator: Draws the observations.
+
+    Raises:
+        TypeError: If the algorithm's loss of the actor is not known.
+        FloatingPointError: If a parameter stops being finite.
+    """
+    require_refreshable("refresh", start.algorithm)
+    algorithm = copy.deepcopy(start.algorithm)
+    restart_optimizers(algorithm, actor_lr=config.actor_lr, critic_lr=config.critic_lr)
+    count = config.refresh_updates * config.batch_size
+    context = start.actor.contexts
+    refresh_actor(
+        algorithm,
+        (
+            torch.cat((each.obs, context.expand(len(each), -1)), -1)
+            for each in draw_stored(agent, count, config.batch_size, generator)
+        ),
+    )
+    require_finite_parameters(algorithm, "The refreshed algorithm")
+    return start.evolved("actor only", algorithm)
+
+
+@checked
+def refine(
+    agent: Agent,
+    config: AdaptConfig,
+    real: Transitions,
+    contexts: torch.Tensor,
+    generator: np.random.Generator,
+) -> list[FittedModel]:
+    """Fit copies of the model, each to its own split of the new task's transitions.
+
+    Args:
+        agent: Has model and experience.
+        config: How many copies, and how they are fitted.
+        real: The new task's transitions, ``(B, ...)``.
+        contexts: Of the earlier tasks, ``(T, C)``, for rehearsal.
+        generator: Draws splits and batches.
+
+    Raises:
+        ValueError: If there are fewer than two transitions, or the contexts have another shape or
+            are not finite.
+        FloatingPointError: If a loss stops being finite.
+    """
+    shape = (agent.replay.num_tasks, agent.model.context_dim)
+    require_tensor("refine", "contexts", contexts, shape)
+    rehearsal: Rehearsal | None = None
+    if config.rehearsal_batch_size:
+        rehearsal = _rehearsal(agent, contexts, config.rehearsal_batch_size, generator)
+    return [
+        fit_model(
+            adapter_for(agent, config),
+            real,
+            weight_steps=config.weight_steps,
+            weight_lr=config.weight_lr,
+            context_lr=config.context_lr,
+            batch_size=config.model_batch_size,
+            rehearsal=rehearsal,
+            validate_every=config.validate_every,
+            generator=torch.Generator().manual_seed(int(generator.integers(2**31))),
+        )
+        for _ in range(config.num_models)
+    ]
+
+
+def _rehearsal(
+    agent: Agent, contexts: torch.Tensor, batch_size: int, generator: np.random.Generator
+) -> Rehearsal:
+    """Draws earlier tasks' transitions, as many of each, with their contexts."""
+    num_tasks = min(agent.replay.num_tasks, batch_size)
+    per_task = batch_size // num_tasks
+
+    def draw() -> tuple[Transitions, torch.Tensor]:
+        tasks = generator.choice(agent.replay.num_tasks, num_tasks, replace=False)
+        earlier = agent.replay.sample_transitions(
+            tasks, per_task, adaptation=False, generator=generator
+        )
+        return earlier.flatten().to(agent.device), contexts[tasks].repeat_interleave(per_task, 0)
+
+    return draw
+
+
+@checked
+def relabelers(
+    task: NewTask, fitted: Sequence[FittedModel], generator: np.random.Generator
+) -> SourcesOf:
+    """Sources that relabel by models of the new task, for :func:`train_on_synthetic`.
+
+    Args:
+        task: Says when episodes end, where dynamics vary.
+        fitted: The models; every stored transition meets one of them.
+        generator: Draws the predictions.
+
+    Raises:
+        ValueError: If there is no model, or dynamics vary and the task has no rule for the end of
+            an episode.
+    """
+    if not fitted:
+        raise ValueError("relabelers expected at least one fitted model, got none.")
+
+    def sources_of(policy: Callable[[torch.Tensor], torch.Tensor]) -> list[ExperienceRelabeler]:
+        return [
+            ExperienceRelabeler(
+                each.model,
+                each.context,
+                policy=policy if each.model.varies != "reward" else None,
+                termination_fn=task.termination_fn if each.model.varies != "reward" else None,
+                generator=torch.Generator(each.context.device).manual_seed(
+                    int(generator.integers(2**31))
+                ),
+            )
+            for each in fitted
+        ]
+
+    return sources_of
+
+
+@checked
+def train_on_synthetic(
+    agent: Agent,
+    config: AdaptConfig,
+    start: PolicyCandidate,
+    found: Identified,
+    sources_of: SourcesOf,
+    generator: np.random.Generator,
+    *,
+    on_update: Callable[[int], None] = lambda made: None,
+) -> PolicyCandidate:
+    """Go on with the algorithm's own updates on synthetic experience, mixed with the real one.
+
+    Targets look one step ahead, since synthetic transitions have no successors. The policy is the
+    average of the last updates' (Izmailov et al. 2018, arXiv:1803.05407).
+
+    Args:
+        agent: Whose experience synthetic transitions are made of.
+        config: How much is made, how many updates follow, and their step sizes.
+        start: What is copied.
+        found: The real transitions.
+        sources_of: Gives the sources, which share the stored transitions evenly.
+        generator: Draws experience and batches.
+        on_update: Told how many updates have been made, after each.
+
+    Raises:
+        FloatingPointError: If a loss, a prediction or a parameter stops being finite.
+    """
+    algorithm = copy.deepcopy(start.algorithm)
+    restart_optimizers(algorithm, actor_lr=config.actor_lr, critic_lr=config.critic_lr)
+    # The policy keeps its own context: refined weights give the model's another meaning.
+    context = start.actor.contexts
+    sources = sources_of(relabeling_policy(algorithm.policy, context))
+    buffer = MixedReplayBuffer(
+        len(found.real),
+        config.relabel_rounds * config.relabel_size,
+        obs_dim=agent.model.obs_dim,
+        act_dim=agent.model.act_dim,
+        context=context,
+        real_fraction=config.real_fraction,
+        generator=generator,
+    )
+    buffer.extend_real(found.real, truncated=found.truncated)
+    averaged = AveragedModel(algorithm.policy)
+    updates = config.relabel_rounds * config.updates_per_round
+    with one_step_targets(algorithm):
+        for done in range(config.relabel_rounds):
+            shares = np.array_split(np.arange(config.relabel_size), len(sources))
+            for source, share in zip(sources, shares, strict=True):
+                stored = draw_stored(agent, len(share), _CHUNK, generator)
+                for chunk in source.stream(stored):
+                    buffer.extend_synthetic(chunk)
+            for count in range(config.updates_per_round):
+                losses = update(algorithm, buffer, config.batch_size)
+                if not all(math.isfinite(loss) for loss in losses.values()):
+                    raise FloatingPointError(
+                        f"The losses are {losses} at update {count} of relabeling {done}. The "
+                        "agent is unchanged; lower critic_lr."
+                    )
+                made = done * config.updates_per_round + count + 1
+                if made > updates * (1 - config.averaged_share):
+                    averaged.update_parameters(algorithm.policy)
+                on_update(made)
+    if config.averaged_share:
+        algorithm.policy.load_state_dict(averaged.module.state_dict())
+    require_finite_parameters(algorithm, "The relabeled policy")
+    return start.evolved("relabeled", algorithm)
+
+
+_CHUNK = 16_384
+"""Stored transitions that are in memory at once."""
+
+
+def draw_stored(
+    agent: Agent, count: int, chunk_size: int, generator: np.random.Generator
+) -> Iterator[Transitions]:
+    """Stored transitions, drawn evenly over the earlier tasks.
+
+    Returns:
+        Chunks, ``(chunk_size, ...)``, on the agent's device, each drawn when it is asked for.
+    """
+    tasks = np.arange(agent.replay.num_tasks)
+
+    def draw(size: int) -> Transitions:
+        per_task = -(-size // len(tasks))
+        drawn = agent.replay.sample_transitions(
+            tasks, per_task, adaptation=False, generator=generator
+        ).flatten()
+        order = torch.from_numpy(generator.permutation(len(drawn))[:size])
+        return drawn[order].to(agent.device)
+
+    return (draw(min(chunk_size, count - done)) for done in range(0, count, chunk_size))

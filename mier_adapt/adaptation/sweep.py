@@ -1,0 +1,72 @@
+"""A sweep: an agent adapts to several tasks with several seeds; reports and figures are kept."""
+
+import functools
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from mier_adapt._storage.files import replace_text
+from mier_adapt.adaptation.comparison import compare
+from mier_adapt.adaptation.front_door import Adaptation, adapt
+from mier_adapt.agents.agent import Agent
+from mier_adapt.agents.configs import AdaptConfig
+from mier_adapt.agents.new_task import NewTask
+from mier_adapt.figures import plot_adaptation, plot_comparison
+
+
+def adapt_to_each(
+    agent: Agent,
+    tasks: Mapping[str, NewTask],
+    config: AdaptConfig,
+    *,
+    seeds: Sequence[int],
+    out: Path,
+    evaluation_episodes: int,
+    on_stage: Callable[[str, int, str, float], None] = lambda name, seed, stage, progress: None,
+    on_adapted: Callable[[str, int, Adaptation], None] = lambda name, seed, adaptation: None,
+) -> list[Adaptation]:
+    """Adapt to each task with each seed.
+
+    An interrupted sweep keeps the real transitions of the adaptation that it was at.
+
+    Args:
+        agent: The agent; not changed.
+        tasks: By the names of their files.
+        config: How it adapts.
+        seeds: One adaptation of each task for each.
+        out: Directory; gets ``NAME-seed-SEED.json`` and ``.png`` for every adaptation.
+        evaluation_episodes: Deterministic episodes after each stage.
+        on_stage: Told task, seed, stage and its progress from 0 to 1.
+        on_adapted: Told task, seed and result of every adaptation as it ends.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    done = []
+    for (name, task), seed in itertools.product(tasks.items(), seeds):
+        tell = functools.partial(on_stage, name, seed)
+        path = out / f"{name}-seed-{seed}"
+        checkpoint = path.with_suffix(".safetensors")
+        adaptation = adapt(
+            agent,
+            task,
+            config,
+            seed=seed,
+            evaluation_episodes=evaluation_episodes,
+            checkpoint=checkpoint,
+            on_stage=tell,
+        )
+        report = adaptation.report.to_dict()
+        replace_text(path.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
+        plot_adaptation(report, path.with_suffix(".png"))
+        checkpoint.unlink(missing_ok=True)
+        on_adapted(name, seed, adaptation)
+        done.append(adaptation)
+    return done
+
+
+def write_comparison(adaptations: Sequence[Adaptation], out: Path) -> dict[str, object]:
+    """Write ``comparison.json``, whose contents this gives, and ``.png`` of a sweep."""
+    compared = compare([each.report for each in adaptations])
+    replace_text(out / "comparison.json", json.dumps(compared, indent=2) + "\n")
+    plot_comparison(compared, out / "comparison.png")
+    return compared

@@ -1,0 +1,256 @@
+"""Configurations: the model, the policy, a meta-training run, and how an agent adapts."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Self
+
+from mier_adapt._checks import (
+    Count,
+    NonNegative,
+    Number,
+    Positive,
+    PositiveShare,
+    Range,
+    Share,
+    Size,
+    checked_fields,
+)
+from mier_adapt.gates import AlwaysGate, MarginGate, NeverGate
+from mier_adapt.protocols import Gate
+from mier_adapt_envs import task_set
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The context model and its meta-training."""
+
+    hidden_sizes: tuple[Size, ...] = (200, 200, 200, 200)
+    """Widths of the hidden layers (released code)."""
+    context_dim: Count = 5
+    """Dimensions of the context (paper: 5; 10 for cheetah negated joints)."""
+    learn_initial_context: bool = False
+    """Meta-learn where contexts start (paper) instead of keeping zero (released code)."""
+    normalize: bool = True
+    """Z-score inputs and targets by the first data. Ours: much faster learning."""
+    inner_steps: Count = 2
+    """Context steps in meta-training and before acting (paper)."""
+    inner_lr: Positive = 1.0
+    """Size of a context step (paper: 0.01, which with the limit below keeps contexts within 0.2
+    of their start; see docs/results.md)."""
+    max_inner_grad_norm: Positive = 10.0
+    """L2 norm to which longer context gradients are rescaled (paper)."""
+    first_order: bool = False
+    """Ignore second derivatives in the meta-gradient. Not the paper."""
+    lr: Positive = 1e-3
+    """Adam's step size for the weights (released code)."""
+    max_grad_norm: Positive = 10.0
+    """L2 norm to which longer meta-gradients are rescaled (paper)."""
+    tasks_per_batch: Size = 10
+    """Tasks of a meta-step (paper)."""
+    batch_size: Size = 64
+    """Transitions of each task in each of the two sets of a meta-step (released: 200, 400)."""
+    pretrain_steps: Count = 2000
+    """Meta-steps on the first data, before the policy learns. Ours."""
+
+    def __post_init__(self) -> None:
+        checked_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """The context-conditioned SAC."""
+
+    hidden_sizes: tuple[Size, ...] = (256, 256)
+    """Widths of the hidden layers of actor and critics (released code; paper: 3 of 300)."""
+    lr: Positive = 1e-3
+    """Adam's step size for actor, critics and temperature (paper: 3e-4)."""
+    gamma: PositiveShare = 0.99
+    """Discount factor per environment step (paper)."""
+    tau: PositiveShare = 0.005
+    """Share of the critics that enters their targets with every update (paper)."""
+    target_entropy: Number = -1.0
+    """In nats (released code)."""
+    final_target_entropy: Number = -1.0
+    """What it becomes, linearly, over the annealed share of a run. Ours: -4."""
+    batch_size: Size = 320
+    """Transitions of an update, over all tasks of the meta-batch (paper: 256; released: 10
+    times the model's batch)."""
+    updates_per_model_step: Size = 4
+    """SAC updates for each meta-step, with its contexts (released: 1)."""
+
+    def __post_init__(self) -> None:
+        checked_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig:
+    """How an agent meets a new task (Algorithm 2), stage by stage."""
+
+    adaptation_steps: Annotated[Size, Range(least=2)] = 400
+    """Real transitions that identify the task (paper, Table 1); some of them are held out."""
+    collection_rounds: Size = 2
+    """Rounds in which they are gathered: the first with the initial context, later ones with
+    the context found so far. Paper: 1."""
+    context_steps: Count = 10
+    """N: gradient steps on the context (paper, Table 1)."""
+    later_context_lr: Positive = 0.1
+    """Size of the context steps beyond those of meta-training (a tenth of theirs, as in the
+    released code)."""
+    refresh_updates: Count = 500
+    """Updates of the actor alone, against the frozen critics; 0 leaves the stage out (paper)."""
+    num_models: Size = 4
+    """Models that are refined side by side and share the relabeling (paper: 1)."""
+    weight_steps: Count = 800
+    """M: Adam steps on a model's weights (paper, Table 1: 0 or 100, without rehearsal)."""
+    weight_lr: Positive = 1e-3
+    """Their step size (released code)."""
+    context_lr: NonNegative = 1e-2
+    """Adam's step size of the model's context beside them (paper: 0)."""
+    model_batch_size: Size | None = 128
+    """New transitions in a weight step. None: all of them (paper)."""
+    rehearsal_batch_size: Count = 256
+    """Earlier tasks' transitions in a weight step (paper: 0)."""
+    validate_every: Size = 25
+    """Weight steps between looks at the validation part."""
+    validation_threshold: Number | None = None
+    """Relabel only if the models' validation loss is below this, in the model's loss units
+    (paper: -3; absent in the released code)."""
+    relabel_rounds: Count = 5
+    """How many times stored experience is relabeled afresh; 0 leaves the stage out."""
+    relabel_size: Size = 20_000
+    """Transitions relabeled each time (paper: 100,000)."""
+    updates_per_round: Size = 200
+    """SAC updates after each relabeling (released: 500, for 40 rounds)."""
+    actor_lr: Positive = 1e-4
+    """Adam's step size of the actor in fine-tuning. Ours: the paper's 3e-4 lost returns."""
+    critic_lr: Positive = 3e-4
+    """Adam's step size of the critics in fine-tuning (paper)."""
+    batch_size: Size = 256
+    """Transitions of an update (paper)."""
+    real_fraction: Share = 0.2
+    """Share of real transitions in it (paper: 0.05)."""
+    averaged_share: Share = 0.5
+    """Last share of the updates over which the policy's weights are averaged into those that are
+    handed back; 0 for the last ones (paper)."""
+    gate: Gate = field(default_factory=MarginGate)
+    """Decides by real episodes between the new policy and the one that only knows the new context;
+    :class:`.AlwaysGate` hands the new one back unseen (paper)."""
+
+    def __post_init__(self) -> None:
+        checked_fields(self)
+        if self.collection_rounds > self.adaptation_steps:
+            raise ValueError(
+                "AdaptConfig expected at least one of adaptation_steps for each of "
+                f"collection_rounds, got {self.adaptation_steps} and {self.collection_rounds}."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON.
+
+        Raises:
+            TypeError: If the gate is not one of the library's.
+        """
+        kinds = {kind: name for name, kind in _GATES.items()}
+        if type(self.gate) not in kinds:
+            raise TypeError(
+                f"AdaptConfig expected gate to be of {sorted(_GATES)} to be written, got "
+                f"{self.gate}. Give a gate of your own to adapt() with dataclasses.replace."
+            )
+        gate = {"kind": kinds[type(self.gate)], **dataclasses.asdict(self.gate)}  # type: ignore[call-overload]
+        plain = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        return {**plain, "gate": gate}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration that :meth:`to_dict` gave.
+
+        Raises:
+            ValueError: If a field is unknown or out of range.
+        """
+        try:
+            given = dict(values)
+            if "gate_episodes" in given:  # as release 0.1 wrote it
+                episodes = given.pop("gate_episodes")
+                margin = given.pop("gate_margin", MarginGate.margin)
+                gate = {"kind": "margin", "episodes": episodes, "margin": margin}
+                given["gate"] = gate if episodes else {"kind": "always"}
+            options = dict(given.pop("gate", {"kind": "margin"}))
+            gate_class = _GATES[options.pop("kind")]
+            return cls(**given, gate=gate_class(**options))
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"Not a configuration of this version: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaTrainConfig:
+    """A meta-training run (Algorithm 1)."""
+
+    family: str
+    """Family of tasks, as `mier-adapt tasks` lists them."""
+    task_set: str = "standard"
+    """Which of the family's task sets."""
+    updates: Size = 300_000
+    """SAC updates of the whole run (paper: 300 iterations of 1000)."""
+    updates_per_iteration: Size = 1_000
+    """SAC updates after each collection (paper)."""
+    tasks_per_iteration: Size = 5
+    """Tasks collected in an iteration, drawn with replacement (released code)."""
+    adaptation_episodes: Size = 2
+    """Episodes of each with the initial context (paper: 400 steps)."""
+    evaluation_episodes: Size = 3
+    """Episodes of each with the adapted context (paper: 600 steps)."""
+    initial_episodes: Size = 10
+    """Episodes of every task before the first iteration (released: 5 times 400 steps)."""
+    episode_steps: Size = 200
+    """Environment steps of an episode (paper)."""
+    annealed_share: Share = 0.0
+    """Last share of the updates, over which all step sizes fall linearly to zero. A run that is
+    called again with more updates sets them anew. Ours: 0.4; see docs/results.md."""
+    replay_per_task: Size = 100_000
+    """Transitions kept of each task."""
+    evaluate_every: Size = 10
+    """Iterations between evaluations."""
+    evaluated_tasks: Size = 10
+    """Meta-training tasks that are evaluated, the set's first ones."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The context model and its meta-training."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """The context-conditioned SAC."""
+
+    def __post_init__(self) -> None:
+        checked_fields(self)
+        task_set(self.family, self.task_set)  # which says what there is, where there is none such
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of the whole run, the last of which may be a short one."""
+        return -(-self.updates // self.updates_per_iteration)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration that :meth:`to_dict` gave.
+
+        Raises:
+            ValueError: If a field is unknown or out of range.
+        """
+        try:
+            given = dict(values)
+            for name, part in (("model", ModelConfig), ("policy", PolicyConfig)):
+                options: dict[str, Any] = {
+                    key: tuple(value) if isinstance(value, list) else value
+                    for key, value in given.get(name, {}).items()
+                    # an option of release 0.1
+                    if not (key == "critic_layer_norm" and value is False)
+                }
+                given[name] = part(**options)
+            return cls(**given)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"Not a configuration of this version: {error}") from error
+
+
+_GATES: dict[str, Any] = {"margin": MarginGate, "always": AlwaysGate, "never": NeverGate}

@@ -1,0 +1,188 @@
+"""Evaluation of whatever was meta-trained: returns before and after adaptation to each task."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mier_adapt._checks import Seed, Size, checked
+from mier_adapt._storage.randomness import forked_global_generators
+from mier_adapt.agents.environments import FamilyEnvs
+from mier_adapt.agents.rollouts import Rollout, collect_episodes
+from mier_adapt.protocols import MetaPolicy
+from mier_adapt.statistics import summarize
+from mier_adapt.transitions import Transitions
+from mier_adapt_envs import Task
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TaskEvaluation:
+    """One task before and after adaptation to it."""
+
+    task: Task
+    """The task that was identified and acted on."""
+    returns_initial: NDArray[np.floating]
+    """Undiscounted returns of deterministic episodes before adaptation, ``(E,)``."""
+    returns_adapted: NDArray[np.floating]
+    """The same from the same starts after it, ``(E,)``."""
+    loss_initial: float | None
+    """Loss of the actor's model, if it has one, on fresh transitions, before adaptation."""
+    loss_adapted: float | None
+    """The same after it."""
+
+
+@checked
+def evaluate(
+    policy: MetaPolicy,
+    envs: FamilyEnvs,
+    tasks: Sequence[Task],
+    *,
+    seed: Seed,
+    adaptation_steps: Size,
+    episodes: Size = 1,
+    episode_steps: Size | None = None,
+) -> list[TaskEvaluation]:
+    """Adapt to each task from fresh transitions, then act on it.
+
+    Draws nothing from the generators of a training run. Every task, before and after adaptation,
+    sees the same starts.
+
+    Args:
+        policy: A :class:`.Run`, or any :class:`.MetaPolicy`; not changed.
+        envs: The family's environments.
+        tasks: Tasks of the family.
+        seed: Fixes adaptation data and starts.
+        adaptation_steps: Transitions of each task that it adapts to.
+        episodes: Deterministic episodes, before and after.
+        episode_steps: Environment steps of an episode; by default the family's.
+
+    Raises:
+        ValueError: If there are no tasks, or one is of another family.
+    """
+    envs.require_family("evaluate", tasks)
+    length = episode_steps or envs.episode_steps
+    generator = np.random.default_rng(seed)
+    with forked_global_generators(seed):
+        initial = policy.initial_actor(len(tasks))
+        adaptation, fresh = (
+            stack_tasks(
+                collect_episodes(
+                    envs.of_size,
+                    tasks,
+                    initial,
+                    steps=adaptation_steps,
+                    episode_steps=length,
+                    generator=generator,
+                ),
+                adaptation_steps,
+            )
+            for _ in range(2)
+        )
+        actors = initial, policy.adapt(adaptation)
+        losses = [
+            loss(fresh).tolist() if (loss := getattr(actor, "loss", None)) else [None] * len(tasks)
+            for actor in actors
+        ]
+        returns = [
+            [
+                rollout.first_returns
+                for rollout in collect_episodes(
+                    envs.of_size,
+                    tasks,
+                    actor,
+                    steps=episodes * length,
+                    episode_steps=length,
+                    generator=np.random.default_rng(seed + 1),
+                    explore=False,
+                )
+            ]
+            for actor in actors
+        ]
+    return [
+        TaskEvaluation(
+            task=task,
+            returns_initial=returns[0][i],
+            returns_adapted=returns[1][i],
+            loss_initial=losses[0][i],
+            loss_adapted=losses[1][i],
+        )
+        for i, task in enumerate(tasks)
+    ]
+
+
+def stack_tasks(rollouts: Sequence[Rollout], steps: int) -> Transitions:
+    """The first ``steps`` transitions of each task's rollout, shape ``(T, steps, ...)``."""
+    flat = [rollout.transitions.flatten() for rollout in rollouts]
+    return Transitions.stack([transitions[:steps] for transitions in flat])
+
+
+@checked
+def evaluation_record(
+    policy: MetaPolicy,
+    envs: FamilyEnvs,
+    splits: Mapping[str, Sequence[Task]],
+    *,
+    seeds: Size,
+    episodes: Size,
+    adaptation_steps: Size,
+    episode_steps: Size | None = None,
+) -> dict[str, Any]:
+    """Evaluate several tasks with several adaptation seeds, as plain values for JSON.
+
+    Args:
+        policy: As :func:`evaluate`, like all that are not named here.
+        envs: See there.
+        splits: Tasks by the name of their split, e.g. ``train`` and ``test``.
+        seeds: Adaptation seeds; each gathers its own transitions.
+        episodes: See there.
+        adaptation_steps: See there.
+        episode_steps: See there.
+
+    Returns:
+        How it was measured; under ``summary`` mean and interquartile mean of each split before and
+        after adaptation, with 95% intervals over seeds; and under ``splits``, for each task, its
+        label, parameters and, a number for each seed, ``return_initial``, ``return_adapted`` (means
+        over episodes), ``loss_initial`` and ``loss_adapted``.
+    """
+    record: dict[str, Any] = {
+        "family": envs.task_set.family,
+        "task_set": envs.task_set.name,
+        "seeds": seeds,
+        "episodes": episodes,
+        "adaptation_steps": adaptation_steps,
+        "summary": {},
+        "splits": {},
+    }
+    for split, tasks in splits.items():
+        by_seed = [
+            evaluate(
+                policy,
+                envs,
+                tasks,
+                seed=1000 * seed,
+                adaptation_steps=adaptation_steps,
+                episodes=episodes,
+                episode_steps=episode_steps,
+            )
+            for seed in range(seeds)
+        ]
+        record["splits"][split] = [
+            {
+                "task": str(task),
+                "parameters": list(task.parameters),
+                "return_initial": [float(each.returns_initial.mean()) for each in evaluations],
+                "return_adapted": [float(each.returns_adapted.mean()) for each in evaluations],
+                "loss_initial": [each.loss_initial for each in evaluations],
+                "loss_adapted": [each.loss_adapted for each in evaluations],
+            }
+            for task, evaluations in zip(tasks, zip(*by_seed, strict=True), strict=True)
+        ]
+        record["summary"][split] = {
+            context: summarize(
+                np.array([row[f"return_{context}"] for row in record["splits"][split]])
+            )
+            for context in ("initial", "adapted")
+        }
+    return record

@@ -1,0 +1,164 @@
+"""NewTask: the one task that an agent is adapted to, and how to act in it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+
+from mier_adapt._checks import Size, checked
+from mier_adapt._spaces import vector_space
+from mier_adapt.agents.environments import FamilyEnvs
+from mier_adapt.agents.rollouts import Rollout, collect, collect_episodes
+from mier_adapt.protocols import Actor, TerminationFn
+from mier_adapt_envs import Task, env_class
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NewTask:
+    """A task, in as many copies of its environment as there are."""
+
+    label: str
+    """What reports and errors call it."""
+    parameters: tuple[float, ...]
+    """Its parameters, where it is one of a family."""
+    episode_steps: int
+    """Environment steps of an episode."""
+    termination_fn: TerminationFn | None
+    """When its episodes end; None where that cannot be said."""
+    observation_space: spaces.Box
+    """Of one bare observation."""
+    action_space: spaces.Box
+    """Of one action."""
+    env_of_size: Callable[[int], VectorEnv[Any, Any, Any]]
+    """The environment with this many slots."""
+    task: Task | None = None
+    """What every slot is set to, where slots have tasks."""
+    simulated: bool = True
+    """Whether episodes can run side by side; a robot, or an environment that came alone, has but
+    one slot."""
+
+    @classmethod
+    @checked
+    def of_family(cls, envs: FamilyEnvs, task: Task, *, episode_steps: Size | None = None) -> Self:
+        """A task of a family, in its batched environments.
+
+        Args:
+            envs: The family's environments.
+            task: One of its tasks.
+            episode_steps: Environment steps of an episode; by default the family's.
+
+        Raises:
+            ValueError: If the task is of another family.
+        """
+        envs.require_family("NewTask.of_family", [task])
+        return cls(
+            label=str(task),
+            parameters=task.parameters,
+            episode_steps=episode_steps or envs.episode_steps,
+            termination_fn=env_class(task.family).termination_fn,
+            observation_space=envs.observation_space,
+            action_space=envs.action_space,
+            env_of_size=envs.of_size,
+            task=task,
+        )
+
+    @classmethod
+    @checked
+    def of_env(
+        cls,
+        env: gymnasium.Env[Any, Any],
+        *,
+        label: str | None = None,
+        termination_fn: TerminationFn | None = None,
+        episode_steps: Size | None = None,
+    ) -> Self:
+        """Whatever an environment of your own poses.
+
+        Args:
+            env: Steps one episode after the other. It stays open.
+            label: What reports call the task; by default the environment's ID.
+            termination_fn: When its episodes end.
+            episode_steps: Environment steps of an episode; by default the time limit with which
+                the environment was registered.
+
+        Raises:
+            ValueError: If observations or actions are no vectors, actions have no bounds, or the
+                environment has no time limit and ``episode_steps`` is not given.
+        """
+        observations = vector_space("NewTask.of_env", "env's observations", env.observation_space)
+        actions = vector_space("NewTask.of_env", "env's actions", env.action_space, bounded=True)
+        limit = env.spec.max_episode_steps if env.spec is not None else None
+        length = episode_steps or limit
+        if length is None:
+            raise ValueError(
+                "NewTask.of_env expected an environment with a time limit, got "
+                f"{env.spec.id if env.spec else env}, which was registered without. Give "
+                "episode_steps, and wrap it in gymnasium.wrappers.TimeLimit."
+            )
+        slots = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.SAME_STEP)
+        return cls(
+            label=label or (env.spec.id if env.spec else str(env)),
+            parameters=(),
+            episode_steps=length,
+            termination_fn=termination_fn,
+            observation_space=observations,
+            action_space=actions,
+            env_of_size=lambda size: slots,
+            simulated=False,
+        )
+
+    @checked
+    def run(
+        self, actor: Actor, *, steps: Size, generator: np.random.Generator, explore: bool = True
+    ) -> Rollout:
+        """Act.
+
+        Args:
+            actor: Of this one task.
+            steps: Environment steps; rounded up to whole episodes where these run side by side.
+            generator: Draws the starts.
+            explore: As :meth:`.Actor.act`'s.
+
+        Returns:
+            A rollout of shape ``(episodes, episode_steps)``, or ``(1, steps)`` from one slot.
+
+        Raises:
+            FloatingPointError: If an action, reward or observation is not finite.
+        """
+        if not self.simulated:
+            tasks = None if self.task is None else [self.task]
+            return collect(
+                self.env_of_size(1), tasks, actor, steps=steps, generator=generator, explore=explore
+            )
+        (rollout,) = collect_episodes(
+            self.env_of_size,
+            [self.task],
+            actor,
+            steps=steps,
+            episode_steps=self.episode_steps,
+            generator=generator,
+            explore=explore,
+        )
+        return rollout
+
+    @checked
+    def returns(
+        self, actor: Actor, *, episodes: Size, generator: np.random.Generator
+    ) -> tuple[float, ...]:
+        """Undiscounted returns of deterministic episodes.
+
+        Args:
+            actor: Of this one task.
+            episodes: How many.
+            generator: Draws the starts.
+        """
+        values: list[float] = []
+        for count in [episodes] if self.simulated else [1] * episodes:
+            steps = count * self.episode_steps
+            rollout = self.run(actor, steps=steps, generator=generator, explore=False)
+            values += rollout.first_returns.tolist()
+        return tuple(values)

@@ -1,0 +1,92 @@
+"""Packed replay: some whole episodes of every task, and each observation once.
+
+An exported run takes no more of its experience than relabeling and rehearsal need. Within an
+episode a transition's ``obs_next`` is the next one's ``obs``: only the others are stored.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mier_adapt.integration import ContextReplayBuffer
+
+
+def pack_replay(
+    replay: ContextReplayBuffer, *, episodes: int, episode_steps: int
+) -> dict[str, Any]:
+    """A replay's state with at most ``episodes`` episodes of each task.
+
+    One half of them was gathered with the initial context and the other with adapted ones,
+    where there are enough of both; each is spread evenly over the task's history, up to the newest.
+
+    Args:
+        replay: The whole experience; not changed.
+        episodes: Most episodes of each task.
+        episode_steps: Transitions of an episode, the unit in which experience was gathered.
+
+    Returns:
+        A tree of tensors and plain values, copies; :func:`unpack_replay` takes it.
+    """
+    state = replay.state()
+    columns = state["columns"]
+    picks = [
+        torch.from_numpy(_spread(initial.numpy(), insertion, episodes, episode_steps))
+        for initial, insertion in zip(
+            columns["initial_context"].parts, state["insertion"], strict=True
+        )
+    ]
+    packed = {
+        name: torch.cat([part[rows] for part, rows in zip(column.parts, picks, strict=True)])
+        for name, column in columns.items()
+    }
+    obs, obs_next = packed["obs"], packed["obs_next"]
+    packed["chained"] = torch.zeros(len(obs), dtype=torch.bool)
+    packed["chained"][:-1] = (obs_next[:-1] == obs[1:]).all(1)
+    packed["obs_next"] = obs_next[~packed["chained"]]
+    lengths = [len(rows) for rows in picks]
+    return {**state, "columns": packed, "lengths": lengths, "insertion": lengths}
+
+
+def unpack_replay(state: dict[str, Any]) -> dict[str, Any]:
+    """The state of a replay from :func:`pack_replay`'s; any other state is given back as it is.
+
+    Raises:
+        ValueError: If the observations cannot be put together again.
+    """
+    columns: dict[str, Any] = dict(state["columns"])
+    if "chained" not in columns:
+        return state
+    parts: Any = (columns.pop("chained"), columns.get("obs"), columns.get("obs_next"))
+    chained, obs, last = parts
+    if (
+        not all(isinstance(each, torch.Tensor) for each in (chained, obs, last))
+        or chained.dtype != torch.bool
+        or chained.shape != obs.shape[:1]
+        or last.shape != (int((~chained).sum()), *obs.shape[1:])
+        or last.dtype != obs.dtype
+    ):
+        raise ValueError("replay: its packed observations do not belong together.")
+    columns["obs_next"] = obs.roll(-1, 0)
+    columns["obs_next"][~chained] = last
+    return {**state, "columns": columns}
+
+
+def _spread(
+    initial_context: NDArray[np.bool_], insertion: int, episodes: int, episode_steps: int
+) -> NDArray[np.int_]:
+    """Rows of one task's ring that are kept, in the order in which they were gathered."""
+    length = len(initial_context)
+    order = (insertion + np.arange(length)) % max(length, 1)
+    # Episodes are whole from the newest back; of the oldest a full ring may hold a part.
+    whole = order[length % episode_steps :].reshape(-1, episode_steps)
+    initial = initial_context[whole[:, 0]]
+    kinds = np.flatnonzero(initial), np.flatnonzero(~initial)
+    adapted = min(len(kinds[1]), max(episodes // 2, episodes - len(kinds[0])))
+    counts = min(len(kinds[0]), episodes - adapted), adapted
+    kept = [
+        kind[np.arange(1, count + 1) * len(kind) // max(count, 1) - 1]
+        for kind, count in zip(kinds, counts, strict=True)
+    ]
+    return whole[np.sort(np.concatenate(kept))].reshape(-1)

@@ -1,0 +1,166 @@
+"""Rollouts: actors in vector environments, side by side, each slot in a task of its own."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+
+from mier_adapt._checks import Size, checked
+from mier_adapt._spaces import vector_space
+from mier_adapt.protocols import Actor
+from mier_adapt.transitions import Transitions
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """What a vector environment of N slots did in S steps, without contexts."""
+
+    transitions: Transitions
+    """Shape ``(N, S, ...)``, actions in [-1, 1]."""
+    truncated: NDArray[np.bool_]
+    """Where a time limit cut an episode, ``(N, S)``."""
+
+    @property
+    def first_returns(self) -> NDArray[np.float64]:
+        """Undiscounted return of each slot's first episode (as far as it got), ``(N,)``."""
+        rew = self.transitions.rew.numpy().astype(np.float64)
+        ended = self.transitions.terminated.numpy() | self.truncated
+        before_end: NDArray[np.bool_] = np.cumsum(ended, axis=1) - ended == 0
+        return np.asarray((rew * before_end).sum(axis=1))
+
+
+@checked
+def collect(
+    env: VectorEnv[Any, Any, Any],
+    tasks: Sequence[Any] | None,
+    actor: Actor,
+    *,
+    steps: Size,
+    generator: np.random.Generator,
+    explore: bool = True,
+    on_step: Callable[[int, NDArray[np.float64]], None] = lambda step, returns: None,
+) -> Rollout:
+    """Run every slot for the same number of steps, from fresh starts.
+
+    The result is a function of the arguments and the generators' state alone: nothing is carried
+    over from the environment's past. A slot whose episode ends starts another.
+
+    Args:
+        env: Of N slots, with same-step autoreset; where slots have tasks, with
+            ``reset(options={"tasks": ...})``.
+        tasks: One task for each slot; ``None`` for an environment that has but one.
+        actor: Gives actions in [-1, 1], which are scaled to the environment's bounds.
+        steps: Environment steps of each slot.
+        generator: Draws the starts.
+        explore: As :meth:`.Actor.act`'s.
+        on_step: Told before every step its number and what each slot has returned so far.
+
+    Raises:
+        ValueError: If there is not a task for each slot, an action has another shape, or the
+            environment resets in another way or has unbounded actions.
+        FloatingPointError: If an action, reward or observation is not finite; names it, the step
+            and the task.
+    """
+    if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
+        raise ValueError(
+            f"collect expected env with autoreset mode SAME_STEP, got {env.metadata}. Make it with "
+            "autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP."
+        )
+    options = None if tasks is None else {"tasks": list(tasks)}
+    tasks = [env.spec.id if env.spec else str(env)] * env.num_envs if tasks is None else tasks
+    if len(tasks) != env.num_envs:
+        raise ValueError(
+            f"collect expected a task for each of {env.num_envs} slots, got {len(tasks)} tasks."
+        )
+    shape = (env.num_envs, steps)
+    observations = vector_space("collect", "env's observations", env.single_observation_space)
+    actions = vector_space("collect", "env's actions", env.single_action_space, bounded=True)
+    (obs_dim,), (act_dim,), low, high = observations.shape, actions.shape, actions.low, actions.high
+    obs_NSO = np.empty((*shape, obs_dim), dtype=np.float32)
+    act_NSA = np.empty((*shape, act_dim), dtype=np.float32)
+    obs_next_NSO = np.empty_like(obs_NSO)
+    rew_NS = np.empty(shape, dtype=np.float32)
+    terminated_NS, truncated_NS = np.empty(shape, dtype=bool), np.empty(shape, dtype=bool)
+    returns_N = np.zeros(env.num_envs)
+
+    seeds = generator.integers(2**31, size=env.num_envs).tolist()
+    obs, _ = env.reset(seed=seeds, options=options)
+    for step in range(steps):
+        on_step(step, returns_N)
+        action = actor.act(obs, explore=explore)
+        _require_finite("action", action, step, tasks)
+        obs_NSO[:, step], act_NSA[:, step] = obs, action
+        # Tianshou's Policy.map_action, which gives the same bits.
+        obs, rew, terminated, truncated, infos = env.step(low + (high - low) * (action + 1.0) / 2.0)
+        returns_N += rew
+        rew_NS[:, step], terminated_NS[:, step] = rew, terminated
+        truncated_NS[:, step], obs_next_NSO[:, step] = truncated, obs
+        for slot in np.flatnonzero(terminated | truncated).tolist():
+            obs_next_NSO[slot, step] = infos["final_obs"][slot]
+            reason = infos.get("final_info", {}).get("unstable", {slot: None})[slot]
+            if reason is not None:
+                _logger.warning(
+                    "The simulation of task %s became unstable at step %d (%s); that episode ends.",
+                    tasks[slot],
+                    step,
+                    reason,
+                )
+        _require_finite("reward", rew_NS[:, step], step, tasks)
+        _require_finite("observation", obs_next_NSO[:, step], step, tasks)
+    transitions = Transitions(
+        obs=torch.from_numpy(obs_NSO),
+        act=torch.from_numpy(act_NSA),
+        rew=torch.from_numpy(rew_NS),
+        obs_next=torch.from_numpy(obs_next_NSO),
+        terminated=torch.from_numpy(terminated_NS),
+    )
+    return Rollout(transitions, truncated_NS & ~terminated_NS)
+
+
+def collect_episodes(
+    env_of_size: Callable[[int], VectorEnv[Any, Any, Any]],
+    tasks: Sequence[Any],
+    actor: Actor,
+    *,
+    steps: int,
+    episode_steps: int,
+    generator: np.random.Generator,
+    explore: bool = True,
+) -> list[Rollout]:
+    """Run each of T tasks for ``steps`` environment steps, its episodes side by side.
+
+    Returns:
+        For each task a rollout of shape ``(episodes, episode_steps)``, or of ``(1, steps)`` where
+        that is shorter. Steps are rounded up to whole episodes.
+    """
+    length = min(steps, episode_steps)
+    episodes = -(-steps // length)
+    rollout = collect(
+        env_of_size(len(tasks) * episodes),
+        [task for task in tasks for _ in range(episodes)],
+        actor,
+        steps=length,
+        generator=generator,
+        explore=explore,
+    )
+    slots = (slice(i, i + episodes) for i in range(0, len(tasks) * episodes, episodes))
+    return [Rollout(rollout.transitions[slot], rollout.truncated[slot]) for slot in slots]
+
+
+def _require_finite(
+    name: str, values: NDArray[np.floating], step: int, tasks: Sequence[Any]
+) -> None:
+    finite = np.isfinite(values)
+    if not finite.all():
+        slot = int(np.argwhere(~finite)[0][0])
+        raise FloatingPointError(
+            f"The {name} at step {step} in task {tasks[slot]} (slot {slot}) is not finite: "
+            f"{values[slot]}. Look for a policy that diverged, or an unstable simulation."
+        )

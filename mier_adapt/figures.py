@@ -1,0 +1,396 @@
+"""Figures of runs and adaptations, drawn from the plain values that their files hold."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+from numpy.typing import NDArray
+
+from mier_adapt._checks import checked, shown
+from mier_adapt.statistics import bootstrap_interval
+
+__all__ = ["plot_adaptation", "plot_comparison"]
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
+_COLOURS = (_BLUE, _ORANGE, _GREEN, "#CC79A7", "#56B4E9", "#E69F00")
+_MARKERS = ("o", "s", "D", "^", "v", "P")
+_MOST_LABELS = 80
+"""Tasks without a single number beyond which their labels could not be read."""
+
+
+def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw returns before and after adaptation, and model losses, over a run's updates."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    returns, losses = figure.subplots(1, 2)
+    evaluated = [row for row in rows if "return_adapted" in row]
+    updates = [row["updates"] for row in evaluated]
+    for key, label, colour in (
+        ("initial", "initial context", _GREY),
+        ("adapted", "adapted context", _BLUE),
+    ):
+        returns.plot(
+            updates,
+            [row[f"return_{key}"] for row in evaluated],
+            color=colour,
+            marker=".",
+            label=label,
+        )
+        losses.plot(
+            updates,
+            [row[f"loss_{key}"] for row in evaluated],
+            color=colour,
+            marker=".",
+            label=label,
+        )
+    returns.set(
+        xlabel="SAC updates", ylabel="return of an episode", title="Meta-training tasks, mean"
+    )
+    losses.set(xlabel="SAC updates", ylabel="model loss", title="Model on fresh transitions, mean")
+    for axes in (returns, losses):
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def plot_learning_curves(
+    curves: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: Path
+) -> None:
+    """Draw returns of the meta-training tasks after adaptation over environment steps.
+
+    A line is the mean over tasks and seeds. Its band reaches from the lowest to the highest task
+    where there is one seed, and is the 95% interval of the mean where there are more.
+
+    Args:
+        curves: For each label the rows of ``metrics.jsonl`` of runs that differ in their seed
+            alone. Where they were not evaluated alike, what they have in common is drawn.
+        path: File to write; its ending gives the format.
+
+    Raises:
+        ValueError: If there are no curves, too many, or one without an evaluation.
+
+    Source:
+        Figure 2 of Mendonca et al. (2020), arXiv:2006.07178.
+    """
+    _require_few("plot_learning_curves", "curves", curves)
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for (label, seeds), colour, marker in zip(curves.items(), _COLOURS, _MARKERS, strict=False):
+        returns = [
+            {row["env_steps"]: row["returns_adapted"] for row in rows if "returns_adapted" in row}
+            for rows in seeds
+        ]
+        steps = sorted(set.intersection(*(set(each) for each in returns)))
+        if not steps:
+            raise ValueError(f"The runs of {label!r} have no evaluation in common yet.")
+        tables = [np.array([each[step] for each in returns]).T for step in steps]
+        bands = [bootstrap_interval(table) or (table.min(), table.max()) for table in tables]
+        low, high = np.array(bands).T
+        band = "all tasks" if len(seeds) == 1 else f"95% interval, {len(seeds)} seeds"
+        axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0, label=band)
+        axes.plot(
+            steps,
+            [table.mean() for table in tables],
+            color=colour,
+            marker=marker,
+            markersize=4,
+            label=f"{label}, mean",
+        )
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.set(
+        xlabel="environment steps",
+        ylabel="return of an episode",
+        title="Meta-training tasks, after adaptation",
+    )
+    axes.set_xlim(left=0)
+    _finish(axes)
+    _save(figure, path)
+
+
+def plot_task_returns(
+    evaluations: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *, family: str
+) -> None:
+    """Draw the return of each task under the initial and the adapted context.
+
+    Tasks stand at their parameter where that is one number, and in a row with their labels
+    otherwise. Bars are 95% intervals over seeds, where there is more than one; dashed lines are
+    means over the tasks of a split.
+
+    Args:
+        evaluations: For each label the contents of ``evaluation.json`` of runs that differ in
+            their seed alone.
+        path: File to write; its ending gives the format.
+        family: For the title.
+
+    Raises:
+        ValueError: If there are no evaluations, too many, or of different tasks.
+
+    Source:
+        Figure 5 of Mendonca et al. (2020), arXiv:2006.07178.
+    """
+    _require_few("plot_task_returns", "evaluations", evaluations)
+    try:
+        pooled = {label: _pool(label, records) for label, records in evaluations.items()}
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError(
+            "plot_task_returns expected evaluations as `mier-adapt evaluate` writes them, got "
+            f"{shown(evaluations)}."
+        ) from error
+    tasks, *others = ([row[:3] for row in rows] for rows in pooled.values())
+    if any(other != tasks for other in others):
+        raise ValueError("Evaluations of different tasks do not fit into one figure.")
+    splits, labels, parameters = (list(column) for column in zip(*tasks, strict=True))
+    numeric = all(len(values) == 1 for values in parameters)
+    if not numeric and len(tasks) > _MOST_LABELS:
+        raise ValueError(
+            f"{len(tasks)} tasks of several parameters do not fit into one figure of at most "
+            f"{_MOST_LABELS}. Evaluate one split: mier-adapt evaluate --split test."
+        )
+    positions = np.array([values[0] for values in parameters] if numeric else range(len(tasks)))
+    width = 7.2 if numeric else max(6.4, 1.5 + 0.3 * len(tasks))
+    figure = Figure(figsize=(width, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for (label, rows), colour, marker in zip(pooled.items(), _COLOURS, _MARKERS, strict=False):
+        for column, context, face in ((3, "initial", "white"), (4, "adapted", colour)):
+            edge = colour if face == colour or len(pooled) > 1 else _GREY
+            _draw_intervals(
+                axes,
+                positions,
+                [row[column] for row in rows],
+                fmt=marker,
+                color=edge,
+                markerfacecolor=face,
+                label=f"{context} context" + (f", {label}" if len(pooled) > 1 else ""),
+            )
+        for split in dict.fromkeys(splits):
+            at = [number for number, each in enumerate(splits) if each == split]
+            mean = float(np.mean([rows[number][4] for number in at]))
+            margin = 0.02 * np.ptp(positions) if numeric else 0.4
+            low, high = positions[at].min() - margin, positions[at].max() + margin
+            axes.hlines(mean, low, high, color=colour, linestyle="--", linewidth=1.2)
+            axes.annotate(
+                f"{mean:.0f}".replace("-", "−"),
+                (high, mean),
+                textcoords="offset points",
+                xytext=(3, 0),
+                va="center",
+                fontsize="small",
+                color=colour,
+            )
+    # "negated joints 1,2,3", "negated joints 1,2,4": what they share goes under the axis.
+    columns = zip(*(label.split(" ")[:-1] for label in labels), strict=False)
+    words = [same[0] for same in itertools.takewhile(lambda same: len(set(same)) == 1, columns)]
+    if numeric:
+        train = positions[[each == "train" for each in splits]]
+        if len(train):
+            axes.axvspan(
+                train.min(), train.max(), color=_GREY, alpha=0.12, lw=0, label="range of training"
+            )
+        axes.set_xlabel(" ".join(words) or "task")
+    else:
+        names = [label[len(" ".join(words)) :].strip() for label in labels]
+        axes.set_xticks(positions, names, rotation=90)
+        axes.set_xlabel(" ".join(words) or "task")
+        for number in np.flatnonzero(np.array(splits[1:]) != np.array(splits[:-1])):
+            axes.axvline(number + 0.5, color="black", linewidth=0.8, linestyle=":")
+        for split in dict.fromkeys(splits):
+            at = [number for number, each in enumerate(splits) if each == split]
+            axes.annotate(
+                f"meta-{split}",
+                (float(np.mean(at)), 1.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, -4),
+                textcoords="offset points",
+                ha="center",
+                va="top",
+                color="#444444",
+            )
+        axes.margins(x=0.03, y=0.12)
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.set(ylabel="return of an episode", title=f"{family}: returns by task, means dashed")
+    _finish(axes, below=True)
+    _save(figure, path)
+
+
+def _pool(label: str, records: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    """Split, label, parameters, and returns ``(S,)`` under both contexts of each task."""
+    tables = [
+        [(split, row) for split, rows in record["splits"].items() for row in rows]
+        for record in records
+    ]
+    pooled = []
+    for same in zip(*tables, strict=False):
+        (split, first), rows = same[0], [row for _, row in same]
+        if any((other, row["task"]) != (split, first["task"]) for other, row in same):
+            break
+        returns = (
+            np.concatenate([row[f"return_{context}"] for row in rows])
+            for context in ("initial", "adapted")
+        )
+        pooled.append((split, first["task"], first["parameters"], *returns))
+    if {len(table) for table in tables} != {len(pooled)}:
+        raise ValueError(f"The evaluations of {label!r} are of different tasks.")
+    return pooled
+
+
+def _draw_intervals(
+    axes: Axes,
+    positions: NDArray[np.floating] | NDArray[np.int_],
+    returns: Sequence[NDArray[np.floating]],
+    **style: Any,
+) -> None:
+    means = np.array([each.mean() for each in returns])
+    ends = np.array(
+        [
+            bootstrap_interval(each[None], resamples=500) or (each.mean(), each.mean())
+            for each in returns
+        ]
+    )
+    axes.errorbar(
+        positions,
+        means,
+        np.abs(ends.T - means),
+        markersize=5,
+        elinewidth=1.2,
+        linestyle="none",
+        **style,
+    )
+
+
+def _require_few(owner: str, name: str, drawn: Any, most: int = len(_COLOURS)) -> None:
+    if not 1 <= len(drawn) <= most:
+        raise ValueError(f"{owner} expected {name} of 1 to {most} to draw, got {len(drawn)}.")
+
+
+def _finish(axes: Axes, *, below: bool = False) -> None:
+    axes.grid(axis="y", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if below:
+        axes.legend(
+            frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.06), ncols=3, fontsize="small"
+        )
+    elif axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize="small")
+
+
+@checked
+def plot_adaptation(report: Mapping[str, Any], path: Path) -> None:
+    """Draw what an adaptation achieved: returns after each stage, and losses of the model.
+
+    Every evaluation episode is a dot, a stage's mean a line; the policy that was handed back is
+    in colour.
+
+    Args:
+        report: The adaptation's, as ``report.to_dict()`` gives it and its file holds it.
+        path: File to write; its ending gives the format.
+
+    Raises:
+        ValueError: If the report is none.
+    """
+    try:
+        told = f"{report['task']}: kept {report['decision']}; {report['reason']}"
+        after, decision, novelty = (report[key] for key in ("returns", "decision", "novelty"))
+        curves = [report[f"{key}_loss"] for key in ("train", "validation", "earlier_tasks")]
+    except LookupError as error:
+        raise ValueError(
+            f"plot_adaptation expected report as AdaptationReport.to_dict() gives it, without "
+            f"{error}."
+        ) from error
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    returns, losses = figure.subplots(1, 2, width_ratios=(3, 2))
+    figure.suptitle(told, fontsize="medium")
+    for position, (stage, values) in enumerate(after.items()):
+        colour = _BLUE if stage == decision else _GREY
+        returns.plot([position] * len(values), values, "o", color=colour, alpha=0.6)
+        returns.hlines(np.mean(values), position - 0.3, position + 0.3, color=colour, linewidth=2)
+        returns.annotate(
+            f"{np.mean(values):.0f}".replace("-", "−"),
+            (position + 0.32, np.mean(values)),
+            va="bottom",
+            color=colour,
+        )
+    returns.axhline(0, color="black", linewidth=0.6)
+    names = [stage.replace(" ", "\n") for stage in after]
+    returns.set_xticks(range(len(names)), names)
+    returns.set_xlim(-0.5, len(after) - 0.2)
+    returns.set(ylabel="return of an episode", title="Evaluation, on common starts")
+    for label, positions, values, colour in (
+        ("new task", (0, 1, 2), curves[0], _BLUE),
+        ("new task, held out", (0, 1, 2), curves[1], _ORANGE),
+        ("earlier tasks", (0, 2), curves[2], _GREY),
+    ):
+        losses.plot(positions, values, marker="o", color=colour, label=label)
+    losses.set_xticks(range(3), ["before", "context", "weights"])
+    losses.set(ylabel="model loss", title="Model")
+    if novelty is not None:
+        losses.set_xlabel(
+            f"novelty: context distance {novelty['context_distance']:.1f}, "
+            f"loss excess {novelty['loss_excess']:.1f}\n(a training task's: 1 and 0)",
+            fontsize="small",
+        )
+    for axes in (returns, losses):
+        _finish(axes)
+    _save(figure, path)
+
+
+@checked
+def plot_comparison(compared: Mapping[str, Any], path: Path) -> None:
+    """Draw the return of each task after each stage, and the stages' means.
+
+    Bars are 95% intervals over seeds, where there is more than one; dashed lines are means over
+    tasks and seeds.
+
+    Args:
+        compared: What :func:`.compare` gave.
+        path: File to write; its ending gives the format.
+
+    Raises:
+        ValueError: If it is something else, or there are too many tasks or stages to be told apart.
+    """
+    try:
+        tasks, arms = compared["tasks"], dict(compared["arms"])
+        kept = arms.pop("kept")
+    except (LookupError, TypeError) as error:
+        raise ValueError(
+            f"plot_comparison expected compared as compare() gives it, without {error}."
+        ) from error
+    _require_few("plot_comparison", "compared", tasks, _MOST_LABELS)
+    _require_few("plot_comparison", "compared", arms)
+    figure = Figure(figsize=(max(6.4, 2 + 0.6 * len(tasks)), 4.2), layout="constrained")
+    axes = figure.subplots()
+    colours = (_GREY, _BLUE, _ORANGE, _GREEN, *_COLOURS[3:])
+    spread = np.linspace(-0.2, 0.2, len(arms)) if len(arms) > 1 else np.zeros(1)
+    for (arm, summary), colour, marker, offset in zip(
+        arms.items(), colours, _MARKERS, spread, strict=False
+    ):
+        returns = [np.array(row) for row in summary["returns"]]
+        places = np.arange(len(tasks)) + offset
+        label = f"{arm}: {summary['mean']:.0f}".replace("-", "−")
+        _draw_intervals(axes, places, returns, fmt=marker, color=colour, label=label)
+        axes.axhline(summary["mean"], color=colour, linestyle="--", linewidth=1.2)
+    labels = [task.split(" ") for task in tasks]
+    words = list(itertools.takewhile(lambda same: len(set(same)) == 1, zip(*labels, strict=False)))
+    shared = words if len(tasks) > 1 else []
+    axes.set_xticks(
+        range(len(tasks)), [" ".join(label[len(shared) :]) for label in labels], rotation=90
+    )
+    axes.set_xlabel(" ".join(word[0] for word in shared) or "task")
+    axes.set_ylabel("return of an episode")
+    axes.set_title(
+        f"{len(tasks)} task(s), {len(compared['seeds'])} seed(s); mean handed back: "
+        f"{kept['mean']:.0f}".replace("-", "−")
+    )
+    _finish(axes, below=True)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    partial = path.with_name(path.name + ".partial")
+    figure.savefig(partial, format=path.suffix[1:] or "png", dpi=150)
+    partial.replace(path)

@@ -1,0 +1,465 @@
+"""Algorithm 1: meta-train a context model and a policy that is conditioned on its context."""
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mier_adapt._checks import Device, NonNegative, Seed, checked
+from mier_adapt._memory import keep_freed_memory
+from mier_adapt._storage.checkpoints import (
+    CHECKPOINT_FILE,
+    PREVIOUS_FILE,
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+)
+from mier_adapt._storage.locks import LOCK_FILE, run_lock
+from mier_adapt._storage.randomness import (
+    check_global_generator_state,
+    global_generator_state,
+    seed_global_generators,
+    set_global_generator_state,
+)
+from mier_adapt._storage.trees import require_keys, require_like, require_optimizer_state
+from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig
+from mier_adapt.agents.environments import FamilyEnvs
+from mier_adapt.agents.evaluation import evaluate
+from mier_adapt.agents.rollouts import collect_episodes
+from mier_adapt.agents.run import (
+    CARD_FILE,
+    RUN_FILE,
+    Run,
+    RunFile,
+    read_run_file,
+    write_run_file,
+)
+from mier_adapt.integration import update
+from mier_adapt.integration.actors import require_finite_parameters
+from mier_adapt.integration.algorithms import set_lr, set_target_entropy
+from mier_adapt.protocols import Actor
+from mier_adapt.training.meta_step import Place, meta_step, require_finite_contexts
+from mier_adapt.training.metrics import MetricsLog
+from mier_adapt.transitions import Transitions
+from mier_adapt_envs import task_set
+
+_logger = logging.getLogger(__name__)
+
+_FINAL_SAVE_WAITS = (1.0, 2.0, 4.0, 8.0)
+"""Seconds before each further try of a run's last save. Schedulers that stop a process give it
+ten seconds and more."""
+_EVALUATION_SEED = 20_000
+"""Evaluations of one run share their starts, so that its curve shows the policy alone."""
+
+
+class MetaTrainer:
+    """A run in the making; :meth:`step` is one SAC update with all that falls due at it.
+
+    Between two calls the whole future of the run is a function of :meth:`state`.
+
+    Args:
+        config: What to train.
+        envs: The environments of ``config.task_set``.
+        seed: Fixes the run.
+        adapt_config: How the run will meet new tasks.
+        device: Where networks live and learn.
+
+    Source:
+        Mendonca et al. (2020), arXiv:2006.07178, Algorithm 1. Ours: the model is trained
+        before the policy on the first data; tasks are drawn without replacement where there
+        are enough of them; several SAC updates share the contexts of one meta-step.
+    """
+
+    def __init__(
+        self,
+        config: MetaTrainConfig,
+        envs: FamilyEnvs,
+        *,
+        seed: int,
+        adapt_config: AdaptConfig | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        keep_freed_memory()
+        seed_global_generators(seed)
+        self.generator = np.random.default_rng(seed)
+        self.config = config
+        self.envs = envs
+        self.run = Run.build(
+            config,
+            envs,
+            adapt_config=adapt_config or AdaptConfig(),
+            generator=self.generator,
+            device=device,
+        )
+        self.model_optimizer = torch.optim.Adam(
+            self.run.context_model.parameters(), lr=config.model.lr
+        )
+        self.updates = 0
+        self.env_steps = 0
+        self.pretrain_steps = 0
+        self.seconds = 0.0
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether all updates were taken."""
+        return self.updates >= self.config.updates
+
+    def step(self) -> dict[str, Any] | None:
+        """Take one step of pre-training or one SAC update.
+
+        Returns:
+            The measurements of an iteration that this step completed, or ``None``.
+
+        Raises:
+            FloatingPointError: If something stops being finite; names it, the step and the tasks.
+        """
+        started = time.monotonic()
+        config = self.config
+        if self.env_steps == 0:
+            self._collect_initial()
+        if self.pretrain_steps < config.model.pretrain_steps:
+            self._meta_step()
+            self.pretrain_steps += 1
+            self.seconds += time.monotonic() - started
+            return None
+        if self.updates % config.updates_per_iteration == 0:
+            self._anneal()
+            self._collect()
+        if self.updates % config.policy.updates_per_model_step == 0:
+            self._meta_step()
+        stats = update(self.run.algorithm, self.run.replay, config.policy.batch_size)
+        self.updates += 1
+        for name, value in stats.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"SAC's {name} is {value} at update {self.updates}, on tasks "
+                    f"{[int(task) for task in self.run.replay.active_tasks]}. The checkpoint "
+                    "before it is whole. Lower policy.lr and start a new run."
+                )
+            self._add(name, value)
+        row = None
+        if self.updates % config.updates_per_iteration == 0 or self.finished:
+            row = self._measure()
+        self.seconds += time.monotonic() - started
+        if row is not None:
+            row["seconds"] = self.seconds
+        return row
+
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`load_state` needs to go on as if nothing had happened."""
+        return {
+            "run": self.run.state(),
+            "model_optimizer": self.model_optimizer.state_dict(),
+            "updates": self.updates,
+            "env_steps": self.env_steps,
+            "pretrain_steps": self.pretrain_steps,
+            "seconds": self.seconds,
+            "sums": self._sums,
+            "generator": self.generator.bit_generator.state,
+            "global_generators": global_generator_state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` gave in a run of the same configuration.
+
+        Raises:
+            ValueError: If it does not fit; nothing is changed then.
+        """
+        self._check_state(state)
+        self.run.load_state(state["run"])
+        self.model_optimizer.load_state_dict(state["model_optimizer"])
+        self.updates = state["updates"]
+        self.env_steps = state["env_steps"]
+        self.pretrain_steps = state["pretrain_steps"]
+        self.seconds = state["seconds"]
+        self._sums = dict(state["sums"])
+        self.generator.bit_generator.state = state["generator"]
+        set_global_generator_state(state["global_generators"])
+        self._anneal()  # no state holds the target entropy of an iteration that is under way
+
+    def _check_state(self, state: Any) -> None:
+        own = {**self.state(), "run": None}
+        require_keys(own, state, "state")
+        self.run.check_state(state["run"])
+        require_optimizer_state(self.model_optimizer, state["model_optimizer"], "model_optimizer")
+        for name in ("updates", "env_steps", "pretrain_steps", "seconds"):
+            require_like(own[name], state[name], name)
+            if state[name] < 0:
+                raise ValueError(f"{name}: expected a count, got {state[name]}.")
+        if not isinstance(state["sums"], dict):
+            raise ValueError(f"sums: expected a dictionary, got {type(state['sums']).__name__}.")
+        for name, value in state["sums"].items():
+            require_like((0.0, 0), value, f"sums/{name}")
+        try:
+            type(self.generator.bit_generator)().state = state["generator"]
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            raise ValueError(f"generator: not a state of ours: {error}") from error
+        check_global_generator_state(state["global_generators"])
+
+    def _anneal(self) -> None:
+        """Set this iteration's step sizes and target entropy, which move in a run's last part."""
+        config, policy = self.config, self.config.policy
+        started = self.updates - self.updates % config.updates_per_iteration
+        left = 1.0
+        if config.annealed_share > 0:
+            left = min(1.0, (1 - started / config.updates) / config.annealed_share)
+        set_lr(self.run.algorithm, left * policy.lr)
+        for group in self.model_optimizer.param_groups:
+            group["lr"] = left * config.model.lr
+        entropy = left * policy.target_entropy + (1 - left) * policy.final_target_entropy
+        set_target_entropy(self.run.algorithm, entropy)
+
+    def _collect_initial(self) -> None:
+        """Every task's first data, all with the initial context."""
+        tasks = np.arange(self.run.replay.num_tasks)
+        actor = self.run.initial_actor(len(tasks))
+        for _ in range(self.config.initial_episodes):
+            self._gather(tasks, actor, episodes=1, initial=True)
+        if self.config.model.normalize:
+            stored = self.run.replay.stored().to(self.run.device)
+            self.run.context_model.fit_normalization(stored)
+
+    def _collect(self) -> None:
+        """D_adapt with the initial context, then D_eval with the one that it identifies."""
+        config, run = self.config, self.run
+        tasks = self._draw_tasks(config.tasks_per_iteration)
+        adaptation = self._gather(
+            tasks,
+            run.initial_actor(len(tasks)),
+            episodes=config.adaptation_episodes,
+            initial=True,
+        )
+        contexts = run.adapter.adapt(adaptation.to(run.device))
+        require_finite_contexts(contexts, tasks, self._place())
+        self._gather(tasks, run.actor(contexts), episodes=config.evaluation_episodes, initial=False)
+
+    def _gather(
+        self, tasks: NDArray[np.int_], actor: Actor, *, episodes: int, initial: bool
+    ) -> Transitions:
+        """Collect and store episodes of each task; give them back as ``(T, B, ...)``."""
+        steps = episodes * self.config.episode_steps
+        rollouts = collect_episodes(
+            self.envs.of_size,
+            [self.run.task_set.meta_train[task] for task in tasks],
+            actor,
+            steps=steps,
+            episode_steps=self.config.episode_steps,
+            generator=self.generator,
+        )
+        for task, rollout in zip(tasks, rollouts, strict=True):
+            self.run.replay.extend(
+                task,
+                rollout.transitions.flatten(),
+                truncated=rollout.truncated.reshape(-1),
+                initial_context=initial,
+            )
+        self.env_steps += steps * len(tasks)
+        return Transitions.stack([rollout.transitions.flatten() for rollout in rollouts])
+
+    def _meta_step(self) -> None:
+        """One step of the model; its contexts go to the policy's replay."""
+        config, run = self.config.model, self.run
+        tasks = self._draw_tasks(config.tasks_per_batch)
+        meta = meta_step(
+            run.adapter, self.model_optimizer, run.replay, tasks, config, self._place()
+        )
+        run.replay.set_contexts(tasks, meta.contexts)
+        self._add("model_loss", float(meta.evaluation_loss.mean()))
+
+    def _place(self) -> Place:
+        return Place(
+            step=f"SAC update {self.updates}",
+            tasks=self.run.task_set.meta_train,
+            remedy="The checkpoint before it is whole. Lower model.lr or model.inner_lr and start "
+            "a new run.",
+        )
+
+    def _measure(self) -> dict[str, Any]:
+        """Close an iteration: means since the last one, and an evaluation where it is due."""
+        config = self.config
+        for network, name in (
+            (self.run.context_model, "The model"),
+            (self.run.algorithm, "SAC"),
+        ):
+            require_finite_parameters(network, f"After update {self.updates}: {name}")
+        row: dict[str, Any] = {"updates": self.updates, "env_steps": self.env_steps}
+        row |= {name: total / count for name, (total, count) in self._sums.items()}
+        self._sums = {}
+        iteration = -(-self.updates // config.updates_per_iteration)
+        if iteration % config.evaluate_every == 0 or self.finished:
+            tasks = self.run.task_set.meta_train[: config.evaluated_tasks]
+            evaluations = evaluate(
+                self.run,
+                self.envs,
+                tasks,
+                seed=_EVALUATION_SEED,
+                adaptation_steps=self.run.adapt_config.adaptation_steps,
+                episode_steps=config.episode_steps,
+            )
+            for name in ("loss_initial", "loss_adapted"):
+                row[name] = float(np.mean([getattr(each, name) for each in evaluations]))
+            for name in ("initial", "adapted"):
+                per_task = [float(getattr(each, f"returns_{name}").mean()) for each in evaluations]
+                row[f"return_{name}"] = float(np.mean(per_task))
+                row[f"returns_{name}"] = per_task
+        return row
+
+    def _draw_tasks(self, count: int) -> NDArray[np.int_]:
+        num_tasks = self.run.replay.num_tasks
+        return self.generator.choice(num_tasks, count, replace=count > num_tasks)
+
+    def _add(self, name: str, value: float) -> None:
+        total, count = self._sums.get(name, (0.0, 0))
+        self._sums[name] = (total + value, count + 1)
+
+
+@checked
+def meta_train(
+    config: MetaTrainConfig,
+    directory: Path,
+    *,
+    adapt_config: AdaptConfig | None = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    checkpoint_seconds: NonNegative = 120.0,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[MetaTrainer, dict[str, Any] | None], None] = lambda trainer, row: None,
+) -> bool:
+    """Meta-train into a directory, or go on with the run that it holds.
+
+    An interrupted run that is called again ends with the parameters of an uninterrupted one,
+    bit for bit on the same machine's CPU.
+
+    Args:
+        config: What to train. A run may be called again with more ``updates``, but with
+            nothing else changed.
+        directory: Gets ``run.json``, ``checkpoint.safetensors``, ``metrics.jsonl``,
+            ``tensorboard/`` and ``learning_curve.png``. Made if needed.
+        adapt_config: How the run will meet new tasks, which ``run.json`` keeps; a run may be
+            called again with another one.
+        seed: Fixes the run.
+        device: Where networks live and learn.
+        checkpoint_seconds: Wall-clock time between checkpoints.
+        should_stop: Asked after every step; True saves a checkpoint and leaves.
+        on_step: Called after every step, with an iteration's measurements when one ends.
+
+    Returns:
+        Whether the run is finished.
+
+    Raises:
+        ValueError: If the directory holds a run of another configuration or seed.
+        RunLockedError: If another process is at work in the directory.
+        CheckpointError: If a file of the run is damaged and there is no older one.
+        FloatingPointError: If something stops being finite; names it, the step and the task. The
+            checkpoint before it stays.
+        OSError: If the last checkpoint cannot be written after several tries. Checkpoints on the
+            way that the disk refuses cost nothing: the run goes on in memory, says so in the log,
+            and tries again at the next one.
+    """
+    tasks = task_set(config.family, config.task_set)
+    run_file = RunFile(config, adapt_config or AdaptConfig(), seed, tasks.hash)
+    directory.mkdir(parents=True, exist_ok=True)
+    with run_lock(directory), FamilyEnvs(tasks) as envs:
+        _enter(directory, run_file)
+        trainer = MetaTrainer(
+            config, envs, seed=seed, adapt_config=run_file.adapt_config, device=device
+        )
+        if (directory / CHECKPOINT_FILE).exists() or (directory / PREVIOUS_FILE).exists():
+            _resume(directory, trainer, run_file)
+        with contextlib.closing(MetricsLog(directory, updates=trainer.updates)) as log:
+            saved = time.monotonic()
+            while not (trainer.finished or should_stop()):
+                row = trainer.step()
+                if row is not None:
+                    log.write(row)
+                on_step(trainer, row)
+                if time.monotonic() - saved > checkpoint_seconds:
+                    try:
+                        _save(directory, run_file, trainer)
+                    except OSError as error:
+                        _warn_of_failed_save(
+                            directory, trainer, error, f"in {checkpoint_seconds:.0f} s"
+                        )
+                    saved = time.monotonic()
+            for wait in _FINAL_SAVE_WAITS:
+                try:
+                    _save(directory, run_file, trainer)
+                except OSError as error:
+                    _warn_of_failed_save(directory, trainer, error, f"in {wait:.0f} s")
+                    time.sleep(wait)
+                else:
+                    break
+            else:
+                try:
+                    _save(directory, run_file, trainer)
+                except OSError as error:
+                    raise OSError(
+                        f"The run's last checkpoint, at SAC update {trainer.updates}, could not be "
+                        f"written to {directory}: {error}. What was computed since the one before "
+                        "it is lost; free space or make the directory writable, and call again."
+                    ) from error
+        return trainer.finished
+
+
+def _enter(directory: Path, run_file: RunFile) -> None:
+    """Make sure that a directory is this run's, or becomes it."""
+    if (directory / CARD_FILE).is_file():
+        raise ValueError(
+            f"{directory} holds an exported run, without optimizers and with a part of its "
+            "experience: it cannot be trained further. Go on with the run that it was made from, "
+            "or choose another directory."
+        )
+    if (directory / RUN_FILE).is_file():
+        run_file.require_same(read_run_file(directory), str(directory))
+    elif any(
+        # what a run that was killed in its first moments leaves
+        path.name not in (LOCK_FILE, f"{RUN_FILE}.partial")
+        for path in directory.iterdir()
+    ):
+        raise ValueError(
+            f"Expected an empty directory or one with a run, but {directory} holds other files. "
+            "Choose another one."
+        )
+    write_run_file(directory, run_file)
+
+
+def _resume(directory: Path, trainer: MetaTrainer, run_file: RunFile) -> None:
+    """Go on from a directory's newest whole checkpoint; if it fails, ``trainer`` is as before."""
+    path, tree = load_checkpoint(directory, set_damaged_aside=True)
+    try:
+        run_file.require_same(RunFile.from_dict(tree["manifest"]), "it")
+        trainer.load_state({name: part for name, part in tree.items() if name != "manifest"})
+    except (LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not fit its run: {error}") from error
+
+
+def _save(directory: Path, run_file: RunFile, trainer: MetaTrainer) -> None:
+    if not (directory / RUN_FILE).is_file():  # the directory was made anew
+        write_run_file(directory, run_file)
+    try:
+        save_checkpoint(directory, {"manifest": run_file.to_dict(), **trainer.state()})
+    except ValueError as error:
+        raise FloatingPointError(f"After SAC update {trainer.updates}: {error}") from error
+
+
+def _warn_of_failed_save(
+    directory: Path, trainer: MetaTrainer, error: OSError, next_try: str
+) -> None:
+    _logger.warning(
+        "The checkpoint at SAC update %d was not written: %s. The run goes on in memory and loses "
+        "nothing while this process lives. %s The next try is %s.",
+        trainer.updates,
+        error,
+        f"Free space on the disk of {directory}, or make it writable again."
+        if directory.is_dir()
+        else f"Bring {directory} back: mkdir -p '{directory}', or mount its disk again.",
+        next_try,
+    )

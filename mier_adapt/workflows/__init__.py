@@ -1,1 +1,0 @@
-"""Meta-training, adaptation and evaluation, end to end."""

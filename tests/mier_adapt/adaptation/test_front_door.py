@@ -1,0 +1,346 @@
+import copy
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import mier_adapt
+from mier_adapt import NewTask, load_run, preset
+from mier_adapt._storage.checkpoints import CheckpointError, save_tree
+from mier_adapt._storage.randomness import global_generator_state, seed_global_generators
+from mier_adapt.adaptation import AlwaysGate, stages
+from mier_adapt.adaptation.report import novelty
+from mier_adapt.integration import MixedReplayBuffer, algorithm_state, update
+
+from ..doubles import assert_same_tree
+
+
+@pytest.fixture
+def run(negated_joints_run, negated_joints_envs):
+    return load_run(negated_joints_run, negated_joints_envs)
+
+
+def adapt(run, envs, *, index: int = 12, seed: int = 0, changes=None, **options):
+    """Adapt to a task of the family, as the run does but for these changes."""
+    return mier_adapt.adapt(
+        run,
+        run.new_task(envs, envs.task_set[index]),
+        dataclasses.replace(run.adapt_config, **(changes or {})),
+        seed=seed,
+        evaluation_episodes=2,
+        **options,
+    )
+
+
+UNSEEN = {"gate": AlwaysGate()}  # what a stage made is handed back without a look at it
+
+
+def without_seconds(report) -> dict:
+    values = dataclasses.asdict(report)
+    values.pop("seconds")
+    return values
+
+
+def weights(algorithm) -> dict:
+    state = algorithm.state_dict()
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+STAGES = ["initial context", "adapted context", "actor only", "relabeled"]
+
+
+def test_adapts_in_stages_and_reports_them(run, negated_joints_envs):
+    stages = []
+    algorithm, context, report = adapt(
+        run,
+        negated_joints_envs,
+        on_stage=lambda stage, progress: stages.append((stage, progress)),
+    )
+    task = negated_joints_envs.task_set[12]
+    assert report.task == str(task)
+    assert report.parameters == task.parameters
+    assert list(report.returns) == STAGES
+    assert all(len(returns) == 2 for returns in report.returns.values())
+    assert report.real_transitions == 40
+    assert report.gate_transitions == 2 * 1 * 20
+    assert report.evaluation_transitions == 4 * 2 * 20
+    assert report.synthetic_transitions == 2 * 100
+    assert report.updates == 2 * 3
+    assert report.train_loss[2] < report.train_loss[0]
+    assert report.disagreement > 0
+    assert len(report.weight_steps) == run.adapt_config.num_models
+    assert context.shape == (3,)
+    assert context.any()
+    names = list(dict.fromkeys(stage for stage, _ in stages))
+    assert names == ["identify", "refresh", "refine", "relabel", "gate"] == list(report.seconds)
+    progress = [value for stage, value in stages if stage == "relabel"]
+    assert progress == sorted(progress)
+    assert progress[-1] == 1.0
+    assert json.loads(json.dumps(report.to_dict()))["seed"] == 0
+    assert algorithm is not run.algorithm
+
+
+@pytest.mark.parametrize(("after", "better"), [(6.0, True), (5.1, False), (4.0, False)])
+def test_the_gate_keeps_what_did_clearly_better_in_real_episodes(
+    run, negated_joints_envs, monkeypatch, after, better
+):
+    returns = iter([(5.0,), (after,)])
+    stages = []
+    real = NewTask.returns
+
+    def told(*args, **kwargs):
+        if stages[-1:] == ["gate"]:
+            return next(returns)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(NewTask, "returns", told)
+    algorithm, _, report = adapt(
+        run, negated_joints_envs, on_stage=lambda stage, progress: stages.append(stage)
+    )
+    kept = not torch.equal(
+        next(algorithm.policy.parameters()), next(run.algorithm.policy.parameters())
+    )
+    assert kept == better
+    assert report.decision == ("relabeled" if better else "adapted context")
+    assert f"{after:.0f} in 1 real episode(s), against 5" in report.reason
+    assert ("has to be 4% better" in report.reason) != better
+    assert report.gate_returns == {
+        "adapted context": (5.0,),
+        "relabeled": (after,),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "stages", "decision"),
+    [
+        ({"refresh_updates": 0}, ["initial context", "adapted context", "relabeled"], "relabeled"),
+        ({"relabel_rounds": 0}, ["initial context", "adapted context", "actor only"], "actor only"),
+        (
+            {"refresh_updates": 0, "relabel_rounds": 0},
+            ["initial context", "adapted context"],
+            "adapted context",
+        ),
+    ],
+)
+def test_each_stage_can_be_left_out(run, negated_joints_envs, changes, stages, decision):
+    _, _, report = adapt(run, negated_joints_envs, changes={**UNSEEN, **changes})
+    assert list(report.returns) == stages
+    assert report.decision == decision
+    assert report.gate_transitions == 0
+    assert report.gate_returns == {}
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 1), (0.5, 3), (1.0, 6)])
+def test_hands_back_the_average_of_the_last_policies(
+    run, negated_joints_envs, monkeypatch, share, count
+):
+    policies = []
+
+    def kept(algorithm, *args):
+        losses = update(algorithm, *args)
+        policies.append(copy.deepcopy(algorithm.policy.state_dict()))
+        return losses
+
+    monkeypatch.setattr(stages, "update", kept)
+    algorithm, _, report = adapt(
+        run, negated_joints_envs, changes={**UNSEEN, "averaged_share": share}
+    )
+    assert len(policies) == report.updates == 6
+    for name, value in algorithm.policy.state_dict().items():
+        mean = torch.stack([each[name] for each in policies[-count:]]).mean(0)
+        torch.testing.assert_close(value, mean)
+
+
+def test_the_published_algorithm_is_a_preset(run, negated_joints_envs):
+    published = preset("halfcheetah-negated-joints-paper").adapt
+    shortened = {
+        "adaptation_steps": 40,
+        "weight_steps": 3,
+        "relabel_rounds": 1,
+        "relabel_size": 50,
+        "updates_per_round": 2,
+        "validation_threshold": 1e9,
+    }
+    run.adapt_config = dataclasses.replace(published, **shortened)
+    _, _, report = adapt(run, negated_joints_envs)
+    assert list(report.returns) == ["initial context", "adapted context", "relabeled"]
+    assert report.decision == "relabeled"
+    assert report.disagreement == 0
+    assert len(report.weight_steps) == 1
+
+
+def test_a_refreshed_actor_learns_from_critics_that_stay(run, negated_joints_envs):
+    algorithm, _, _ = adapt(
+        run, negated_joints_envs, changes={**UNSEEN, "relabel_rounds": 0, "refresh_updates": 5}
+    )
+    before, after = weights(run.algorithm), weights(algorithm)
+    critics = [name for name in after if name.startswith("critic")]
+    assert_same_tree({n: after[n] for n in critics}, {n: before[n] for n in critics})
+    actor = [name for name in after if name.startswith("policy.actor")]
+    assert not all(torch.equal(after[name], before[name]) for name in actor)
+    assert all(p.requires_grad for p in algorithm.critic.parameters())
+
+
+def test_novelty_tells_a_meta_training_task_from_a_far_one(run, negated_joints_envs):
+    contexts = torch.tensor([[0.0, 0.0, float(i)] for i in range(10)])
+    real = run.replay.sample_transitions(
+        np.array([3]), 40, adaptation=True, generator=np.random.default_rng(1)
+    )[0]
+    among = novelty(run, real, contexts[3], contexts)
+    far = novelty(run, real, contexts[9] + torch.tensor([0.0, 0.0, 5.0]), contexts)
+    assert among.context_distance == 0
+    assert far.context_distance == pytest.approx(5.0)
+    wild = dataclasses.replace(real, rew=real.rew + 1e3)
+    assert novelty(run, wild, contexts[3], contexts).loss_excess > among.loss_excess + 3
+
+
+def test_the_run_is_unchanged_and_so_are_the_global_generators(
+    run, negated_joints_envs, negated_joints_run
+):
+    before, configs = global_generator_state(), (run.config, run.adapt_config)
+    steps, lrs = run.adapter.steps, run.adapter.lrs
+    adapt(run, negated_joints_envs, changes=UNSEEN)
+    assert_same_tree(global_generator_state(), before)
+    assert_same_tree(run.state(), load_run(negated_joints_run, negated_joints_envs).state())
+    assert (run.config, run.adapt_config) == configs
+    assert (run.adapter.steps, run.adapter.lrs) == (steps, lrs)
+    # What was put aside with the temperature is still there.
+    assert run.algorithm.alpha._log_alpha.requires_grad
+
+
+def test_the_seed_fixes_the_report(run, negated_joints_envs):
+    run.adapt_config = dataclasses.replace(run.adapt_config, **UNSEEN)
+    _, _, first = adapt(run, negated_joints_envs)
+    seed_global_generators(777)
+    algorithm, _, again = adapt(run, negated_joints_envs)
+    assert without_seconds(first) == without_seconds(again)
+    third, _, _ = adapt(run, negated_joints_envs)
+    assert_same_tree(weights(algorithm), weights(third))
+    _, _, other = adapt(run, negated_joints_envs, seed=1)
+    assert other.returns != first.returns
+
+
+def test_a_threshold_that_is_not_met_keeps_the_policy(run, negated_joints_envs):
+    algorithm, _, report = adapt(
+        run, negated_joints_envs, changes={"validation_threshold": -1e9, "refresh_updates": 0}
+    )
+    assert report.decision == "adapted context"
+    assert "not below the threshold -1e+09" in report.reason
+    assert list(report.returns) == ["initial context", "adapted context"]
+    assert report.updates == report.synthetic_transitions == 0
+    assert_same_tree(weights(algorithm), weights(run.algorithm))
+
+
+def trained_on(monkeypatch) -> list[MixedReplayBuffer]:
+    """The buffers that adaptations make from now on."""
+    made = []
+
+    class Remembered(MixedReplayBuffer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(stages, "MixedReplayBuffer", Remembered)
+    return made
+
+
+def test_where_only_rewards_vary_next_states_are_kept(velocity_run, velocity_envs, monkeypatch):
+    made = trained_on(monkeypatch)
+    run = load_run(velocity_run, velocity_envs)
+    _, _, report = adapt(run, velocity_envs, index=110, changes=UNSEEN)
+    (buffer,) = made
+    stored = run.replay.stored()
+    known = {
+        tuple(np.concatenate((obs, act, obs_next)).tolist()): float(rew)
+        for obs, act, obs_next, rew in zip(
+            stored.obs, stored.act, stored.obs_next, stored.rew, strict=True
+        )
+    }
+    rows = range(40, 40 + buffer.num_synthetic)
+    changed = 0
+    for row in rows:
+        key = np.concatenate((buffer.obs[row], buffer.act[row], buffer.obs_next[row]))
+        assert tuple(key.tolist()) in known
+        changed += buffer.rew[row] != known[tuple(key.tolist())]
+    assert changed == buffer.num_synthetic == report.synthetic_transitions
+
+
+def test_where_dynamics_vary_next_states_are_predicted(run, negated_joints_envs, monkeypatch):
+    made = trained_on(monkeypatch)
+    adapt(run, negated_joints_envs, changes=UNSEEN)
+    (buffer,) = made
+    assert (buffer.num_real, buffer.num_synthetic) == (40, 200)
+    stored = run.replay.stored()
+    synthetic = slice(40, 240)
+    observed = {tuple(row.tolist()) for row in stored.obs}
+    assert all(tuple(row.tolist()) in observed for row in buffer.obs[synthetic])
+    followed = {tuple(row.tolist()) for row in stored.obs_next}
+    assert not any(tuple(row.tolist()) in followed for row in buffer.obs_next[synthetic])
+    assert np.abs(buffer.act[synthetic]).max() <= 1
+    # The real data is the adaptation's own.
+    assert not any(tuple(row.tolist()) in observed for row in buffer.obs[:40])
+
+
+def test_refuses_a_task_of_another_family(run, negated_joints_envs, velocity_envs):
+    task = velocity_envs.task_set[0]
+    with pytest.raises(ValueError, match=r"of HalfCheetahNegatedJoints, got .*HalfCheetahVel"):
+        run.new_task(negated_joints_envs, task)
+
+
+def test_refuses_to_evaluate_no_episodes(run, negated_joints_envs):
+    task = run.new_task(negated_joints_envs, negated_joints_envs.task_set[12])
+    with pytest.raises(ValueError, match="adapt expected evaluation_episodes >= 1, got 0"):
+        mier_adapt.adapt(run, task, run.adapt_config, seed=0, evaluation_episodes=0)
+
+
+@pytest.mark.parametrize("interrupted", ["identify", "relabel"])
+def test_an_interrupted_adaptation_goes_on_from_its_real_transitions(
+    run, negated_joints_envs, tmp_path, monkeypatch, interrupted
+):
+    checkpoint = tmp_path / "transitions.safetensors"
+    algorithm, context, report = adapt(run, negated_joints_envs)
+
+    rounds = []
+    act = NewTask.run
+
+    def counted(*args, explore=True, **kwargs):
+        if explore:
+            rounds.append(1)
+            if interrupted == "identify" and len(rounds) == 2:
+                raise KeyboardInterrupt
+        return act(*args, explore=explore, **kwargs)
+
+    monkeypatch.setattr(NewTask, "run", counted)
+
+    def interrupt(stage, progress):
+        if stage == interrupted == "relabel":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        adapt(run, negated_joints_envs, checkpoint=checkpoint, on_stage=interrupt)
+    resumed = adapt(run, negated_joints_envs, checkpoint=checkpoint)
+    assert len(rounds) == (3 if interrupted == "identify" else 2)
+    assert_same_tree(algorithm_state(algorithm), algorithm_state(resumed[0]))
+    assert torch.equal(context, resumed[1])
+    assert without_seconds(report) == without_seconds(resumed[2])
+
+    with pytest.raises(ValueError, match="another seed"):
+        adapt(run, negated_joints_envs, seed=1, checkpoint=checkpoint)
+    with torch.no_grad():
+        next(run.algorithm.policy.parameters()).add_(0.1)
+    with pytest.raises(ValueError, match="another agent"):
+        adapt(run, negated_joints_envs, checkpoint=checkpoint)
+    save_tree(checkpoint, {"real": 1})
+    with pytest.raises(CheckpointError, match="not the checkpoint of an adaptation"):
+        adapt(run, negated_joints_envs, checkpoint=checkpoint)
+
+
+def test_an_adaptation_goes_on_without_room_for_its_checkpoint(
+    run, negated_joints_envs, tmp_path, caplog
+):
+    context = adapt(run, negated_joints_envs)[1]
+    found = adapt(run, negated_joints_envs, checkpoint=tmp_path / "gone" / "file")[1]
+    assert torch.equal(context, found)
+    assert "The adaptation goes on in memory" in caplog.text

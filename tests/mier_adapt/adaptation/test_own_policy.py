@@ -1,0 +1,190 @@
+import dataclasses
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from tianshou.data import Collector, VectorReplayBuffer
+from tianshou.env import DummyVectorEnv
+
+from mier_adapt import Transitions, adapt_algorithm, meta_train_offline
+from mier_adapt.adaptation import AlwaysGate, own_policy
+from mier_adapt.agents import ModelConfig
+from mier_adapt.agents.presets import OWN_POLICY
+from mier_adapt.integration import from_tianshou
+from mier_adapt.training import imitate
+
+from ..doubles import ALGORITHMS
+
+SMALL = dataclasses.replace(
+    OWN_POLICY,
+    adaptation_steps=60,
+    weight_steps=20,
+    relabel_rounds=2,
+    relabel_size=100,
+    updates_per_round=3,
+    batch_size=16,
+)
+
+
+@pytest.fixture(autouse=True)
+def _few_model_steps(monkeypatch):
+    monkeypatch.setattr(own_policy, "_MODEL_STEPS", 20)
+
+
+def swimmer():
+    return gymnasium.make("Swimmer-v5", max_episode_steps=30)
+
+
+@pytest.fixture(scope="module")
+def buffer():
+    """What stock Tianshou's collector stores of random actions."""
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 - stock Tianshou draws from the global generators
+    envs = DummyVectorEnv([swimmer, swimmer])
+    stored = VectorReplayBuffer(1_000, 2)
+    collector = Collector(new(), envs, stored)
+    collector.reset()
+    collector.collect(n_step=300, random=True)
+    return stored
+
+
+def new(name="SAC"):
+    """A tiny stock algorithm that knows no context."""
+    torch.manual_seed(0)
+    return ALGORITHMS[name](8, 0)
+
+
+def test_reads_what_stock_collectors_store(buffer):
+    transitions = from_tianshou(buffer)
+    assert len(transitions) == len(buffer) == 300
+    assert transitions.obs.shape == (300, 8)
+    assert float(transitions.act.abs().max()) <= 1
+    assert float(transitions.act.abs().max()) > 0.9
+    episode = buffer.buffers[0]
+    assert torch.equal(transitions.rew[:10], torch.as_tensor(episode.rew[:10]).float())
+    assert torch.equal(transitions.obs[1], transitions.obs_next[0])
+
+
+@pytest.mark.parametrize("name", ["SAC", "TD3", "REDQ"])
+def test_adapts_stock_algorithms_in_stock_environments(name, buffer):
+    env = swimmer()
+    algorithm = new(name)
+    before = {k: v.clone() for k, v in algorithm.policy.state_dict().items()}
+    stages = []
+    adapted, context, report = adapt_algorithm(
+        algorithm,
+        env,
+        [buffer],
+        seed=0,
+        config=SMALL,
+        evaluation_episodes=2,
+        on_stage=lambda stage, progress: stages.append(stage),
+    )
+    assert list(dict.fromkeys(stages)) == ["model", "identify", "refine", "relabel", "gate"]
+    assert list(report.returns) == ["unchanged", "relabeled"]
+    assert report.decision in report.returns
+    assert report.real_transitions == 60
+    assert report.gate_transitions == 2 * 30
+    assert report.novelty is None
+    assert report.task == "Swimmer-v5"
+    assert context.shape == (0,)
+    assert report.validation_loss[2] <= report.validation_loss[0]
+    after = algorithm.policy.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    kept = adapted.policy.state_dict()
+    changed = any(not torch.equal(before[name], kept[name]) for name in before)
+    assert changed == (report.decision == "relabeled")
+
+
+def test_the_same_seed_gives_the_same_policy(buffer):
+    weights = []
+    for _ in range(2):
+        env = swimmer()
+        config = dataclasses.replace(SMALL, gate=AlwaysGate())
+        adapted = adapt_algorithm(new(), env, [buffer], seed=3, config=config).algorithm
+        weights.append(torch.cat([p.detach().flatten() for p in adapted.policy.parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_a_model_with_a_context_of_its_own_may_identify_the_task(buffer):
+    env = swimmer()
+    log = from_tianshou(buffer)
+    tasks = [log, Transitions(log.obs, log.act, log.rew - 1, log.obs_next, log.terminated)]
+    adapter = meta_train_offline(
+        tasks, steps=5, seed=0, config=ModelConfig(context_dim=2, hidden_sizes=(16,))
+    )
+    adaptation = adapt_algorithm(
+        new(), env, tasks, seed=0, config=SMALL, adapter=adapter, evaluation_episodes=1
+    )
+    assert adaptation.context.shape == (2,)
+    assert adaptation.context.any()
+
+
+def test_says_what_does_not_fit(buffer):
+    env = swimmer()
+    log = from_tianshou(buffer)
+    ended = Transitions(log.obs, log.act, log.rew, log.obs_next, ~log.terminated)
+    with pytest.raises(ValueError, match=r"adapt_algorithm expected .*termination_fn, since"):
+        adapt_algorithm(new(), env, [ended], seed=0, config=SMALL)
+    narrow = Transitions(log.obs[:, :6], log.act, log.rew, log.obs_next[:, :6], log.terminated)
+    with pytest.raises(ValueError, match=r"of \(8, 2\) dimensions.* got \(6, 2\)"):
+        adapt_algorithm(new(), env, [log, narrow], seed=0, config=SMALL)
+    with pytest.raises(ValueError, match=r"adapt_algorithm expected .* \(8, 2\), got \(6, 2\)"):
+        adapt_algorithm(new(), env, [narrow], seed=0, config=SMALL)
+    with pytest.raises(ValueError, match="at least one of earlier, got none"):
+        adapt_algorithm(new(), env, [], seed=0, config=SMALL)
+    endless = gymnasium.make("Swimmer-v5", max_episode_steps=-1)
+    with pytest.raises(ValueError, match="with a time limit"):
+        adapt_algorithm(new(), endless, [log], seed=0, config=SMALL)
+
+
+def test_meta_training_offline_tells_tasks_apart(buffer):
+    log = from_tianshou(buffer)
+    tasks = [
+        Transitions(log.obs, log.act, log.rew + shift, log.obs_next, log.terminated)
+        for shift in (-5.0, 0.0, 5.0)
+    ]
+    losses = []
+    adapter = meta_train_offline(
+        tasks,
+        steps=150,
+        seed=0,
+        # At the default lr its loss jumps, with some seeds just before the end.
+        config=ModelConfig(context_dim=2, hidden_sizes=(32, 32), batch_size=32, lr=3e-4),
+        on_step=lambda step, loss: losses.append(loss),
+    )
+    assert len(losses) == 150
+    contexts = adapter.adapt(Transitions.stack(tasks))
+    with torch.no_grad():
+        own = adapter.model.loss(Transitions.stack(tasks), contexts)
+        other = adapter.model.loss(Transitions.stack(tasks), contexts.roll(1, 0))
+    assert (own < other).all()
+
+
+@pytest.mark.parametrize("name", ["SAC", "TD3", "REDQ"])
+def test_imitation_acts_like_the_policy_and_learns_its_worth(name, buffer):
+    log = from_tianshou(buffer)
+    algorithm = new(name)
+
+    def policy(obs):
+        return torch.tanh(obs[:, :2])
+
+    progress = []
+    difference = imitate(
+        algorithm,
+        policy,
+        log,
+        seed=0,
+        actor_updates=300,
+        critic_updates=5,
+        batch_size=64,
+        lr=3e-3,
+        on_update=progress.append,
+    )
+    assert difference < 0.15
+    assert progress[-1] == 1.0
+    with pytest.raises(ValueError, match=r"policy to return .* of shape \(8, 2\), got \(8, 8\)"):
+        imitate(algorithm, lambda obs: obs, log, seed=0, batch_size=8)
+    with pytest.raises(ValueError, match=r"policy returns in \[-1, 1\], got values from"):
+        imitate(algorithm, lambda obs: obs[:, :2] + 3, log, seed=0)

@@ -1,0 +1,227 @@
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+from hypothesis import given
+from hypothesis import strategies as st
+from tianshou.data import Batch
+
+from mier_adapt import Transitions
+from mier_adapt._storage.randomness import seed_global_generators
+from mier_adapt.agents import collect
+from mier_adapt.agents.rollouts import Rollout, collect_episodes
+from mier_adapt.integration import PolicyActor, build_sac
+
+from ..doubles import (
+    ACT_DIM,
+    CONTEXT_DIM,
+    OBS_DIM,
+    ClockVectorEnv,
+    assert_same_tree,
+    random_transitions,
+)
+
+# Steps until an episode terminates, steps until a time limit cuts it.
+TASKS = [(3, 100), (100, 4), (5, 5), (100, 100)]
+
+
+def policy_for(env: ClockVectorEnv):
+    seed_global_generators(0)
+    return build_sac(
+        env.single_observation_space, env.single_action_space, CONTEXT_DIM, hidden_sizes=(8,)
+    ).policy
+
+
+def rollout(env=None, *, seed: int = 0, torch_seed: int = 0, steps: int = 12, **options) -> Rollout:
+    env = env or ClockVectorEnv(len(TASKS))
+    policy = options.pop("policy", None) or policy_for(env)
+    contexts = options.pop("contexts", torch.zeros(CONTEXT_DIM))
+    actor = options.pop("actor", None) or PolicyActor(policy, contexts)
+    seed_global_generators(torch_seed)
+    return collect(
+        env,
+        options.pop("tasks", TASKS),
+        actor,
+        steps=steps,
+        generator=np.random.default_rng(seed),
+        **options,
+    )
+
+
+def columns(result: Rollout) -> dict[str, torch.Tensor]:
+    names = ("obs", "act", "rew", "obs_next", "terminated")
+    values = {name: getattr(result.transitions, name) for name in names}
+    return {**values, "truncated": torch.from_numpy(result.truncated)}
+
+
+def test_the_generators_fix_a_rollout_and_nothing_is_carried_over():
+    env = ClockVectorEnv(len(TASKS))
+    first = columns(rollout(env))
+    assert_same_tree(columns(rollout(env)), first)
+    other_starts = columns(rollout(env, seed=1))
+    assert not torch.equal(other_starts["obs"], first["obs"])
+    other_actions = columns(rollout(env, torch_seed=1))
+    assert torch.equal(other_actions["obs"][:, 0], first["obs"][:, 0])
+    assert not torch.equal(other_actions["act"], first["act"])
+
+
+def test_deterministic_rollouts_draw_no_actions():
+    first, second = (columns(rollout(torch_seed=s, explore=False)) for s in (0, 1))
+    assert_same_tree(first, second)
+    assert not torch.equal(first["act"], columns(rollout())["act"])
+
+
+def test_every_slot_starts_afresh_and_runs_its_own_task():
+    result = columns(rollout())
+    assert result["obs"].shape == (len(TASKS), 12, OBS_DIM)
+    assert result["act"].shape == (len(TASKS), 12, ACT_DIM)
+    for slot, (terminates, cut) in enumerate(TASKS):
+        length = min(terminates, cut)
+        clock = np.arange(12) % length
+        np.testing.assert_array_equal(result["obs"][slot, :, 0], clock)
+        # The observation that ended an episode, not the next one's first.
+        np.testing.assert_array_equal(result["obs_next"][slot, :, 0], clock + 1)
+        ends = clock + 1 == length
+        np.testing.assert_array_equal(result["terminated"][slot], ends & (terminates == length))
+        # What terminates is not also cut.
+        np.testing.assert_array_equal(result["truncated"][slot], ends & (terminates != length))
+        assert (result["obs"][slot, :, 2] == terminates).all()
+        starts = result["obs"][slot, :, 1]
+        assert (result["obs_next"][slot, :, 1] == starts).all()
+        assert len(set(starts.tolist())) == len(np.unique(np.arange(12) // length))
+
+
+def test_actions_are_stored_in_the_policys_range_and_mapped_to_the_environments():
+    env = ClockVectorEnv(len(TASKS))
+    result = columns(rollout(env))
+    stored = result["act"].numpy()
+    assert np.abs(stored).max() <= 1
+    low, high = env.single_action_space.low, env.single_action_space.high
+    received = np.stack(env.received, axis=1)
+    np.testing.assert_allclose(received, low + (stored + 1) / 2 * (high - low), rtol=1e-5)
+    assert received[..., 1].max() > 2  # beyond the policy's own range
+    np.testing.assert_allclose(result["rew"], received.sum(-1), rtol=1e-5)
+
+
+def test_the_policy_sees_each_slots_context_which_is_not_stored():
+    env = ClockVectorEnv(len(TASKS))
+    contexts = torch.arange(2.0 * len(TASKS), dtype=torch.float64).reshape(-1, 2)
+    policy, observed = policy_for(env), []
+
+    def forward(batch, **_):
+        observed.append(np.array(batch.obs))
+        return Batch(act=torch.full((len(batch.obs), ACT_DIM), 0.5))
+
+    policy.forward = forward
+    result = columns(rollout(env, policy=policy, contexts=contexts, explore=False))
+    assert len(observed) == 12
+    for step, asked in enumerate(observed):
+        assert asked.dtype == np.float32
+        np.testing.assert_array_equal(asked[:, OBS_DIM:], contexts)
+        np.testing.assert_array_equal(asked[:, :OBS_DIM], result["obs"][:, step])
+    assert (result["act"] == 0.5).all()
+
+
+def test_without_a_context_the_policy_sees_observations_alone():
+    env = ClockVectorEnv(len(TASKS))
+    policy = build_sac(
+        env.single_observation_space, env.single_action_space, 0, hidden_sizes=(8,)
+    ).policy
+    result = rollout(env, policy=policy, contexts=torch.zeros(0))
+    assert result.transitions.obs.shape[-1] == OBS_DIM
+
+
+@given(
+    ends=st.lists(
+        st.lists(st.sampled_from(["", "terminated", "truncated"]), min_size=4, max_size=4),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_first_returns_are_those_of_the_first_episodes(ends):
+    shape = (len(ends), 4)
+    bare = random_transitions(*shape)
+    terminated = torch.tensor([[end == "terminated" for end in slot] for slot in ends])
+    truncated = np.array([[end == "truncated" for end in slot] for slot in ends])
+    transitions = Transitions(bare.obs, bare.act, bare.rew, bare.obs_next, terminated)
+    expected = []
+    for slot, names in enumerate(ends):
+        total = 0.0
+        for step, end in enumerate(names):
+            total += float(bare.rew[slot, step])
+            if end:
+                break
+        expected.append(total)
+    np.testing.assert_allclose(Rollout(transitions, truncated).first_returns, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
+def test_refuses_another_way_of_restarting(mode):
+    with pytest.raises(ValueError, match=r"autoreset mode SAME_STEP, got .*" + mode.name):
+        rollout(ClockVectorEnv(len(TASKS), autoreset_mode=mode))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tasks": TASKS[:3]}, "4 slots, got 3 tasks"),
+        ({"contexts": torch.zeros(3, CONTEXT_DIM)}, "N a multiple of 3 tasks"),
+        ({"steps": 0}, "steps >= 1, got 0"),
+    ],
+)
+def test_refuses_counts_that_do_not_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        rollout(**options)
+
+
+class Pushes:
+    """An actor of no policy at all."""
+
+    def __init__(self, action: float = 0.25) -> None:
+        self.action = action
+        self.asked: list[tuple[tuple[int, ...], bool]] = []
+
+    def act(self, obs, *, explore):
+        self.asked.append((obs.shape, explore))
+        return np.full((len(obs), ACT_DIM), self.action, np.float32)
+
+
+def test_anything_that_acts_can_be_run():
+    actor = Pushes()
+    for explore in (True, False):
+        result = rollout(actor=actor, steps=3, explore=explore)
+        assert (result.transitions.act == 0.25).all()
+    assert actor.asked == [((4, OBS_DIM), explore) for explore in (True, False) for _ in range(3)]
+
+
+def test_what_does_not_act_is_refused():
+    with pytest.raises(TypeError, match=r"(?s)actor to be an? Actor, .* has no act\."):
+        rollout(actor=policy_for(ClockVectorEnv(4)))
+
+
+def test_an_action_that_is_not_finite_names_the_step_and_the_task():
+    with pytest.raises(FloatingPointError, match=r"action at step 0 in task \(3, 100\)"):
+        rollout(actor=Pushes(np.nan))
+
+
+@pytest.mark.parametrize(("steps", "shape"), [(12, (3, 5)), (15, (3, 5)), (5, (1, 5)), (2, (1, 2))])
+def test_episodes_of_several_tasks_run_side_by_side(steps, shape):
+    sizes = []
+
+    def env_of_size(num_envs):
+        sizes.append(num_envs)
+        return ClockVectorEnv(num_envs)
+
+    rollouts = collect_episodes(
+        env_of_size,
+        TASKS[1:],
+        Pushes(),
+        steps=steps,
+        episode_steps=5,
+        generator=np.random.default_rng(0),
+    )
+    assert sizes == [3 * shape[0]]
+    for (terminates, _), result in zip(TASKS[1:], rollouts, strict=True):
+        assert result.transitions.rew.shape == result.truncated.shape == shape
+        assert (result.transitions.obs[..., 2] == terminates).all()
+        assert len(np.unique(result.transitions.obs[:, 0, 1])) == shape[0]  # starts of their own

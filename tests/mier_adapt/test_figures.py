@@ -1,0 +1,161 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from mier_adapt import figures
+from mier_adapt.adaptation import compare
+from mier_adapt.statistics import bootstrap_interval
+
+from .doubles import example_report
+
+STEPS = (1000, 2000, 3000)
+
+
+@pytest.fixture
+def axes(monkeypatch):
+    """The axes of what is drawn; nothing is written."""
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.extend(figure.axes))
+    return drawn
+
+
+def rows(seed: int, steps=STEPS) -> list[dict]:
+    generator = np.random.default_rng(seed)
+    evaluated = [
+        {"env_steps": step, "returns_adapted": generator.normal(step / 10, 5, 4).tolist()}
+        for step in steps
+    ]
+    return [*evaluated, {"env_steps": 9999, "model_loss": 1.0}]
+
+
+def evaluation(seed: int, labels=("a 1", "a 2", "b 3"), parameters=1, seeds=2) -> dict:
+    generator = np.random.default_rng(seed)
+    tasks = [
+        {
+            "task": label,
+            "parameters": [float(number)] * parameters,
+            "return_initial": generator.normal(size=seeds).tolist(),
+            "return_adapted": generator.normal(100, size=seeds).tolist(),
+        }
+        for number, label in enumerate(labels)
+    ]
+    return {"splits": {"train": tasks[:2], "test": tasks[2:]}}
+
+
+def test_a_learning_curve_of_one_seed_spans_its_tasks(axes, tmp_path):
+    run = rows(0)
+    figures.plot_learning_curves({"preset": [run]}, tmp_path / "x.png")
+    line = axes[0].lines[0]
+    returns = np.array([row["returns_adapted"] for row in run[:-1]])
+    np.testing.assert_array_equal(line.get_xdata(), STEPS)
+    np.testing.assert_allclose(line.get_ydata(), returns.mean(1))
+    band = axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (returns.min(), returns.max())
+
+
+def test_a_learning_curve_of_several_seeds_has_an_interval_where_all_were_evaluated(axes, tmp_path):
+    seeds = [rows(0), rows(1, STEPS[:2])]
+    figures.plot_learning_curves({"preset": seeds}, tmp_path / "x.png")
+    np.testing.assert_array_equal(axes[0].lines[0].get_xdata(), STEPS[:2])
+    first = np.array([run[0]["returns_adapted"] for run in seeds]).T
+    ends = axes[0].collections[0].get_paths()[0].vertices
+    at_first = ends[ends[:, 0] == STEPS[0], 1]
+    assert (at_first.min(), at_first.max()) == pytest.approx(bootstrap_interval(first))
+
+
+@pytest.mark.parametrize("parameters", [1, 2])
+def test_tasks_stand_at_their_parameter_or_in_a_row_and_pool_their_seeds(
+    axes, tmp_path, parameters
+):
+    records = [evaluation(seed, ("a 5", "a 6", "a 7"), parameters) for seed in (0, 1)]
+    figures.plot_task_returns({"preset": records}, tmp_path / "x.png", family="Some")
+    points = axes[0].lines[1]  # that of the initial context is the first
+    adapted = [
+        np.mean([row["return_adapted"] for row in same])
+        for split in ("train", "test")
+        for same in zip(*(record["splits"][split] for record in records), strict=True)
+    ]
+    np.testing.assert_array_equal(points.get_xdata(), [0, 1, 2])
+    np.testing.assert_allclose(points.get_ydata(), adapted)
+    assert axes[0].get_xlabel() == "a"
+    if parameters == 2:
+        assert [label.get_text() for label in axes[0].get_xticklabels()] == ["5", "6", "7"]
+
+
+@pytest.mark.parametrize(
+    "others", [("a 1", "a 2", "b 4"), ("a 1", "a 2"), ("a 1", "a 2", "b 3", "b 4")]
+)
+def test_evaluations_of_different_tasks_are_refused(tmp_path, others):
+    one, other = evaluation(0), evaluation(1, others)
+    for evaluations in ({"preset": [one, other]}, {"one": [one], "other": [other]}):
+        with pytest.raises(ValueError, match="different tasks"):
+            figures.plot_task_returns(evaluations, tmp_path / "x.png", family="Some")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_drawn_is_refused(tmp_path):
+    path = tmp_path / "x.png"
+    with pytest.raises(ValueError, match="no evaluation in common"):
+        figures.plot_learning_curves({"preset": [rows(0), rows(1, ())]}, path)
+    with pytest.raises(ValueError, match=r"curves of 1 to 6 .*, got 0"):
+        figures.plot_learning_curves({}, path)
+    labels = tuple(f"task {number}" for number in range(81))
+    with pytest.raises(ValueError, match="81 tasks"):
+        figures.plot_task_returns({"x": [evaluation(0, labels, 2)]}, path, family="Some")
+
+
+@pytest.mark.parametrize(
+    "stages", [("unchanged", "relabeled"), ("initial context", "adapted context", "actor only")]
+)
+def test_an_adaptation_shows_every_episode_of_every_stage(axes, tmp_path, stages):
+    returns = {stage: (float(number), number + 5.0) for number, stage in enumerate(stages)}
+    report = example_report(returns=returns, decision=stages[-1], novelty=None)
+    figures.plot_adaptation(report.to_dict(), tmp_path / "x.png")
+    left, right = axes
+    for line, (number, stage) in zip(left.lines, enumerate(stages), strict=False):
+        np.testing.assert_array_equal(line.get_ydata(), returns[stage])
+        assert set(line.get_xdata()) == {number}
+    colours = [line.get_color() for line in left.lines[: len(stages)]]
+    assert colours[-1] not in colours[:-1]  # the one that was kept
+    assert [label.get_text() for label in left.get_xticklabels()] == [
+        stage.replace(" ", "\n") for stage in stages
+    ]
+    assert [list(line.get_ydata()) for line in right.lines] == [[9, 3, -1], [8, 2, -2], [-7, -6]]
+    assert f"kept {stages[-1]}" in left.figure.get_suptitle()
+    assert "novelty" not in right.get_xlabel()
+    written = json.loads(json.dumps(example_report().to_dict()))  # as it is in its file
+    figures.plot_adaptation(written, tmp_path / "x.png")
+    assert "novelty: context distance 2.5" in axes[3].get_xlabel()
+
+
+def test_a_comparison_shows_each_task_after_each_stage(axes, tmp_path):
+    returns = {"initial context": (1.0, 3.0), "relabeled": (5.0, 7.0)}
+    reports = [
+        example_report(task=f"joints {task}", seed=seed, returns=returns)
+        for task in (1, 2, 3)
+        for seed in (0, 1)
+    ]
+    figures.plot_comparison(compare(reports), tmp_path / "x.png")
+    drawn = [line.get_ydata() for line in axes[0].lines if len(line.get_xdata()) == 3]
+    np.testing.assert_array_equal(drawn, [[2, 2, 2], [6, 6, 6]])
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["1", "2", "3"]
+    assert axes[0].get_xlabel() == "joints"
+    assert "3 task(s), 2 seed(s); mean handed back: 6" in axes[0].get_title()
+    reports = [dataclasses.replace(reports[0], task=f"joints {task}") for task in range(81)]
+    with pytest.raises(ValueError, match="got 81"):
+        figures.plot_comparison(compare(reports), tmp_path / "x.png")
+
+
+def test_what_is_no_report_or_comparison_is_refused(tmp_path):
+    path = tmp_path / "x.png"
+    report = example_report().to_dict()
+    del report["reason"]
+    with pytest.raises(ValueError, match=r"plot_adaptation expected report .*without 'reason'"):
+        figures.plot_adaptation(report, path)
+    with pytest.raises(ValueError, match=r"plot_comparison expected compared .*without 'tasks'"):
+        figures.plot_comparison(example_report().to_dict(), path)
+    with pytest.raises(TypeError, match="compared to be of type Mapping"):
+        figures.plot_comparison([example_report()], path)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,124 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mier_adapt.gates import AlwaysGate, MarginGate, NeverGate
+from mier_adapt.protocols import Candidate, Gate
+
+
+@dataclasses.dataclass
+class Scripted:
+    """A candidate that returns what it is told to."""
+
+    name: str
+    returns: tuple[float, ...] = ()
+
+    def act(self, obs, *, explore):
+        raise AssertionError("a gate has no observations")
+
+
+class Plays:
+    """Plays scripted candidates, and counts."""
+
+    def __init__(self) -> None:
+        self.episodes: dict[str, int] = {}
+
+    def __call__(self, candidate: Scripted, episodes: int) -> tuple[float, ...]:
+        self.episodes[candidate.name] = self.episodes.get(candidate.name, 0) + episodes
+        return candidate.returns[:episodes]
+
+
+def unasked(candidate, episodes):
+    raise AssertionError("no real episode was to be played")
+
+
+returns = st.floats(-1e4, 1e4, allow_subnormal=False)
+
+
+def test_doubles_and_gates_are_what_the_protocols_say():
+    assert isinstance(Scripted("one"), Candidate)
+    for gate in (MarginGate(), AlwaysGate(), NeverGate()):
+        assert isinstance(gate, Gate)
+
+
+@given(
+    before=st.lists(returns, min_size=3, max_size=3),
+    after=st.lists(returns, min_size=3, max_size=3),
+    episodes=st.integers(1, 3),
+    margin=st.floats(0, 1),
+)
+def test_a_margin_gate_lets_pass_what_is_better_by_a_share_of_the_first_ones_return(
+    before, after, episodes, margin
+):
+    first, between, last = (
+        Scripted("first", tuple(before)),
+        Scripted("between", (1e9,) * 3),
+        Scripted("last", tuple(after)),
+    )
+    plays = Plays()
+    kept, reason = MarginGate(episodes=episodes, margin=margin).choose(
+        (first, between, last), plays
+    )
+    assert plays.episodes == {"first": episodes, "last": episodes}
+    before, after = np.mean(before[:episodes]), np.mean(after[:episodes])
+    needed = before + margin * abs(before)
+    if abs(after - needed) > 1e-6 * (1 + abs(needed)):
+        assert kept is (last if after > needed else first)
+    told = f"{after:.0f} in {episodes} real episode(s), against {before:.0f} before"
+    assert reason == (
+        f"it returned {told}"
+        if kept is last
+        else f"the candidate returned {told}, and has to be {margin:.0%} better"
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "better"),
+    [
+        (100.0, 104.1, True),
+        (100.0, 103.9, False),
+        (-100.0, -95.9, True),
+        (-100.0, -96.1, False),
+        (0.0, 0.1, True),
+        (0.0, 0.0, False),
+    ],
+)
+def test_by_default_it_asks_for_a_twentyfifth_in_one_episode(before, after, better):
+    first, last = Scripted("first", (before,)), Scripted("last", (after,))
+    plays = Plays()
+    kept, _ = MarginGate().choose((first, last), plays)
+    assert kept is (last if better else first)
+    assert plays.episodes == {"first": 1, "last": 1}
+
+
+def test_a_margin_gate_plays_nothing_where_there_is_no_choice():
+    only = Scripted("unchanged")
+    assert MarginGate().choose((only,), unasked) == (only, "nothing else was made")
+
+
+@pytest.mark.parametrize(
+    ("gate", "position", "reason"),
+    [(AlwaysGate(), -1, "there is no gate"), (NeverGate(), 0, "the gate lets nothing pass")],
+)
+def test_the_others_do_not_look(gate, position, reason):
+    candidates = [Scripted(name) for name in ("first", "between", "last")]
+    for some in (candidates, candidates[:1]):
+        assert gate.choose(some, unasked) == (some[position], reason)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"episodes": 0}, "episodes >= 1, got 0"),
+        ({"episodes": 1.5}, "episodes >= 1 and whole, got 1.5"),
+        ({"margin": -0.1}, "margin >= 0, got -0.1"),
+        ({"margin": float("nan")}, "margin >= 0, got nan"),
+    ],
+)
+def test_a_margin_gate_names_the_option_that_does_not_fit(options, message):
+    with pytest.raises(ValueError, match=f"MarginGate expected {message}"):
+        MarginGate(**options)

@@ -1,0 +1,328 @@
+import dataclasses
+import importlib.metadata
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import mier_adapt_envs
+from mier_adapt import meta_train
+from mier_adapt._storage.checkpoints import CheckpointError, load_tree
+from mier_adapt.agents import AdaptConfig, FamilyEnvs, ModelConfig, Run, evaluate, load_run
+from mier_adapt.gates import NeverGate
+from mier_adapt.protocols import MetaPolicy, Method
+from mier_adapt.training import Mier
+from mier_adapt.training.meta_training import MetaTrainer
+from mier_adapt.training.metrics import read_metrics
+
+from ..conftest import CHECKPOINT
+from ..doubles import TINY_ADAPT, assert_same_tree, start_python, tiny_config
+
+TIMES = ("seconds",)
+ADAPT = {"adapt_config": TINY_ADAPT}  # its transitions are those of a run's evaluations
+
+
+def model_config(**changes) -> ModelConfig:
+    return dataclasses.replace(tiny_config().model, **changes)
+
+
+def without_times(rows: list[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+# A whole run --------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_everything_that_it_promises(negated_joints_run):
+    names = {path.name for path in negated_joints_run.iterdir()}
+    promised = {"run.json", CHECKPOINT, "metrics.jsonl", "tensorboard", "learning_curve.png"}
+    assert promised <= names
+    assert not [name for name in names if name.endswith(".partial")]
+    rows = read_metrics(negated_joints_run)
+    assert [row["updates"] for row in rows] == [10, 20, 24]
+    config, tasks = tiny_config(), 10
+    first = tasks * config.initial_episodes
+    each = config.tasks_per_iteration * (config.adaptation_episodes + config.evaluation_episodes)
+    steps = [config.episode_steps * (first + each * iteration) for iteration in (1, 2, 3)]
+    assert [row["env_steps"] for row in rows] == steps
+    for row in rows:
+        assert {"model_loss", "actor_loss", "critic1_loss", "alpha", "seconds"} <= set(row)
+        for name in ("initial", "adapted"):
+            assert len(row[f"returns_{name}"]) == config.evaluated_tasks
+            assert row[f"return_{name}"] == pytest.approx(np.mean(row[f"returns_{name}"]))
+            assert np.isfinite(row[f"loss_{name}"])
+
+
+def test_the_run_file_says_what_the_run_is(negated_joints_run):
+    contents = json.loads((negated_joints_run / "run.json").read_text())
+    assert contents["seed"] == 1
+    assert contents["config"] == json.loads(json.dumps(tiny_config().to_dict()))
+    assert contents["adapt"] == TINY_ADAPT.to_dict()
+    tasks = mier_adapt_envs.task_set("HalfCheetahNegatedJoints")
+    assert contents["task_set_hash"] == tasks.hash
+    assert contents["versions"]["torch"] == importlib.metadata.version("torch")
+
+
+def test_adaptation_data_is_what_was_gathered_with_the_initial_context(negated_joints_run):
+    replay = load_tree(negated_joints_run / CHECKPOINT)["run"]["replay"]
+    config = tiny_config()
+    flags, lengths = replay["columns"]["initial_context"], replay["lengths"]
+    iterations = config.tasks_per_iteration * config.iterations * config.episode_steps
+    assert int(flags.sum()) == 10 * config.episode_steps + iterations
+    assert int((~flags).sum()) == iterations
+    assert sum(lengths) == len(flags)
+
+
+def test_calling_a_finished_run_again_changes_nothing(negated_joints_run, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(negated_joints_run, copied)
+    calls = []
+    assert meta_train(
+        tiny_config(), copied, **ADAPT, seed=1, on_step=lambda *args: calls.append(args)
+    )
+    assert calls == []
+    assert_same_tree(load_tree(copied / CHECKPOINT), load_tree(negated_joints_run / CHECKPOINT))
+    assert read_metrics(copied) == read_metrics(negated_joints_run)
+
+
+def test_the_seed_fixes_a_run(negated_joints_run, tmp_path):
+    short = tiny_config(updates=4)
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        meta_train(short, tmp_path / name, **ADAPT, seed=seed)
+    first, again, other = (load_tree(tmp_path / name / CHECKPOINT) for name in "abc")
+    assert_same_tree(first, again, ignore=TIMES)
+    weights = "layers.0.weight"
+    assert not torch.equal(first["run"]["model"][weights], other["run"]["model"][weights])
+
+
+# Stopping and going on ----------------------------------------------------------------------
+
+
+def test_a_run_that_stops_anywhere_ends_bit_for_bit_alike(negated_joints_run, tmp_path):
+    """In pre-training, within and at the end of an iteration, and just before the end."""
+    for stop in (0, 3, 11, 10, 4):
+        steps = iter(range(stop))
+        finished = meta_train(
+            tiny_config(),
+            tmp_path,
+            **ADAPT,
+            seed=1,
+            should_stop=lambda steps=steps: next(steps, None) is None,
+        )
+        assert not finished
+    assert meta_train(tiny_config(), tmp_path, **ADAPT, seed=1)
+    assert_same_tree(
+        load_tree(tmp_path / CHECKPOINT), load_tree(negated_joints_run / CHECKPOINT), ignore=TIMES
+    )
+    assert without_times(read_metrics(tmp_path)) == without_times(read_metrics(negated_joints_run))
+
+
+def test_step_sizes_fall_in_the_last_part_of_a_run(tmp_path):
+    policy_config = dataclasses.replace(tiny_config().policy, final_target_entropy=-4.0)
+    config = tiny_config(updates=40, annealed_share=0.5, policy=policy_config)
+    seen = {}
+
+    def note(trainer, row):
+        state = trainer.state()
+        policy = state["run"]["algorithm"]["alpha_optimizer"]["param_groups"][0]["lr"]
+        model = state["model_optimizer"]["param_groups"][0]["lr"]
+        entropy = trainer.run.algorithm.alpha._target_entropy
+        seen[trainer.updates] = (policy / config.policy.lr, model / config.model.lr, entropy)
+
+    for stop in (27, 100):  # the second time it goes on in the middle of an iteration
+        steps = iter(range(stop))
+        meta_train(
+            config,
+            tmp_path,
+            **ADAPT,
+            should_stop=lambda steps=steps: next(steps, None) is None,
+            on_step=note,
+        )
+    for update, factor in ((1, 1.0), (20, 1.0), (21, 1.0), (30, 1.0), (31, 0.5), (40, 0.5)):
+        assert seen[update] == pytest.approx((factor, factor, -1 * factor - 4 * (1 - factor)))
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one(negated_joints_run, tmp_path):
+    # 20 ends an iteration; a run cut within one would close it early and go another way.
+    assert meta_train(tiny_config(updates=20), tmp_path, **ADAPT, seed=1)
+    assert meta_train(tiny_config(updates=24), tmp_path, **ADAPT, seed=1)
+    longer, whole = (load_tree(path / CHECKPOINT) for path in (tmp_path, negated_joints_run))
+    assert_same_tree(longer, whole, ignore=TIMES)
+    assert json.loads((tmp_path / "run.json").read_text())["config"]["updates"] == 24
+
+
+def test_a_run_called_again_may_meet_new_tasks_in_another_way(negated_joints_run, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(negated_joints_run, copied)
+    assert load_run(copied).adapt_config == TINY_ADAPT
+    other = AdaptConfig(weight_steps=7, gate=NeverGate())
+    assert meta_train(tiny_config(), copied, adapt_config=other, seed=1)
+    run = load_run(copied)
+    assert run.adapt_config == other
+    assert_same_tree(run.state(), load_run(negated_joints_run).state())
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+
+import torch
+
+torch.set_num_threads(1)
+from mier_adapt import meta_train
+from tests.mier_adapt.doubles import TINY_ADAPT, tiny_config
+
+meta_train(
+    tiny_config(),
+    Path(sys.argv[1]),
+    adapt_config=TINY_ADAPT,
+    seed=1,
+    checkpoint_seconds=0,
+    on_step=lambda trainer, row: print(trainer.updates, flush=True),
+)
+"""
+
+
+def test_a_run_that_is_killed_twice_ends_bit_for_bit_alike(negated_joints_run, tmp_path):
+    for lines, delay in ((9, 0.013), (8, 0.002)):  # steps, and anywhere in a step or a save
+        with start_python(SCRIPT, tmp_path) as process:
+            for _ in range(lines):
+                assert process.stdout.readline(), process.stderr.read()
+            time.sleep(delay)
+            process.kill()
+        assert process.returncode == -9
+    assert 0 < load_tree(tmp_path / CHECKPOINT)["updates"] < 24
+    with start_python(SCRIPT, tmp_path) as process:
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert_same_tree(
+        load_tree(tmp_path / CHECKPOINT), load_tree(negated_joints_run / CHECKPOINT), ignore=TIMES
+    )
+    assert without_times(read_metrics(tmp_path)) == without_times(read_metrics(negated_joints_run))
+
+
+def test_a_kill_before_the_first_files_are_whole_leaves_a_directory_to_start_in(tmp_path):
+    (tmp_path / "run.json.partial").write_text('{"conf')
+    assert not meta_train(tiny_config(), tmp_path, should_stop=lambda: True)
+    assert meta_train(tiny_config(updates=1), tmp_path / "other", **ADAPT)
+
+
+def test_a_checkpoint_that_cannot_be_saved_leaves_the_one_before(tmp_path, monkeypatch):
+    meta_train(tiny_config(updates=4), tmp_path, **ADAPT, seed=1)
+    before = load_tree(tmp_path / CHECKPOINT)
+
+    def spoil(trainer, row):
+        with torch.no_grad():
+            next(trainer.run.algorithm.critic.parameters()).fill_(torch.nan)
+
+    with pytest.raises(FloatingPointError, match=r"update 5.* Refusing to save .*critic"):
+        meta_train(tiny_config(updates=5), tmp_path, seed=1, on_step=spoil, checkpoint_seconds=1e9)
+    assert_same_tree(load_tree(tmp_path / CHECKPOINT), before)
+
+
+# As a method beside others ------------------------------------------------------------------
+
+
+def test_it_is_a_method_that_trains_and_loads(negated_joints_run, negated_joints_envs, tmp_path):
+    method = Mier(config=tiny_config(), adapt_config=TINY_ADAPT)
+    assert isinstance(method, Method)
+    steps = iter(range(12))
+    assert not method.meta_train(tmp_path, seed=1, should_stop=lambda: next(steps, None) is None)
+    assert method.meta_train(tmp_path, seed=1)
+    policy = method.load(tmp_path)
+    assert isinstance(policy, Run)
+    assert isinstance(policy, MetaPolicy)
+    assert policy.adapt_config == TINY_ADAPT
+    assert_same_tree(policy.state(), load_run(negated_joints_run, negated_joints_envs).state())
+    tasks = negated_joints_envs.task_set.meta_test[:1]
+    (each,) = evaluate(
+        policy, negated_joints_envs, tasks, seed=0, adaptation_steps=40, episode_steps=20
+    )
+    assert each.loss_adapted is not None
+
+
+# Refusals -----------------------------------------------------------------------------------
+
+
+def test_another_seed_or_configuration_is_refused(negated_joints_run, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(negated_joints_run, copied)
+    with pytest.raises(ValueError, match="is of another run: seed differ"):
+        meta_train(tiny_config(), copied, seed=2)
+    other = tiny_config(model=model_config(lr=2e-3), evaluate_every=2)
+    with pytest.raises(ValueError, match="is of another run: evaluate_every, model differ"):
+        meta_train(other, copied, seed=1)
+    assert_same_tree(load_tree(copied / CHECKPOINT), load_tree(negated_joints_run / CHECKPOINT))
+    assert (copied / "run.json").read_bytes() == (negated_joints_run / "run.json").read_bytes()
+
+
+def test_a_directory_with_other_files_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ValueError, match=r"holds other files\. Choose another one"):
+        meta_train(tiny_config(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("contents", ["", "{", "[]", '{"config": {}, "seed": 1}'])
+def test_a_damaged_run_file_is_refused(tmp_path, contents):
+    (tmp_path / "run.json").write_text(contents)
+    with pytest.raises(CheckpointError, match=r"run\.json"):
+        meta_train(tiny_config(), tmp_path)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    meta_train(tiny_config(), tmp_path, should_stop=lambda: True)
+    checkpoint = tmp_path / CHECKPOINT
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=CHECKPOINT):
+        meta_train(tiny_config(), tmp_path)
+
+
+# Variants -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learn_initial_context": True},
+        {"first_order": True},
+        {"normalize": False},
+        {"context_dim": 0},
+        {"pretrain_steps": 0},
+        {"inner_steps": 0},
+        {"tasks_per_batch": 12},  # more than there are tasks: drawn with replacement
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_every_variant_of_the_model_trains_and_resumes(changes, tmp_path):
+    config = tiny_config(updates=6, updates_per_iteration=5, model=model_config(**changes))
+    steps = iter(range(8))
+    meta_train(config, tmp_path / "a", **ADAPT, should_stop=lambda: next(steps, None) is None)
+    for name in "ab":
+        assert meta_train(config, tmp_path / name, **ADAPT)
+    first, second = (load_tree(tmp_path / name / CHECKPOINT) for name in "ab")
+    assert_same_tree(first, second, ignore=TIMES)
+    context = first["run"]["model"]["initial_context"]
+    assert bool(context.any()) == bool(changes.get("learn_initial_context"))
+
+
+def test_the_model_learns_from_real_transitions(tmp_path):
+    config = tiny_config(model=model_config(pretrain_steps=150, batch_size=16), updates=1)
+    losses = []
+    tasks = mier_adapt_envs.task_set(config.family)
+    with FamilyEnvs(tasks, num_threads=1) as envs:
+        trainer = MetaTrainer(config, envs, seed=0)
+        for _ in range(150):
+            before = trainer._sums.get("model_loss", (0.0, 0))[0]
+            trainer.step()
+            losses.append(trainer._sums["model_loss"][0] - before)
+    assert np.mean(losses[-20:]) < np.mean(losses[:20]) - 1
+
+
+def test_a_meta_loss_that_is_not_finite_names_update_and_task(tmp_path):
+    config = tiny_config(model=model_config(lr=1e25, max_grad_norm=1e30))
+    with pytest.raises(FloatingPointError, match=r"meta-loss is .* at SAC update 0, worst on task"):
+        meta_train(config, tmp_path)

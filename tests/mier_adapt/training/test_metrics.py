@@ -1,0 +1,51 @@
+import json
+
+import pytest
+
+from mier_adapt.training.metrics import METRICS_FILE, MetricsLog, read_metrics
+
+
+def rows(count: int) -> list[dict]:
+    return [{"updates": 10 * (n + 1), "env_steps": n, "model_loss": -n / 3} for n in range(count)]
+
+
+def write(directory, some, *, updates: int = 0) -> None:
+    log = MetricsLog(directory, updates=updates)
+    for row in some:
+        log.write(row)
+    log.close()
+
+
+def test_rows_come_back_as_they_were_written(tmp_path):
+    assert read_metrics(tmp_path) == []
+    write(tmp_path, rows(3))
+    assert read_metrics(tmp_path) == rows(3)
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize(("updates", "kept"), [(0, 0), (9, 0), (10, 1), (29, 2), (1000, 4)])
+def test_a_resumed_run_drops_what_it_will_write_again(tmp_path, updates, kept):
+    write(tmp_path, rows(4))
+    write(tmp_path, [{"updates": 1001, "env_steps": 0}], updates=updates)
+    assert read_metrics(tmp_path) == [*rows(4)[:kept], {"updates": 1001, "env_steps": 0}]
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_last_line_that_a_kill_cut_short_is_left_out(tmp_path, cut):
+    write(tmp_path, rows(3))
+    path = tmp_path / METRICS_FILE
+    whole = path.read_text()
+    path.write_text(whole[:-cut])
+    assert read_metrics(tmp_path) == rows(3 if cut == 1 else 2)
+    write(tmp_path, rows(3)[2:], updates=20)
+    assert path.read_text() == whole
+
+
+def test_rows_with_returns_draw_the_learning_curve(tmp_path):
+    write(tmp_path, rows(1))
+    picture = tmp_path / "learning_curve.png"
+    assert not picture.exists()
+    names = ("return_initial", "return_adapted", "loss_initial", "loss_adapted")
+    write(tmp_path, [{**rows(1)[0], **dict.fromkeys(names, 1.5), "returns_adapted": [1.0, 2.0]}])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / METRICS_FILE).read_text())["returns_adapted"] == [1.0, 2.0]

@@ -1,0 +1,288 @@
+"""Every public function that needs a run, with arguments that make no sense; none is missing."""
+
+import dataclasses
+import functools
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mier_adapt_envs
+from mier_adapt import (
+    Agent,
+    ContextModel,
+    ExperienceRelabeler,
+    GradientContextAdapter,
+    NewTask,
+    adapt,
+    adapt_algorithm,
+    fit_model,
+    load_run,
+    meta_train,
+    meta_train_offline,
+)
+from mier_adapt.adaptation import (
+    first_candidate,
+    identify,
+    refine,
+    refresh,
+    relabelers,
+    train_on_synthetic,
+)
+from mier_adapt.adaptation.identification import Identified
+from mier_adapt.agents import FamilyEnvs, Run, collect, evaluate
+from mier_adapt.agents import run as run_module
+from mier_adapt.agents.run import CARD_FILE
+from mier_adapt.integration import build_sac
+from mier_adapt.statistics import bootstrap_interval
+from mier_adapt.training import Mier, imitate
+from tests.mier_adapt.doubles import TINY_ADAPT, random_transitions, tiny_config
+from tests.rooms import public_names
+from tests.trust import test_bad_input
+from tests.trust.senseless import PLAIN, Target, arrays, require_sense
+
+CONFIG = tiny_config(initial_episodes=2, evaluated_tasks=1)
+
+LEFT_OUT = {
+    # what functions give back; nothing takes them but what is called here
+    **dict.fromkeys(("AdaptationReport", "FittedModel"), "a result"),
+    **dict.fromkeys(("AlwaysGate", "NeverGate", "families"), "takes nothing"),
+    **dict.fromkeys(
+        ("Actor", "Candidate", "Gate", "MetaPolicy", "Method", "SyntheticSource", "TaskModel"),
+        "a shape; what lacks it is refused by what takes it",
+    ),
+    "TerminationFn": "a shape, as those",
+    "__version__": "a string",
+}
+"""Public names that are not called here, and why."""
+MORE = {"TaskVectorEnv": "what gymnasium makes of a public family"}
+"""Names that are not public and are called, and why."""
+
+
+def targets(finished: Path, here: Path) -> Iterator[Target]:
+    """All of them, on a finished run and in a directory of their own."""
+    tasks = mier_adapt_envs.task_set(CONFIG.family)
+    envs = FamilyEnvs(tasks, num_threads=1)
+    run = load_run(finished, envs)
+    generator = np.random.default_rng(0)
+    new_task = NewTask.of_family(envs, tasks[11], episode_steps=20)
+    context = torch.zeros(run.model.context_dim)
+
+    yield Target("FamilyEnvs", FamilyEnvs, {"task_set": tasks, "num_threads": 1})
+    yield Target("FamilyEnvs.of_size", envs.of_size, {"num_envs": 2})
+    yield Target("load_run", load_run, {"run": finished, "envs": envs, "device": "cpu"})
+    yield Target("load_run", load_run, {"run": "tiny"})
+    yield Target("Run", Run, {name: getattr(run, name) for name in run.__dataclass_fields__})
+    yield Target(
+        "Run.build",
+        Run.build,
+        {
+            "config": CONFIG,
+            "envs": envs,
+            "adapt_config": TINY_ADAPT,
+            "generator": generator,
+            "device": "cpu",
+        },
+    )
+    other = load_run(finished, envs)
+    yield Target("Run.load_state", other.load_state, {"state": run.state()})
+    yield Target("Run.new_task", run.new_task, {"envs": envs, "task": tasks[11]})
+    yield Target("Run.with_context_steps", run.with_context_steps, {"steps": 3})
+    parts = ("adapter", "algorithm", "replay", "conditioned")
+    yield Target("Agent", Agent, {name: getattr(run, name) for name in parts})
+    yield Target("Agent.actor", run.actor, {"contexts": context})
+    earlier = run.replay.stored()[:20]
+    yield Target("Agent.adapt", run.adapt, {"transitions": earlier})
+
+    yield Target(
+        "NewTask.of_family",
+        NewTask.of_family,
+        {"envs": envs, "task": tasks[11], "episode_steps": 3},
+    )
+    pendulum = gymnasium.make("Pendulum-v1")
+    yield Target(
+        "NewTask.of_env",
+        NewTask.of_env,
+        {"env": pendulum, "label": "mine", "termination_fn": None, "episode_steps": 3},
+    )
+    acting = {"actor": run.actor(context), "generator": generator}
+    yield Target("NewTask.run", new_task.run, {**acting, "steps": 3, "explore": True})
+    yield Target("NewTask.returns", new_task.returns, {**acting, "episodes": 1})
+    yield Target(
+        "evaluate",
+        evaluate,
+        {
+            "policy": run,
+            "envs": envs,
+            "tasks": tasks[:1],
+            "seed": 1,
+            "adaptation_steps": 5,
+            "episodes": 1,
+            "episode_steps": 5,
+        },
+    )
+
+    adapting = {"agent": run, "task": new_task, "config": TINY_ADAPT, "seed": 1}
+    yield Target("adapt", adapt, {**adapting, "evaluation_episodes": 1, "checkpoint": None})
+    yield Target("identify", identify, {**adapting, "generator": generator, "checkpoint": None})
+    yield Target("first_candidate", first_candidate, {"agent": run, "context": context})
+    start = first_candidate(run, context)
+    stage = {"agent": run, "config": TINY_ADAPT, "generator": generator}
+    yield Target("refresh", refresh, {**stage, "start": start})
+    refining = {**stage, "real": earlier, "contexts": context.repeat(run.replay.num_tasks, 1)}
+    yield Target("refine", refine, refining)
+    relabeling = {"task": new_task, "fitted": refine(**refining), "generator": generator}
+    yield Target("relabelers", relabelers, relabeling)
+    found = Identified(earlier, np.zeros(len(earlier), bool), context)
+    yield Target(
+        "train_on_synthetic",
+        functools.partial(train_on_synthetic, sources_of=relabelers(**relabeling)),
+        {**stage, "start": start, "found": found},
+    )
+    plain = build_sac(envs.observation_space, envs.action_space, 0, hidden_sizes=(4,))
+    adapter = GradientContextAdapter(ContextModel(20, 6, 0, hidden_sizes=(4,)))
+    yield Target(
+        "adapt_algorithm",
+        functools.partial(adapt_algorithm, adapter=adapter, termination_fn=None),
+        {
+            "algorithm": plain,
+            "env": gymnasium.make(tasks.env_id, max_episode_steps=5),
+            "earlier": [earlier, earlier],
+            "seed": 1,
+            "config": dataclasses.replace(
+                TINY_ADAPT, adaptation_steps=5, refresh_updates=0, rehearsal_batch_size=0
+            ),
+            "label": "mine",
+            "evaluation_episodes": 1,
+            "checkpoint": None,
+        },
+    )
+
+    training = {"directory": here / "new", "seed": 1}
+    begin = functools.partial(meta_train, should_stop=lambda: True)
+    begin(CONFIG, **training)
+    yield Target(
+        "meta_train",
+        begin,
+        {
+            **training,
+            "config": CONFIG,
+            "adapt_config": TINY_ADAPT,
+            "device": "cpu",
+            "checkpoint_seconds": 1.0,
+        },
+    )
+    method = Mier(config=CONFIG, adapt_config=TINY_ADAPT)
+    yield Target("Mier", Mier, {name: getattr(method, name) for name in ("config", "adapt_config")})
+    yield Target("Mier", functools.partial(Mier, config=CONFIG), {"device": "cpu"})
+    yield Target(
+        "Mier.meta_train",
+        functools.partial(method.meta_train, should_stop=lambda: True),
+        training,
+    )
+    yield Target("Mier.load", method.load, {"directory": finished})
+
+
+@pytest.fixture
+def agents(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Target]:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    pretrained = tmp_path / "pretrained" / "tiny"
+    shutil.copytree(finished_run, pretrained)
+    (pretrained / CARD_FILE).write_text("{}")
+    monkeypatch.setattr(run_module, "PRETRAINED", pretrained.parent)
+    return list(targets(finished_run, tmp_path))
+
+
+def test_the_good_arguments_work(agents: list[Target]) -> None:
+    for target in agents:
+        target.function(**target.good)
+
+
+def test_plain_values(agents: list[Target]) -> None:
+    for target in agents:
+        for argument in target.good:
+            for value in PLAIN:
+                require_sense(target, argument, value)
+
+
+def test_tensors_and_arrays(agents: list[Target]) -> None:
+    @settings(parent=settings.get_profile("trust"), max_examples=300)
+    @given(
+        st.sampled_from([(target, argument) for target in agents for argument in target.good]),
+        arrays(),
+    )
+    def check(place: tuple[Target, str], value: Any) -> None:
+        require_sense(*place, value)
+
+    check()
+
+
+@pytest.mark.parametrize("value", [3, "x", [], np.zeros(3), None])
+def test_callbacks_that_cannot_be_called(value: Any, finished_run: Path, tmp_path: Path) -> None:
+    def refuses(function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        (name,) = [name for name, given in options.items() if given is value]
+        with pytest.raises(TypeError, match=name):
+            function(*arguments, **options)
+
+    tasks = mier_adapt_envs.task_set(CONFIG.family)
+    transitions = random_transitions(6)
+    with FamilyEnvs(tasks, num_threads=1) as envs:
+        run = load_run(finished_run, envs)
+        plain = build_sac(envs.observation_space, envs.action_space, 0, hidden_sizes=(4,))
+        new_task = run.new_task(envs, tasks[11])
+        adapting = functools.partial(adapt, run, new_task, TINY_ADAPT, seed=1)
+        refuses(adapting, on_stage=value)
+        context = run.model.initial_context
+        generator = np.random.default_rng(0)
+        training = functools.partial(
+            train_on_synthetic,
+            *(run, TINY_ADAPT, first_candidate(run, context)),
+            Identified(run.replay.stored()[:6], np.zeros(6, bool), context),
+            generator=generator,
+        )
+        refuses(training, sources_of=value)
+        refuses(training, sources_of=lambda policy: [], on_update=value)
+        actor = run.actor(context)
+        steps = {"steps": 1, "generator": generator}
+        refuses(collect, envs.of_size(1), tasks[:1], actor, **steps, on_step=value)
+        refuses(imitate, plain, policy=value, earlier=run.replay.stored(), seed=1)
+        refuses(imitate, plain, torch.tanh, run.replay.stored(), seed=1, on_update=value)
+        env = gymnasium.make(tasks.env_id, max_episode_steps=5)
+        refuses(adapt_algorithm, plain, env, [run.replay.stored()], seed=1, on_stage=value)
+        if value is not None:  # which asks for none, or for the library's own
+            refuses(adapting, sources=value)
+            refuses(fit_model, run.adapter, run.replay.stored(), rehearsal=value)
+            refuses(NewTask.of_env, env, termination_fn=value)
+            refuses(
+                adapt_algorithm, plain, env, [run.replay.stored()], seed=1, termination_fn=value
+            )
+            refuses(ExperienceRelabeler, run.model, context, policy=value)
+            refuses(ExperienceRelabeler, run.model, context, termination_fn=value)
+    refuses(meta_train_offline, [transitions], steps=1, seed=2, on_step=value)
+    for name in ("should_stop", "on_step"):
+        refuses(meta_train, CONFIG, tmp_path / "run", **{name: value})
+    refuses(Mier(config=CONFIG).meta_train, tmp_path / "run", seed=1, should_stop=value)
+    refuses(bootstrap_interval, np.zeros((2, 2)), statistic=value)
+
+
+def test_no_public_name_is_missing(agents: list[Target]) -> None:
+    called = {target.name for target in (*test_bad_input.TARGETS, *agents)}
+    public = {
+        f"vector.{each.name}" if each.room == "mier_adapt.wrappers.vector" else each.name
+        for each in public_names()
+    }
+    # Methods go with their classes.
+    names = {
+        next((name for name in public | MORE.keys() if f"{call}.".startswith(f"{name}.")), call)
+        for call in called
+    }
+    assert public - names == LEFT_OUT.keys()
+    assert names - public == MORE.keys()
