@@ -5,17 +5,22 @@
 needs no network: inventories are in ``docs/inventories``, and equations become MathML.
 """
 
+import importlib
 import inspect
+import pkgutil
 import re
 import sys
+import typing
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import Config, GoogleDocstring
+from typing_extensions import is_protocol
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
@@ -140,6 +145,27 @@ def read_docstring(
     lines[:] = re.sub(r"\$([^$\n]+)\$", r":math:`\1`", text).split("\n")
 
 
+def show_plain_types(_app: Sphinx) -> None:
+    """Show ``int`` where an annotation is ``Size``, whose range is for ``@checked`` to read."""
+    found = pkgutil.walk_packages(mier_adapt.__path__, "mier_adapt.")
+    modules = {each.name: importlib.import_module(each.name) for each in found}
+    named = [each for module in modules.values() for each in vars(module).values()]
+    members = [each for cls in filter(inspect.isclass, named) for each in vars(cls).values()]
+    for value in (*named, *members):
+        each = inspect.unwrap(getattr(value, "__func__", value))
+        if (inspect.isclass(each) or inspect.isfunction(each)) and each.__module__ in modules:
+            own = SimpleNamespace(__annotations__=inspect.get_annotations(each))
+            # In place, since the wrappers of checked functions share them.
+            each.__annotations__.update(typing.get_type_hints(own, vars(modules[each.__module__])))
+
+
+def hide_constructor(
+    _app: Sphinx, what: str, _name: str, documented: Any, *_: Any
+) -> tuple[str, None] | None:
+    """A protocol is not called: what it would say of ``*args`` is left out."""
+    return ("", None) if what == "class" and is_protocol(documented) else None
+
+
 def visit_math(writer: Any, node: nodes.math) -> None:
     """Inline mathematics as MathML."""
     writer.body.append(tex2mathml(node.astext(), as_block=False))
@@ -158,4 +184,7 @@ def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))
     # Before the gallery, whose scripts register families of their own.
     app.connect("builder-inited", write_environment_pages, priority=1)
+    # After the gallery, whose scripts rely on those checks.
+    app.connect("builder-inited", show_plain_types, priority=900)
+    app.connect("autodoc-process-signature", hide_constructor)
     app.connect("autodoc-process-docstring", read_docstring)

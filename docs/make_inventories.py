@@ -24,6 +24,8 @@ INVENTORIES = {
     },
     "mujoco": {"mujoco._structs.MjModel": "APIreference/APItypes.html#mjmodel"},
     "numpy": {
+        # inside jaxtyping's annotations
+        "ndarray": "reference/generated/numpy.ndarray.html#numpy.ndarray",
         **{
             f"numpy.{name}": f"reference/generated/numpy.{name}.html#numpy.{name}"
             for name in ("dtype", "ndarray")
@@ -42,7 +44,10 @@ INVENTORIES = {
             ("algorithm.algorithm_base", "Algorithm"),
             ("algorithm.algorithm_base", "OffPolicyAlgorithm"),
             ("algorithm.algorithm_base", "Policy"),
+            ("algorithm.modelfree.sac", "Alpha"),
             ("algorithm.modelfree.sac", "SAC"),
+            ("algorithm.modelfree.sac", "SACPolicy"),
+            ("algorithm.optim", "OptimizerFactory"),
             ("data.buffer.buffer_base", "ReplayBuffer"),
         )
     },
