@@ -22,18 +22,15 @@ from tianshou.data import Collector, VectorReplayBuffer
 from tianshou.env import DummyVectorEnv
 from tianshou.trainer import OffPolicyTrainerParams
 
-from mier_adapt import adapt_algorithm
+import mier_adapt_envs
+from mier_adapt import AdaptationReport, Transitions, adapt_algorithm, meta_train_offline
+from mier_adapt.adaptation import compare
+from mier_adapt.agents import ModelConfig
+from mier_adapt.figures import plot_comparison
 from mier_adapt.integration import algorithm_state, build_sac, from_tianshou, load_algorithm_state
-from mier_adapt.transitions import Transitions
-from mier_adapt.workflows.adaptation_report import AdaptationReport
-from mier_adapt.workflows.checkpoints import load_tree, save_tree
-from mier_adapt.workflows.offline_training import meta_train_offline
-from mier_adapt.workflows.plots import plot_comparison
-from mier_adapt.workflows.presets import ModelConfig
-from mier_adapt.workflows.statistics import bootstrap_interval
-from mier_adapt_envs.negated_joints import mask_task
+from mier_adapt.statistics import bootstrap_interval
 
-FAMILY, ENV_ID = "HalfCheetahNegatedJoints", "MIER/HalfCheetahNegatedJoints-v0"
+FAMILY = mier_adapt_envs.env_class("HalfCheetahNegatedJoints")
 TASKS = ((0, 1), (2, 4), (3, 5))
 """Joints that are negated, counted from 0."""
 MODEL = ModelConfig(context_dim=0, batch_size=256)
@@ -54,7 +51,8 @@ class Args:
 
 def robot(negated: tuple[int, ...] = ()) -> gymnasium.Env[Any, Any]:
     """The cheetah with these joints negated."""
-    return gymnasium.make(ENV_ID, task=mask_task(FAMILY, 6, negated))
+    mask = tuple(-1.0 if joint in negated else 1.0 for joint in range(6))
+    return gymnasium.make(FAMILY.env_id, task=mier_adapt_envs.Task(FAMILY.family, mask))
 
 
 def train(seed: int, env_steps: int, path: Path) -> tuple[Any, Transitions]:
@@ -64,9 +62,9 @@ def train(seed: int, env_steps: int, path: Path) -> tuple[Any, Transitions]:
     np.random.seed(seed)  # noqa: NPY002 - stock Tianshou draws from the global generators
     sac = build_sac(env.observation_space, env.action_space, context_dim=0, lr=1e-3)
     if path.exists():
-        tree = load_tree(path)
-        load_algorithm_state(sac, tree["algorithm"])
-        return sac, Transitions(**tree["replay"])
+        kept = torch.load(path, weights_only=True)
+        load_algorithm_state(sac, kept["algorithm"])
+        return sac, Transitions(**kept["replay"])
     envs = DummyVectorEnv([robot] * 10)
     envs.seed(seed)
     buffer = VectorReplayBuffer(env_steps, len(envs))
@@ -96,10 +94,8 @@ def train(seed: int, env_steps: int, path: Path) -> tuple[Any, Transitions]:
         flush=True,
     )
     replay = from_tianshou(buffer)
-    names = ("obs", "act", "rew", "obs_next", "terminated")
-    tree = {"algorithm": algorithm_state(sac), "replay": {n: getattr(replay, n) for n in names}}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_tree(path, tree)
+    torch.save({"algorithm": algorithm_state(sac), "replay": vars(replay)}, path)
     return sac, replay
 
 
@@ -109,7 +105,7 @@ def main(args: Args) -> list[AdaptationReport]:
     env_steps = 2_000 if args.fast else args.env_steps
     reports = []
     for seed in args.seeds:
-        path = args.out / f"sac-{seed}-{env_steps}.safetensors"
+        path = args.out / f"sac-{seed}-{env_steps}.pt"
         sac, replay = train(seed, env_steps, path)
         # The call would train this model each time; the three robots can share it.
         steps = 200 if args.fast else 4_000
@@ -137,7 +133,7 @@ def main(args: Args) -> list[AdaptationReport]:
     (args.out / "reports.json").write_text(
         json.dumps([each.to_dict() for each in reports], indent=2) + "\n"
     )
-    plot_comparison(reports, args.out / "comparison.png")
+    plot_comparison(compare(reports), args.out / "comparison.png")
     return reports
 
 

@@ -13,8 +13,7 @@ models.
     python examples/choose_adaptation.py halfcheetah-vel-hard --collection-rounds 2
 """
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,15 +21,17 @@ import numpy as np
 import torch
 import tyro
 
-from mier_adapt.workflows import adaptation_stages as stages
-from mier_adapt.workflows.environments import TaskEnvs
-from mier_adapt.workflows.identification import identify
-from mier_adapt.workflows.new_tasks import NewTask
-from mier_adapt.workflows.pretrained import find_run
-from mier_adapt.workflows.randomness import seed_global_generators
-from mier_adapt.workflows.runs import load_run, read_run_file
-from mier_adapt_envs import Task, task_set
-from mier_adapt_envs.negated_joints import mask_task
+from mier_adapt import load_run
+from mier_adapt.adaptation import (
+    first_candidate,
+    identify,
+    refine,
+    refresh,
+    relabelers,
+    train_on_synthetic,
+)
+from mier_adapt.agents import FamilyEnvs
+from mier_adapt_envs import Task
 
 OTHER_COUNTS = ((0, 1), (0, 1, 2, 3), (1, 3), (1, 2, 3, 4), (2, 4), (0, 2, 3, 4))
 """Joints negated in the first set's tasks, counted from 0: two and four at a time."""
@@ -75,56 +76,71 @@ class Args:
     """One task and two variants, to see that it runs."""
 
 
+def seed_globally(seed: int) -> None:
+    """Seed the global generators, from which stock Tianshou draws."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+
+
+def development_tasks(family: str, task_set: str) -> list[Task]:
+    """Tasks that are new to a run, and that no results are reported on; none if it holds them."""
+    if family == "HalfCheetahVel":
+        return [Task(family, (each,), f"velocity {each}") for each in VELOCITIES]
+    if task_set != "standard":
+        return []
+    return [
+        Task(
+            family,
+            tuple(-1.0 if joint in negated else 1.0 for joint in range(6)),
+            f"negated joints {','.join(str(joint + 1) for joint in negated)}",
+        )
+        for negated in OTHER_COUNTS
+    ]
+
+
 def main(args: Args) -> dict[str, list[float]]:
     """Print and return each variant's mean return by task."""
     torch.set_num_threads(1)
-    directory = find_run(args.run_directory)
-    config, _, _ = read_run_file(directory)
-    tasks = task_set(config.family, config.task_set)
+    run = load_run(args.run_directory)
+    family, tasks = run.task_set.family, run.task_set
     variants, common = VARIANTS, COMMON
-    if config.family == "HalfCheetahVel":
-        development = [Task(config.family, (each,), f"velocity {each}") for each in VELOCITIES]
+    if family == "HalfCheetahVel":
         variants, common = VELOCITY_VARIANTS, {}
-    elif tasks.name == "standard":
-        development = [mask_task(config.family, 6, negated) for negated in OTHER_COUNTS]
-    else:
-        development = list(tasks.meta_test)
-    most = max(each.get("num_models", config.adapt.num_models) for each in variants.values())
+    development = development_tasks(family, tasks.name) or list(tasks.meta_test)
+    most = max(each.get("num_models", run.adapt_config.num_models) for each in variants.values())
+    config = replace(run.adapt_config, num_models=most, **common)
+    if args.collection_rounds is not None:
+        config = replace(config, collection_rounds=args.collection_rounds)
     returns: dict[str, list[float]] = {}
-    with TaskEnvs(tasks) as envs:
-        run = load_run(directory, envs)
-        adapt = dataclasses.replace(run.config.adapt, num_models=most, **common)
-        if args.collection_rounds is not None:
-            adapt = dataclasses.replace(adapt, collection_rounds=args.collection_rounds)
+    with FamilyEnvs(tasks) as envs:
         for each in development[: 1 if args.fast else None]:
-            task = NewTask.of_family(envs, each, episode_steps=config.episode_steps)
+            task = run.new_task(envs, each)
             generator = np.random.default_rng(args.seed)
-            seed_global_generators(args.seed)
-            found = identify(run, task, adapt, seed=args.seed, generator=generator)
-
-            def measure(name: str, algorithm, task=task, context=found.context) -> None:
-                starts = np.random.default_rng(args.seed + 1)
-                episodes = task.returns(
-                    algorithm.policy, context, episodes=args.episodes, generator=starts
-                )
-                returns.setdefault(name, []).append(float(np.mean(episodes)))
-
-            contexts = stages.earlier_contexts(run, adapt, generator)
-            measure("adapted context", run.algorithm)
-            measure("actor only", stages.refresh(run, adapt, found.context, generator))
-            fitted = stages.refine(run, task, adapt, found.real, contexts, generator)
+            seed_globally(args.seed)
+            found = identify(run, task, config, seed=args.seed, generator=generator)
+            stored = run.replay.sample_transitions(
+                np.arange(run.replay.num_tasks),
+                config.adaptation_steps,
+                adaptation=True,
+                generator=generator,
+            )
+            start = first_candidate(run, found.context)
+            candidates = {
+                "adapted context": start,
+                "actor only": refresh(run, config, start, generator),
+            }
+            contexts = run.adapter.adapt(stored)
+            fitted = refine(run, config, found.real, contexts, generator)
             for name in (args.variant or tuple(variants))[: 2 if args.fast else None]:
-                options = dataclasses.replace(adapt, **variants[name])
-                seed_global_generators(args.seed)
-                algorithm = stages.train_on_relabeled(
-                    run,
-                    task,
-                    options,
-                    fitted[: options.num_models],
-                    found,
-                    np.random.default_rng(args.seed + 7),
-                )
-                measure(name, algorithm)
+                options = replace(config, **variants[name])
+                seed_globally(args.seed)
+                draws = np.random.default_rng(args.seed + 7)
+                sources_of = relabelers(task, fitted[: options.num_models], draws)
+                candidates[name] = train_on_synthetic(run, options, start, found, sources_of, draws)
+            for name, candidate in candidates.items():
+                starts = np.random.default_rng(args.seed + 1)  # common to all
+                episodes = task.returns(candidate, episodes=args.episodes, generator=starts)
+                returns.setdefault(name, []).append(float(np.mean(episodes)))
             row = ", ".join(f"{name} {values[-1]:.0f}" for name, values in returns.items())
             print(f"{each}: {row}", flush=True)
     for name, values in returns.items():

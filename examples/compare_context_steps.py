@@ -8,7 +8,7 @@ much the best of the other tasks' contexts is worse: a model that tells tasks ap
     python examples/compare_context_steps.py runs/negated-joints
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,19 +18,17 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from mier_adapt import ContextModel, GradientContextAdapter, Transitions
-from mier_adapt.workflows.environments import TaskEnvs
-from mier_adapt.workflows.evaluation import collect_for_tasks
-from mier_adapt.workflows.runs import Run, load_run, read_run_file
-from mier_adapt_envs import task_set
+from mier_adapt import load_run, meta_train_offline
+from mier_adapt.agents import FamilyEnvs, collect
+from mier_adapt.integration import from_tianshou
 
-VARIANTS: tuple[tuple[float, float | None], ...] = (
+VARIANTS = (
     (0.01, 10.0),  # the paper's
     (0.03, 10.0),
     (0.1, 10.0),
     (0.3, 10.0),
     (1.0, 10.0),  # this library's
-    (1.0, None),
+    (1.0, 1e9),  # without a limit, in effect
 )
 """Size of a context step, and the norm to which longer context gradients are rescaled."""
 
@@ -40,6 +38,7 @@ class Args:
     """Compare sizes of the context's steps on one run's experience."""
 
     run_directory: Annotated[Path, tyro.conf.Positional]
+    """A run directory, or the name of a pretrained run."""
     steps: int = 1_500
     """Meta-steps of each model."""
     fast: bool = False
@@ -49,62 +48,26 @@ class Args:
     """CPU threads of torch."""
 
 
-def meta_train_offline(
-    run: Run, steps: int, *, lr: float, max_grad_norm: float | None, seed: int
-) -> GradientContextAdapter:
-    """A new model like the run's, meta-trained on the experience that the run holds."""
-    config = run.config.model
-    model = ContextModel(
-        run.model.obs_dim,
-        run.model.act_dim,
-        config.context_dim,
-        hidden_sizes=config.hidden_sizes,
-        varies=run.model.varies,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    model.fit_normalization(run.replay.stored())
-    adapter = GradientContextAdapter(
-        model, steps=config.inner_steps, lr=lr, max_grad_norm=max_grad_norm
-    )
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    generator = np.random.default_rng(seed)
-    tasks = np.arange(run.replay.num_tasks)
-    for _ in range(steps):
-        drawn = generator.permutation(tasks)[: config.tasks_per_batch]
-        adaptation, evaluation = (
-            run.replay.sample_transitions(
-                drawn, config.batch_size, adaptation=adaptation, generator=generator
-            )
-            for adaptation in (True, False)
-        )
-        loss = adapter.meta_loss(adaptation, evaluation).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-        optimizer.step()
-    return adapter
-
-
 def main(args: Args) -> None:
     """Print a table, a row for each variant."""
     torch.set_num_threads(args.threads)
-    steps = 20 if args.fast else args.steps
     torch.manual_seed(args.seed)
-    config, _, _ = read_run_file(args.run_directory)
-    tasks = task_set(config.family, config.task_set)
-    with TaskEnvs(tasks) as envs:
-        run = load_run(args.run_directory, envs)
-        contexts = run.model.initial_context.detach().expand(len(tasks.meta_train), -1).numpy()
-        generator = np.random.default_rng(args.seed)
-
-        def gather() -> Transitions:
-            steps = config.adapt.adaptation_steps
-            rollouts = collect_for_tasks(
-                run, envs, tasks.meta_train, contexts, steps=steps, generator=generator
-            )
-            return Transitions.stack([rollout.transitions.flatten() for rollout in rollouts])
-
-        adaptation, fresh = gather(), gather()
+    steps = 20 if args.fast else args.steps
+    run = load_run(args.run_directory)
+    tasks = run.task_set.meta_train
+    generator = np.random.default_rng(args.seed)
+    with FamilyEnvs(run.task_set) as envs:
+        adaptation, fresh = (
+            collect(
+                envs.of_size(len(tasks)),
+                tasks,
+                run.initial_actor(len(tasks)),
+                steps=run.adapt_config.adaptation_steps,
+                generator=generator,
+            ).transitions
+            for _ in range(2)
+        )
+    logs = [from_tianshou(each) for each in run.replay.buffers]
     table = Table(
         title=f"{steps} meta-steps on {len(run.replay)} stored transitions, "
         f"seed {args.seed}; medians over {len(fresh)} tasks"
@@ -112,7 +75,10 @@ def main(args: Args) -> None:
     for column in ("step size", "gradient limit", "context norm", "loss", "margin", "own is best"):
         table.add_column(column, justify="right")
     for lr, max_grad_norm in VARIANTS:
-        adapter = meta_train_offline(run, steps, lr=lr, max_grad_norm=max_grad_norm, seed=args.seed)
+        config = replace(run.config.model, inner_lr=lr, max_inner_grad_norm=max_grad_norm)
+        adapter = meta_train_offline(
+            logs, steps=steps, seed=args.seed, config=config, varies=run.model.varies
+        )
         adapted = adapter.adapt(adaptation)
         with torch.no_grad():
             # losses[i, j]: task i's fresh transitions under the context found for task j
@@ -124,7 +90,7 @@ def main(args: Args) -> None:
         others = losses.masked_fill(torch.eye(len(own), dtype=torch.bool), torch.inf).min(1).values
         table.add_row(
             f"{lr:g}",
-            "none" if max_grad_norm is None else f"{max_grad_norm:g}",
+            f"{max_grad_norm:g}",
             f"{adapted.norm(dim=1).median():.2f}",
             f"{own.median():.2f}",
             f"{(others - own).median():.2f}",

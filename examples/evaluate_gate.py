@@ -3,8 +3,8 @@
 For every task of a run: identify it, then train candidates on experience that was relabeled by
 refined models (as shipped, without averaging), by a model that was refined without rehearsal, by
 the meta-trained model under another task's context, and by refined models with the sign of the
-reward wrong; the actor-only control comes on top. Each training is looked at after several
-lengths. A candidate's truth is its mean return in 20 deterministic episodes against that of the
+reward wrong, each for several numbers of updates; the actor-only control comes on top. A
+candidate's truth is its mean return in 20 deterministic episodes against that of the
 policy that only knows the new context, from the same starts; it counts as better or worse where
 they differ by more than 25 and by more than two standard errors, and as a tie otherwise. The gate
 sees one further episode of either; "any episode" is the mean over which of the 21 it might have
@@ -15,10 +15,9 @@ seen.
 A call that is repeated goes on where it was.
 """
 
-import copy
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,29 +29,23 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from mier_adapt import ExperienceRelabeler
-from mier_adapt.context_adapter import FineTuneResult
-from mier_adapt.integration import (
-    MixedReplayBuffer,
-    relabeling_policy,
-    restart_optimizers,
-    update,
+from mier_adapt import NewTask, Transitions, load_run
+from mier_adapt.adaptation import (
+    MarginGate,
+    first_candidate,
+    identify,
+    refine,
+    refresh,
+    relabelers,
+    train_on_synthetic,
 )
-from mier_adapt.transitions import Transitions
-from mier_adapt.workflows import adaptation_stages as stages
-from mier_adapt.workflows.environments import TaskEnvs
-from mier_adapt.workflows.files import replace_text
-from mier_adapt.workflows.identification import Identified, identify
-from mier_adapt.workflows.new_tasks import NewTask
-from mier_adapt.workflows.pretrained import find_run
-from mier_adapt.workflows.randomness import forked_global_generators
-from mier_adapt.workflows.runs import Run, load_run, read_run_file
-from mier_adapt_envs import task_set
+from mier_adapt.agents import FamilyEnvs, Run
+from mier_adapt.protocols import Candidate, SyntheticSource
 
 EPISODES = 20
 """Deterministic episodes that are the truth about a candidate."""
 MARGINS = (0.0, 0.02, 0.03, 0.04, 0.05, 0.1)
-"""Values of ``AdaptConfig.gate_margin`` to look at."""
+"""Values of ``MarginGate.margin`` to look at."""
 
 
 @dataclass
@@ -73,140 +66,92 @@ class Args:
     """One task, few updates, to see that it runs."""
 
 
-def relabeled(
-    run: Run,
-    task: NewTask,
-    found: Identified,
-    models: list[Any],
-    contexts: list[torch.Tensor],
-    lengths: list[int],
-    *,
-    actor_lr: float,
-    reward_sign: float = 1.0,
-    generator: np.random.Generator,
-) -> Iterator[tuple[int, Any]]:
-    """SAC on relabeled experience, after each of several numbers of updates."""
-    config = run.config.adapt
-    algorithm = copy.deepcopy(run.algorithm)
-    restart_optimizers(algorithm, actor_lr=actor_lr, critic_lr=config.critic_lr)
-    buffer = MixedReplayBuffer(
-        len(found.real),
-        config.relabel_rounds * config.relabel_size,
-        obs_dim=run.model.obs_dim,
-        act_dim=run.model.act_dim,
-        context=found.context,
-        real_fraction=config.real_fraction,
-        generator=generator,
-    )
-    buffer.extend_real(
-        replace(found.real, rew=reward_sign * found.real.rew), truncated=found.truncated
-    )
-    relabelers = [
-        ExperienceRelabeler(
-            model,
-            context,
-            policy=relabeling_policy(algorithm.policy, found.context),
-            termination_fn=task.termination_fn,
-        )
-        for model, context in zip(models, contexts, strict=True)
-    ]
-    for count in range(max(lengths)):
-        if count % config.updates_per_round == 0:
-            for relabeler in relabelers:
-                share = config.relabel_size // len(relabelers)
-                for chunk in relabeler.stream(stages.draw_stored(run, share, share, generator)):
-                    buffer.extend_synthetic(replace(chunk, rew=reward_sign * chunk.rew))
-        update(algorithm, buffer, config.batch_size)
-        if count + 1 in lengths:
-            yield count + 1, algorithm
+def negated(transitions: Transitions) -> Transitions:
+    """The same with the sign of the reward wrong."""
+    return replace(transitions, rew=-transitions.rew)
+
+
+@dataclass
+class NegatedRewards:
+    """A source of synthetic transitions that has the sign of another's rewards wrong."""
+
+    source: SyntheticSource
+
+    def stream(self, source: Iterable[Transitions]) -> Iterator[Transitions]:
+        return map(negated, self.source.stream(source))
 
 
 def candidates(
-    run: Run, task: NewTask, found: Identified, generator: np.random.Generator, *, fast: bool
-) -> Iterator[tuple[str, Any]]:
-    """Named algorithms, good and bad; each is trained further once it has been looked at."""
-    config = run.config.adapt
-    shares = 50 if fast else 1
-    tasks = np.arange(run.replay.num_tasks)
-    adaptation = run.replay.sample_transitions(
-        tasks, config.adaptation_steps, adaptation=True, generator=generator
+    run: Run, task: NewTask, *, seed: int, fast: bool
+) -> Iterator[tuple[str, Candidate]]:
+    """The policy to beat, then others by what they were trained on, good and bad."""
+    generator = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - stock Tianshou draws from the global generators
+    config = replace(run.adapt_config, relabel_rounds=5, averaged_share=0.0)
+    lengths = (100, 250, 500, 1_000)
+    if fast:
+        config = replace(
+            config, refresh_updates=10, num_models=2, weight_steps=10, relabel_size=1_000
+        )
+        lengths = (5, 10, 15, 20)
+
+    found = identify(run, task, config, seed=seed, generator=generator)
+    start = first_candidate(run, found.context)
+    yield "safe", start
+    yield "actor only", refresh(run, config, start, generator)
+
+    stored = run.replay.sample_transitions(
+        np.arange(run.replay.num_tasks),
+        config.adaptation_steps,
+        adaptation=True,
+        generator=generator,
     )
-    others = run.adapter.adapt(adaptation.to(run.device))
+    others = run.adapter.adapt(stored.to(run.device))
+    careless = replace(
+        config,
+        num_models=1,
+        weight_steps=min(config.weight_steps, 100),
+        context_lr=0.0,
+        model_batch_size=None,
+        rehearsal_batch_size=0,
+        actor_lr=3e-4,
+    )
+    refined, narrow = (
+        refine(run, each, found.real, others, generator) for each in (config, careless)
+    )
+    wrong = replace(refined[0], model=run.model, context=others[generator.integers(len(others))])
+    good, bad, unrehearsed = (
+        relabelers(task, fitted, generator) for fitted in (refined, [wrong], narrow)
+    )
 
-    def rehearse() -> tuple[Transitions, torch.Tensor]:
-        per_task = max(1, config.rehearsal_batch_size // len(tasks))
-        earlier = run.replay.sample_transitions(
-            tasks, per_task, adaptation=False, generator=generator
-        )
-        return earlier.flatten().to(run.device), others.repeat_interleave(per_task, 0)
+    def opposed(policy: Callable[[torch.Tensor], torch.Tensor]) -> Sequence[SyntheticSource]:
+        return [NegatedRewards(each) for each in good(policy)]
 
-    def refine(*, rehearsed: bool) -> FineTuneResult:
-        return run.adapter.fine_tune(
-            found.real,
-            context_steps=config.context_steps,
-            weight_steps=(config.weight_steps if rehearsed else 100) // shares,
-            weight_lr=config.weight_lr,
-            context_lr=config.context_lr if rehearsed else 0.0,
-            batch_size=config.model_batch_size if rehearsed else None,
-            rehearsal=rehearse if rehearsed else None,
-            validate_every=config.validate_every,
-        )
-
-    few = replace(config, refresh_updates=config.refresh_updates // shares)
-    yield "actor only", stages.refresh(run, few, found.context, generator)
-
-    refined = [refine(rehearsed=True) for _ in range(config.num_models)]
-    narrow = refine(rehearsed=False)
-    models = [each.model for each in refined]
-    contexts = [each.context for each in refined]
-    wrong = others[int(generator.integers(len(others)))]
-    recipes: dict[str, tuple[list[Any], list[torch.Tensor], list[int], dict[str, Any]]] = {
-        "refined": (models, contexts, [100, 250, 500], {}),
-        "refined, reward negated": (models, contexts, [250, 500], {"reward_sign": -1.0}),
-        "another task's context": ([run.model], [wrong], [250, 500], {}),
-        "no rehearsal, actor 3e-4": (
-            [narrow.model],
-            [narrow.context],
-            [500, 1_000],
-            {"actor_lr": 3e-4},
-        ),
-    }
-    for name, (recipe_models, recipe_contexts, lengths, changes) in recipes.items():
-        options = {"actor_lr": config.actor_lr, **changes}
-        lengths = [max(1, length // shares) for length in lengths]
-        for length, algorithm in relabeled(
-            run,
-            task,
-            found,
-            recipe_models,
-            recipe_contexts,
-            lengths,
-            generator=generator,
-            **options,
-        ):
-            yield f"{name}, {length} updates", algorithm
+    against = replace(found, real=negated(found.real))
+    for name, options, real, sources_of, updates in (
+        ("refined", config, found, good, lengths[:3]),
+        ("refined, reward negated", config, against, opposed, lengths[1:3]),
+        ("another task's context", config, found, bad, lengths[1:3]),
+        ("no rehearsal, actor 3e-4", careless, found, unrehearsed, lengths[2:]),
+    ):
+        for count in updates:
+            once = replace(options, updates_per_round=count // config.relabel_rounds)
+            yield (
+                f"{name}, {count} updates",
+                train_on_synthetic(run, once, start, real, sources_of, generator),
+            )
 
 
 def measure(run: Run, task: NewTask, *, seed: int, fast: bool) -> list[dict[str, Any]]:
     """Every candidate's returns on one task, beside those of the policy that it has to beat."""
-    generator = np.random.default_rng(seed)
-    rows: list[dict[str, Any]] = []
-    with forked_global_generators(seed):
-        found = identify(run, task, run.config.adapt, seed=seed, generator=generator)
-
-        def returns(algorithm: Any) -> list[float]:
-            values = task.returns(
-                algorithm.policy,
-                found.context,
-                episodes=EPISODES + 1,
-                generator=np.random.default_rng(seed + 1),
-            )
-            return [round(value, 1) for value in values]
-
-        safe = returns(run.algorithm)
-        for name, algorithm in candidates(run, task, found, generator, fast=fast):
-            rows.append({"candidate": name, "safe": safe, "returns": returns(algorithm)})
-    return rows
+    returns = {}
+    for name, candidate in candidates(run, task, seed=seed, fast=fast):
+        starts = np.random.default_rng(seed + 1)  # common to all
+        values = task.returns(candidate, episodes=EPISODES + 1, generator=starts)
+        returns[name] = [round(value, 1) for value in values]
+    safe = returns.pop("safe")
+    return [{"candidate": name, "safe": safe, "returns": each} for name, each in returns.items()]
 
 
 def verdict(row: dict[str, Any], tie: float) -> str:
@@ -219,33 +164,33 @@ def verdict(row: dict[str, Any], tie: float) -> str:
 
 def accepts(row: dict[str, Any], margin: float) -> list[bool]:
     """What the gate says after each episode that it might see; it has seen the last."""
-    pairs = zip(row["safe"], row["returns"], strict=True)
-    return [stages.passes_gate((safe,), (candidate,), margin)[0] for safe, candidate in pairs]
+    gate = MarginGate(margin=margin)
+    chosen = [
+        gate.choose(("safe", "returns"), lambda name, _, seen=seen: (row[name][seen],))
+        for seen in range(EPISODES + 1)
+    ]
+    return [name == "returns" for name, _ in chosen]
 
 
 def main(args: Args) -> None:
     """Measure what is missing; print how often the gate accepts."""
     torch.set_num_threads(1)
-    directory = find_run(args.run_directory)
-    config, _, _ = read_run_file(directory)
+    run = load_run(args.run_directory)
     found: dict[str, list[dict[str, Any]]] = (
         json.loads(args.out.read_text()) if args.out.exists() else {}
     )
-    with TaskEnvs(task_set(config.family, config.task_set)) as envs:
-        run = load_run(directory, envs)
-        tasks = args.task or tuple(range(len(envs.task_set)))
+    with FamilyEnvs(run.task_set) as envs:
+        tasks = args.task or tuple(range(len(run.task_set)))
         for seed, index in itertools.product(args.seed, tasks[:1] if args.fast else tasks):
             name = f"task {index} seed {seed}"
             if name not in found:
-                task = NewTask.of_family(
-                    envs, envs.task_set[index], episode_steps=config.episode_steps
-                )
+                task = run.new_task(envs, run.task_set[index])
                 found[name] = measure(run, task, seed=1_000 * seed + index, fast=args.fast)
-                replace_text(args.out, json.dumps(found, indent=1) + "\n")
+                args.out.write_text(json.dumps(found, indent=1) + "\n")
     rows = [row for one in found.values() for row in one]
     table = Table(title=f"{len(rows)} candidates of {len(found)} adaptations; ties: {args.tie:g}")
     for column in (
-        "gate_margin",
+        "margin",
         "truly",
         "candidates",
         "accepted",

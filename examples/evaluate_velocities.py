@@ -17,11 +17,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from mier_adapt.workflows.environments import TaskEnvs
-from mier_adapt.workflows.evaluation import evaluation_record
-from mier_adapt.workflows.pretrained import find_run
-from mier_adapt.workflows.runs import load_run, read_run_file
-from mier_adapt_envs import Task, task_set
+from mier_adapt import load_run
+from mier_adapt.agents import FamilyEnvs, evaluate
+from mier_adapt.statistics import bootstrap_interval
+from mier_adapt_envs import Task
 
 
 @dataclass
@@ -39,40 +38,46 @@ class Args:
 
 
 def main(args: Args) -> None:
-    directory = find_run(args.run_directory)
-    config, _, _ = read_run_file(directory)
-    tasks = task_set(config.family, config.task_set)
+    """Print a table, a row for each kind of velocities."""
+    run = load_run(args.run_directory)
     drawn = np.random.RandomState(2024).uniform(0, 1.5, 30)
     splits = {
         "inside: U(0, 1.5) m/s": [
-            Task(config.family, (float(value),), label=f"velocity {value:.3f}") for value in drawn
+            Task(run.task_set.family, (float(value),), label=f"velocity {value:.3f}")
+            for value in drawn
         ],
-        "outside: the set's meta-test tasks": list(tasks.meta_test),
+        "outside: the set's meta-test tasks": list(run.task_set.meta_test),
     }
-    if args.fast:
-        splits = {name: members[:3] for name, members in splits.items()}
-    with TaskEnvs(tasks) as envs:
-        record = evaluation_record(
-            load_run(directory, envs),
-            envs,
-            splits,
-            seeds=1 if args.fast else args.seeds,
-            episodes=1 if args.fast else args.episodes,
-        )
     table = Table("velocities", "tasks", "initial", "adapted", "95% interval", "worst", "best")
-    for name, rows in record["splits"].items():
-        summary = record["summary"][name]
-        adapted = [np.mean(row["return_adapted"]) for row in rows]
-        interval = summary["adapted"]["mean_interval"]
-        table.add_row(
-            name,
-            str(len(rows)),
-            f"{summary['initial']['mean']:.1f}",
-            f"{summary['adapted']['mean']:.1f}",
-            "one seed" if interval is None else "{:.1f} to {:.1f}".format(*interval),
-            f"{min(adapted):.1f}",
-            f"{max(adapted):.1f}",
-        )
+    with FamilyEnvs(run.task_set) as envs:
+        for name, members in splits.items():
+            by_seed = [
+                evaluate(
+                    run,
+                    envs,
+                    members[: 3 if args.fast else None],
+                    seed=1_000 * seed,
+                    adaptation_steps=run.adapt_config.adaptation_steps,
+                    episodes=1 if args.fast else args.episodes,
+                )
+                for seed in range(1 if args.fast else args.seeds)
+            ]
+            initial_TS, adapted_TS = (
+                np.array(
+                    [[getattr(each, f"returns_{when}").mean() for each in one] for one in by_seed]
+                ).T
+                for when in ("initial", "adapted")
+            )
+            interval = bootstrap_interval(adapted_TS)
+            table.add_row(
+                name,
+                str(len(adapted_TS)),
+                f"{initial_TS.mean():.1f}",
+                f"{adapted_TS.mean():.1f}",
+                "one seed" if interval is None else "{:.1f} to {:.1f}".format(*interval),
+                f"{adapted_TS.mean(1).min():.1f}",
+                f"{adapted_TS.mean(1).max():.1f}",
+            )
     Console().print(table)
 
 

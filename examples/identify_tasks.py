@@ -11,7 +11,7 @@ initial context, takes the two context steps of meta-training, and measures the 
     python examples/identify_tasks.py runs/negated-joints
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,11 +21,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from mier_adapt import ContextModel, GradientContextAdapter, Transitions
-from mier_adapt.workflows.environments import TaskEnvs
-from mier_adapt.workflows.evaluation import collect_for_tasks
-from mier_adapt.workflows.runs import Run, load_run, read_run_file
-from mier_adapt_envs import task_set
+from mier_adapt import load_run, meta_train_offline
+from mier_adapt.agents import FamilyEnvs, collect
+from mier_adapt.integration import from_tianshou
 
 
 @dataclass
@@ -33,6 +31,7 @@ class Args:
     """Compare losses with and without the context that two steps identify."""
 
     run_directory: Annotated[Path, tyro.conf.Positional]
+    """A run directory, or the name of a pretrained run."""
     seed: int = 0
     transitions: int = 400
     """Real transitions of each task, to adapt on; and as many fresh ones, to measure on."""
@@ -40,62 +39,36 @@ class Args:
     """Train the model without context for 200 steps only, to see that it runs."""
 
 
-def train_without_context(run: Run, steps: int, generator: np.random.Generator) -> ContextModel:
-    """A model like the run's but for the context, trained for ``steps`` on its experience."""
-    config = run.config.model
-    model = ContextModel(
-        run.model.obs_dim,
-        run.model.act_dim,
-        0,
-        hidden_sizes=config.hidden_sizes,
-        varies=run.model.varies,
-    )
-    if config.normalize:
-        for name in ("input_mean", "input_std", "target_mean", "target_std"):
-            getattr(model, name).copy_(getattr(run.model, name))
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    tasks = np.arange(run.replay.num_tasks)
-    for _ in range(steps):
-        drawn = run.replay.sample_transitions(
-            generator.permutation(tasks)[: config.tasks_per_batch],
-            config.batch_size,
-            adaptation=False,
-        )
-        loss = model.loss(drawn, model.initial_context).mean() + model.bound_penalty()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-        optimizer.step()
-    return model
-
-
 def main(args: Args) -> None:
     """Print a table of losses, a row for each meta-training task."""
     torch.manual_seed(args.seed)
     generator = np.random.default_rng(args.seed)
-    config, _, _ = read_run_file(args.run_directory)
-    tasks = task_set(config.family, config.task_set)
-    with TaskEnvs(tasks) as envs:
-        run = load_run(args.run_directory, envs)
-        initial = run.model.initial_context.detach()
-        contexts = initial.expand(len(tasks.meta_train), -1).numpy()
-
-        def gather() -> Transitions:
-            rollouts = collect_for_tasks(
-                run, envs, tasks.meta_train, contexts, steps=args.transitions, generator=generator
-            )
-            return Transitions.stack([rollout.transitions.flatten() for rollout in rollouts])
-
-        adaptation, fresh = gather(), gather()
-    adapted = GradientContextAdapter(
-        run.model, steps=config.model.inner_steps, lr=config.model.inner_lr
-    ).adapt(adaptation)
+    run = load_run(args.run_directory)
+    config, tasks = run.config, run.task_set.meta_train
+    with FamilyEnvs(run.task_set) as envs:
+        adaptation, fresh = (
+            collect(
+                envs.of_size(len(tasks)),
+                tasks,
+                run.initial_actor(len(tasks)),
+                steps=args.transitions,
+                generator=generator,
+            ).transitions
+            for _ in range(2)
+        )
+    adapted = run.adapter.adapt(adaptation)
     steps = config.model.pretrain_steps + -(-config.updates // config.policy.updates_per_model_step)
     steps = min(steps, 200) if args.fast else steps
-    plain = train_without_context(run, steps, generator)
+    plain = meta_train_offline(
+        [from_tianshou(each) for each in run.replay.buffers],
+        steps=steps,
+        seed=args.seed,
+        config=replace(config.model, context_dim=0),
+        varies=run.model.varies,
+    ).model
     with torch.no_grad():
         without = plain.loss(fresh, plain.initial_context)
-        before = run.model.loss(fresh, initial)
+        before = run.model.loss(fresh, run.model.initial_context)
         # losses[i, j]: task i's fresh transitions under the context found for task j
         losses = torch.stack(
             [run.model.loss(fresh, context.expand(len(fresh), -1)) for context in adapted], dim=1
@@ -111,7 +84,7 @@ def main(args: Args) -> None:
     columns = ("task", "own context", "initial context", "no context", "others, best", "mean")
     for column in columns:
         table.add_column(column, justify="left" if column == "task" else "right", no_wrap=True)
-    for i, task in enumerate(tasks.meta_train):
+    for i, task in enumerate(tasks):
         row = (own[i], before[i], without[i], others.min(1).values[i], mean_of_others[i])
         table.add_row(str(task), *(f"{value:.2f}" for value in row))
     console = Console()

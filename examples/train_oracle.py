@@ -19,8 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import train_single_task
 
 from mier_adapt.integration import FastSAC
-from mier_adapt.workflows.files import replace_text
-from mier_adapt.workflows.statistics import summarize
+from mier_adapt.statistics import bootstrap_interval
 
 
 @dataclass
@@ -68,7 +67,7 @@ def main(args: Args) -> None:
                 FastSAC,
             )
             found[name] = {str(done): round(value, 1) for done, value in returns.items()}
-            replace_text(args.out, json.dumps(found, indent=2) + "\n")
+            args.out.write_text(json.dumps(found, indent=2) + "\n")
     for done in found[name]:
         returns_TS = np.array(
             [
@@ -79,7 +78,10 @@ def main(args: Args) -> None:
                 for task in tasks
             ]
         )
-        print(f"{done} updates: {summarize(returns_TS)}")
+        told = "one seed"
+        if interval := bootstrap_interval(returns_TS):
+            told = "95% interval over seeds [{:.0f}, {:.0f}]".format(*interval)
+        print(f"{done} updates: mean return {returns_TS.mean():.0f}, {told}")
 
 
 if __name__ == "__main__":

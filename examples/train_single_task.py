@@ -16,10 +16,10 @@ import torch
 import tyro
 from gymnasium.vector import AutoresetMode
 from tianshou.algorithm.modelfree.sac import SAC
-from tianshou.utils.torch_utils import policy_within_training_step
 
 import mier_adapt_envs
-from mier_adapt.integration import ContextReplayBuffer, build_sac, collect
+from mier_adapt.agents import collect
+from mier_adapt.integration import ContextReplayBuffer, PolicyActor, build_sac, update
 
 SLOTS = 20
 EPISODE_STEPS = 200
@@ -77,24 +77,20 @@ def main(args: Args, algorithm_class: type[SAC[Any]] = SAC) -> dict[int, float]:
         context_dim=0,
         generator=generator,
     )
-    no_context = np.zeros((SLOTS, 0))
+    actor = PolicyActor(sac.policy, torch.zeros(0))
     updates = 2_000 if args.fast else args.updates
     started, mean_returns = time.monotonic(), {}
     for done in range(args.updates_per_round, updates + 1, args.updates_per_round):
-        rollout = collect(
-            env, [task] * SLOTS, sac.policy, no_context, steps=EPISODE_STEPS, generator=generator
-        )
+        rollout = collect(env, [task] * SLOTS, actor, steps=EPISODE_STEPS, generator=generator)
         for slot in range(SLOTS):
             replay.extend(0, rollout.transitions[slot], truncated=rollout.truncated[slot])
-        with policy_within_training_step(sac.policy):
-            for _ in range(args.updates_per_round):
-                sac.update(replay, args.batch_size)
+        for _ in range(args.updates_per_round):
+            update(sac, replay, args.batch_size)
         if done % 5_000 == 0 or done == updates:
             evaluation = collect(
                 env,
                 [task] * SLOTS,
-                sac.policy,
-                no_context,
+                actor,
                 steps=EPISODE_STEPS,
                 generator=np.random.default_rng(10_000 + args.seed),
                 explore=False,

@@ -14,7 +14,7 @@ better of two policies with a report.
 This page was made with ``--fast``.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import gymnasium
 import matplotlib.pyplot as plt
@@ -29,11 +29,9 @@ from tianshou.utils.net.common import Net
 from tianshou.utils.net.continuous import ContinuousActorProbabilistic, ContinuousCritic
 from tianshou.utils.torch_utils import policy_within_training_step
 
-from mier_adapt import adapt_algorithm
-from mier_adapt.integration import from_tianshou
-from mier_adapt.workflows.new_tasks import NewTask
-from mier_adapt.workflows.offline_training import meta_train_offline
-from mier_adapt.workflows.presets import OWN_POLICY, ModelConfig
+from mier_adapt import NewTask, adapt_algorithm, meta_train_offline
+from mier_adapt.agents import ModelConfig
+from mier_adapt.integration import PolicyActor, from_tianshou
 
 
 @dataclass
@@ -99,9 +97,9 @@ print(f"{len(buffer)} transitions in the buffer")
 
 def returns_of(env):
     """Returns of ten deterministic episodes of the policy."""
-    task = NewTask.of_env(env)
+    actor = PolicyActor(sac.policy, torch.zeros(0))  # under a context of no dimensions
     starts = np.random.default_rng(args.seed + 1)
-    return task.returns(sac.policy, torch.zeros(0), episodes=10, generator=starts)
+    return NewTask.of_env(env).returns(actor, episodes=10, generator=starts)
 
 
 old_returns = returns_of(env)
@@ -128,9 +126,8 @@ changed = MotorsBackwards(gymnasium.make("Reacher-v5"))
 # ``adapt_algorithm(sac, changed, [buffer], seed=0)`` is all that is needed. It trains a model of
 # the robot on the buffer, runs the policy on the changed robot for 1,000 transitions, fits the
 # model to them, asks it what the policy would have met there wherever it has been before, and goes
-# on with Tianshou's own ``update`` on the answers. We say two things more. The actor may change
-# fast, since an arm that turns the other way needs quite another policy; the default is careful.
-# And the model is trained beforehand, for less time than the call would take on a page like this.
+# on with Tianshou's own ``update`` on the answers. We say one thing more: the model is trained
+# beforehand, for less time than the call would take on a page like this.
 
 adapter = meta_train_offline(
     [from_tianshou(buffer)],
@@ -138,20 +135,11 @@ adapter = meta_train_offline(
     seed=args.seed,
     config=ModelConfig(context_dim=0, batch_size=256),
 )
-config = replace(
-    OWN_POLICY,
-    weight_steps=400,
-    actor_lr=1e-3,
-    critic_lr=1e-3,
-    updates_per_round=500,
-    gate_episodes=10,
-)
 adaptation = adapt_algorithm(
     sac,
     changed,
     [buffer],
     seed=args.seed,
-    config=config,
     adapter=adapter,
     label="Reacher, motors backwards",
     evaluation_episodes=10,

@@ -14,6 +14,7 @@ policy adapt to points on the whole of it, from a few short episodes.
 This page was made with ``--fast``.
 """
 
+import json
 import math
 import tempfile
 from dataclasses import dataclass
@@ -25,12 +26,15 @@ import torch
 import tyro
 
 import mier_adapt_envs
-from mier_adapt.workflows.environments import TaskEnvs
-from mier_adapt.workflows.evaluation import collect_for_tasks, evaluate_tasks
-from mier_adapt.workflows.meta_training import meta_train
-from mier_adapt.workflows.metrics import read_metrics
-from mier_adapt.workflows.presets import AdaptConfig, MetaTrainConfig, ModelConfig, PolicyConfig
-from mier_adapt.workflows.runs import load_run
+from mier_adapt import load_run, meta_train
+from mier_adapt.agents import (
+    FamilyEnvs,
+    MetaTrainConfig,
+    ModelConfig,
+    PolicyConfig,
+    collect,
+    evaluate,
+)
 from mier_adapt_envs import Robot, Task, TaskEnv, TaskSet, register
 
 
@@ -133,11 +137,11 @@ config = MetaTrainConfig(
     evaluate_every=1,
     model=ModelConfig(hidden_sizes=(64, 64), pretrain_steps=500),
     policy=PolicyConfig(hidden_sizes=(64, 64), lr=3e-3, batch_size=200),
-    adapt=AdaptConfig(adaptation_steps=4 * EPISODE),
 )
 meta_train(config, directory / "run", seed=args.seed)
 
-rows = [row for row in read_metrics(directory / "run") if "return_adapted" in row]
+lines = (directory / "run" / "metrics.jsonl").read_text().splitlines()
+rows = [row for row in map(json.loads, lines) if "return_adapted" in row]
 print(f"{rows[-1]['updates']} updates, {rows[-1]['env_steps']} environment steps")
 
 # %%
@@ -148,19 +152,18 @@ print(f"{rows[-1]['updates']} updates, {rows[-1]['env_steps']} environment steps
 # circle.
 
 tasks = mier_adapt_envs.task_set("Reach")
-with TaskEnvs(tasks) as envs:
+with FamilyEnvs(tasks) as envs:
     run = load_run(directory / "run", envs)
-    results = evaluate_tasks(run, envs, tasks, seed=args.seed)
-    contexts = np.stack([result.context for result in results])
-    rollouts = collect_for_tasks(
-        run,
-        envs,
-        tasks,
-        contexts,
-        steps=EPISODE,
-        generator=np.random.default_rng(args.seed),
-        explore=False,
+    results = evaluate(run, envs, tasks, seed=args.seed, adaptation_steps=4 * EPISODE)
+    # The same by hand, to see where the disc goes.
+    slots, generator = envs.of_size(len(tasks)), np.random.default_rng(args.seed)
+    gathered = collect(
+        slots, tasks, run.initial_actor(len(tasks)), steps=4 * EPISODE, generator=generator
     )
+    actor = run.adapt(gathered.transitions)
+    episodes = collect(
+        slots, tasks, actor, steps=EPISODE, generator=generator, explore=False
+    ).transitions
 
 for name, part in (
     ("training", results[: len(tasks.meta_train)]),
@@ -184,9 +187,8 @@ curve.plot(
 )
 curve.set(xlabel="SAC updates", ylabel="return of an episode, training points")
 curve.legend()
-for index, (task, rollout) in enumerate(zip(tasks, rollouts, strict=True)):
+for index, (task, path) in enumerate(zip(tasks, episodes.obs[..., :2], strict=True)):
     color = "tab:blue" if index < len(tasks.meta_train) else "tab:orange"
-    path = rollout.transitions.obs[0, :, :2]
     plane.plot(path[:, 0], path[:, 1], color=color, lw=1)
     plane.plot(*path[-1], "o", color=color, ms=4)
     plane.plot(*task.parameters, "x", color=color, ms=9)
@@ -197,5 +199,4 @@ plt.show()
 
 # %%
 # Points on the other half are tasks out of distribution: :doc:`/explanation/limits` says what to
-# expect there, and :func:`~mier_adapt.workflows.fine_tuning.fine_tune_by_relabeling` is the next
-# step.
+# expect there, and :func:`.adapt` is the next step.

@@ -23,7 +23,7 @@ import tyro
 from gymnasium.vector import AutoresetMode
 
 import mier_adapt_envs
-from mier_adapt import ContextModel, GradientContextAdapter, Transitions
+from mier_adapt import ContextModel, GradientContextAdapter, Transitions, fit_model
 
 
 @dataclass
@@ -101,12 +101,8 @@ optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 def draw(source, conditions, size):
     """``size`` transitions of each of these conditions, with replacement."""
     picks = torch.from_numpy(rng.integers(STEPS, size=(len(conditions), size)))
-    rows = conditions[:, None].expand_as(picks)
-    return Transitions(
-        *(
-            getattr(source, name)[rows, picks]
-            for name in ("obs", "act", "rew", "obs_next", "terminated")
-        )
+    return Transitions.stack(
+        [source[int(n)][those] for n, those in zip(conditions, picks, strict=True)]
     )
 
 
@@ -188,9 +184,7 @@ plt.show()
 # For one condition, the weights can follow the context. The result says how much each helped, on
 # transitions that were held out, and keeps the weights that were best there.
 
-fitted = adapter.fine_tune(
-    draw(logs, unseen[:1], 400)[0], context_steps=10, weight_steps=100, patience=10
-)
+fitted = fit_model(adapter.with_steps(10), draw(logs, unseen[:1], 400)[0], weight_steps=100)
 print(
     f"condition {tasks[int(unseen[0])]}, held-out loss: {fitted.validation_loss_initial:.2f} at "
     f"first, {fitted.validation_loss_context:.2f} with its context, "

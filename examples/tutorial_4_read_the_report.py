@@ -22,11 +22,8 @@ import numpy as np
 import torch
 import tyro
 
-import mier_adapt_envs
-from mier_adapt import load_pretrained
-from mier_adapt.workflows.environments import TaskEnvs
-from mier_adapt.workflows.fine_tuning import adapt_agent
-from mier_adapt.workflows.new_tasks import NewTask
+from mier_adapt import adapt, load_run
+from mier_adapt.agents import FamilyEnvs
 
 
 @dataclass
@@ -46,24 +43,22 @@ torch.set_num_threads(1)
 # Three tasks
 # -----------
 # ``halfcheetah-negated-joints`` comes with the library. Task 0 is one of its training tasks, 12 and
-# 18 are out of distribution. The stages take what ``run.config.adapt`` says; here less of it.
+# 18 are out of distribution. The stages take what ``run.adapt_config`` says; here less of it.
 
-tasks = mier_adapt_envs.task_set("HalfCheetahNegatedJoints")
-chosen = [tasks[0], tasks[12], tasks[18]]
-envs = TaskEnvs(tasks)
-run = load_pretrained("halfcheetah-negated-joints", envs)
-config = run.config.adapt
+run = load_run("halfcheetah-negated-joints")
+chosen = [run.task_set[number] for number in (0, 12, 18)]
+envs = FamilyEnvs(run.task_set)
+config = run.adapt_config
 if args.fast:
     config = replace(config, weight_steps=200, relabel_rounds=2, relabel_size=10_000)
 
 
-def adapt(task, config):
+def report_of(task, config):
     """The report of one adaptation."""
-    new_task = NewTask.of_family(envs, task, episode_steps=run.config.episode_steps)
-    return adapt_agent(run, new_task, config, seed=args.seed).report
+    return adapt(run, run.new_task(envs, task), config, seed=args.seed).report
 
 
-reports = [adapt(task, config) for task in chosen]
+reports = [report_of(task, config) for task in chosen]
 
 # %%
 # What it cost
@@ -176,7 +171,8 @@ table({stage: lambda r, stage=stage: f"{np.mean(r.returns[stage]):.0f}" for stag
 # None of the losses above says whether the *policy* became better. So the policy that only knows
 # the new context and the last stage's each run in real episodes, and the better one is handed back.
 # One episode each is the default. Where two policies are about as good, it may decide either way,
-# and either is as good; where returns vary much from episode to episode, raise ``gate_episodes``.
+# and either is as good; where returns vary much from episode to episode, let it see more of them:
+# ``gate=MarginGate(episodes=4)``. Any object with its one method is a :class:`.Gate`.
 
 for report in reports:
     print(f"{report.task}: {report.decision}, because {report.reason}")
@@ -188,7 +184,7 @@ for report in reports:
 # large. The gate sees what became of the policy, and hands back the one that only knows the new
 # context. A declined gate costs its episodes, and nothing else.
 
-spoilt = adapt(
+spoilt = report_of(
     chosen[0],
     replace(config, actor_lr=3e-2, num_models=1, weight_steps=0, relabel_rounds=1),
 )
@@ -201,7 +197,7 @@ assert spoilt.decision == "adapted context"
 # and as an early stop it spares the relabeling. What comes after the gate's episodes is then the
 # actor-only stage.
 
-strict = adapt(
+strict = report_of(
     chosen[1], replace(config, num_models=1, weight_steps=0, validation_threshold=-100.0)
 )
 print(f"stages that ran: {', '.join(strict.returns)}")
@@ -224,5 +220,4 @@ print(f"{strict.task}: {strict.decision}, because {strict.reason}")
 # ========================================= =======================================================
 #
 # What none of this can tell you is in :doc:`/explanation/limits`. ``mier-adapt adapt --out`` writes
-# the same report as JSON, and
-# :class:`~mier_adapt.workflows.adaptation_report.AdaptationReport` documents each entry.
+# the same report as JSON, and :class:`.AdaptationReport` documents each entry.

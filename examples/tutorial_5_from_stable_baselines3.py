@@ -29,11 +29,10 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import mier_adapt_envs
-from mier_adapt import Transitions, adapt_algorithm
+from mier_adapt import Transitions, adapt_algorithm, meta_train_offline
+from mier_adapt.agents import ModelConfig
 from mier_adapt.integration import FastSAC, build_sac
-from mier_adapt.workflows.imitation import imitate
-from mier_adapt.workflows.offline_training import meta_train_offline
-from mier_adapt.workflows.presets import ModelConfig
+from mier_adapt.training import imitate
 from mier_adapt_envs import Task
 
 
@@ -156,8 +155,7 @@ print(f"its actions differ from the policy's by {difference:.3f} (root mean squa
 # --------
 # A model of the world is trained on the buffer, fitted to 1,000 transitions on the changed robot,
 # and asked what the policy would have met there wherever it has been before. Without ``adapter``,
-# :func:`~mier_adapt.workflows.own_policy.adapt_algorithm` trains the model itself, for longer than
-# this page should take.
+# :func:`.adapt_algorithm` trains the model itself, for longer than this page should take.
 
 adapter = meta_train_offline(
     [earlier],
@@ -175,11 +173,12 @@ print(f"handed back: {report.decision}, because {report.reason}")
 # %%
 # What came of it
 # ---------------
-# Little, with ``--fast``: imitation lost more of the policy on the changed robot than relabeling
-# gave back. The critics were made from 12,000 stored transitions in few updates, which is little to
-# go on; those of :doc:`tutorial_1_own_policy` were trained together with their policy. Where the
-# new policy is no better in a real episode, the gate keeps what came. See
-# :doc:`tutorial_4_read_the_report` for all that the report says.
+# Nothing, with ``--fast``: imitation lost much of the policy on the changed robot, relabeling lost
+# the rest, and the gate kept what came, since the new policy was no better in a real episode. The
+# critics were made from 12,000 stored transitions in few updates, which is little to go on; those
+# of :doc:`tutorial_1_own_policy` were trained together with their policy. At its full length the
+# script hands back the relabeled policy. See :doc:`tutorial_4_read_the_report` for all that the
+# report says.
 
 bars = {
     **before,
