@@ -24,8 +24,8 @@ from tianshou.trainer import OffPolicyTrainerParams
 
 import mier_adapt_envs
 from mier_adapt import AdaptationReport, Transitions, adapt_algorithm, meta_train_offline
-from mier_adapt.adaptation import compare
-from mier_adapt.agents import ModelConfig
+from mier_adapt.adaptation import MarginGate, compare
+from mier_adapt.agents import AdaptConfig, ModelConfig
 from mier_adapt.figures import plot_comparison
 from mier_adapt.integration import algorithm_state, build_sac, from_tianshou, load_algorithm_state
 from mier_adapt.statistics import bootstrap_interval
@@ -34,6 +34,8 @@ FAMILY = mier_adapt_envs.env_class("HalfCheetahNegatedJoints")
 TASKS = ((0, 1), (2, 4), (3, 5))
 """Joints that are negated, counted from 0."""
 MODEL = ModelConfig(context_dim=0, batch_size=256)
+CONFIG = AdaptConfig.for_own_policy(gate=MarginGate())
+"""With the gate of the table in docs/results.md: one episode of each policy."""
 
 
 @dataclass
@@ -114,7 +116,7 @@ def main(args: Args) -> list[AdaptationReport]:
             env = robot(negated)
             label = f"negated joints {','.join(str(joint + 1) for joint in negated)}"
             report = adapt_algorithm(
-                sac, env, [replay], seed=seed, label=label, adapter=adapter
+                sac, env, [replay], seed=seed, label=label, adapter=adapter, config=CONFIG
             ).report
             env.close()
             print(f"seed {seed}, {label}:\n{report}\n", flush=True)

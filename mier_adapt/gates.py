@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from mier_adapt._checks import NonNegative, Size, checked_fields
+from scipy import stats
+
+from mier_adapt._checks import NonNegative, Range, Size, checked_fields
 from mier_adapt.protocols import Candidate
 
 
@@ -13,8 +15,11 @@ from mier_adapt.protocols import Candidate
 class MarginGate:
     """The last candidate replaces the first where its episodes are better by a margin.
 
+    While the pairs of episodes, which share their starts, leave doubt on which side of the margin
+    the mean difference lies, another pair is played, up to ``most_episodes``.
+
     Raises:
-        ValueError: If there are no episodes, or the margin is negative.
+        ValueError: If there are no episodes, or a number is out of range.
     """
 
     episodes: Size = 1
@@ -22,6 +27,11 @@ class MarginGate:
     margin: NonNegative = 0.04
     """By how much, as a share of the first one's return, the last has to be better. On
     meta-training tasks, 4% keeps 19 of 20 policies out that are truly worse."""
+    most_episodes: Size = 1
+    """Episodes of each, at most, where the first ones leave doubt. More than ``episodes`` make at
+    least two: one pair says nothing about how much returns vary."""
+    confidence: Annotated[float, Range(least=0.5, most=1)] = 0.95
+    """Of a one-sided paired t-test, from which on there is no doubt."""
 
     def __post_init__(self) -> None:
         checked_fields(self)
@@ -33,14 +43,30 @@ class MarginGate:
         safe, last = candidates[0], candidates[-1]
         if safe is last:
             return safe, "nothing else was made"
-        before, after = (
-            math.fsum(play(each, self.episodes)) / self.episodes for each in (safe, last)
-        )
-        told = f"{after:.0f} in {self.episodes} real episode(s), against {before:.0f} before"
-        if after > before + self.margin * abs(before):
+        before, after = (play(each, self.episodes) for each in (safe, last))
+        while len(after) < self.most_episodes and self._doubt(before, after):
+            before, after = before + play(safe, 1), after + play(last, 1)
+        old, new = (math.fsum(each) / len(each) for each in (before, after))
+        told = f"{new:.0f} in {len(after)} real episode(s), against {old:.0f} before"
+        if len(after) > 1 and self.most_episodes > self.episodes:
+            told += f" (doubt {self._p_value(before, after):.2f})"
+        if new > old + self.margin * abs(old):
             return last, f"it returned {told}"
         wanted = f"and has to be {self.margin:.0%} better"
         return safe, f"the candidate returned {told}, {wanted}"
+
+    def _doubt(self, before: Sequence[float], after: Sequence[float]) -> bool:
+        return len(after) < 2 or self._p_value(before, after) > 1 - self.confidence
+
+    def _p_value(self, before: Sequence[float], after: Sequence[float]) -> float:
+        """Of the mean difference being on the other side of the margin than it was seen on."""
+        margin = self.margin * abs(math.fsum(before) / len(before))
+        beyond = [new - old - margin for old, new in zip(before, after, strict=True)]
+        mean = math.fsum(beyond) / len(beyond)
+        variance = math.fsum((each - mean) ** 2 for each in beyond) / (len(beyond) - 1)
+        if variance == 0:
+            return 0.0 if mean else 0.5
+        return float(stats.t.sf(abs(mean) / math.sqrt(variance / len(beyond)), len(beyond) - 1))
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from mier_adapt._checks import Seed, Size, checked
+from mier_adapt._checks import Count, Seed, checked
 from mier_adapt.adaptation.front_door import Adaptation, adapt, require_fitting_task
 from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig, ModelConfig
 from mier_adapt.agents.new_task import NewTask
-from mier_adapt.agents.presets import OWN_POLICY
 from mier_adapt.context_adapter import GradientContextAdapter
 from mier_adapt.integration import ContextReplayBuffer, from_tianshou
 from mier_adapt.integration.algorithms import require_actor_critic
@@ -30,11 +29,11 @@ def adapt_algorithm(
     earlier: Sequence[Any],
     *,
     seed: Seed,
-    config: AdaptConfig = OWN_POLICY,
+    config: AdaptConfig | None = None,
     adapter: GradientContextAdapter | None = None,
     termination_fn: TerminationFn | None = None,
     label: str | None = None,
-    evaluation_episodes: Size = 4,
+    evaluation_episodes: Count = 4,
     checkpoint: Path | None = None,
     on_stage: Callable[[str, float], None] = lambda stage, progress: None,
 ) -> Adaptation:
@@ -55,7 +54,7 @@ def adapt_algorithm(
         earlier: A Tianshou ``ReplayBuffer`` or :class:`.Transitions` ``(B, ...)`` for each task
             that the policy has met.
         seed: Fixes the adaptation, together with the environment's own.
-        config: What it spends, and how.
+        config: What it spends, and how; :meth:`.AdaptConfig.for_own_policy` by default.
         adapter: With a model of your own, trained beforehand
             (:func:`.meta_train_offline`); it may have a
             context, which is identified then.
@@ -77,6 +76,7 @@ def adapt_algorithm(
         Mendonca et al. (2020), arXiv:2006.07178, section 5, for a policy without a context. Ours.
     """
     require_actor_critic("adapt_algorithm", algorithm)
+    config = config or AdaptConfig.for_own_policy()
     logs = [_log(number, each) for number, each in enumerate(earlier)]
     if termination_fn is None and not any(bool(log.terminated.any()) for log in logs):
         termination_fn = _never

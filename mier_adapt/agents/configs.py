@@ -145,6 +145,33 @@ class AdaptConfig:
                 f"collection_rounds, got {self.adaptation_steps} and {self.collection_rounds}."
             )
 
+    @classmethod
+    def for_own_policy(cls, **changes: Any) -> Self:
+        """How :func:`.adapt_algorithm` adapts a policy that knows no context.
+
+        A model without a context cannot rehearse earlier tasks: their transitions contradict the
+        new ones. A policy that never learned to tell tasks apart has further to go, and critics
+        that know one task have to forget more of it: hence more updates, with larger steps. What
+        comes of that varies more, so that the gate asks for as many episodes as doubt needs.
+
+        Args:
+            **changes: Fields that are to be different.
+        """
+        options: dict[str, Any] = {
+            "adaptation_steps": 1_000,
+            "collection_rounds": 1,
+            "refresh_updates": 0,
+            "num_models": 2,
+            "rehearsal_batch_size": 0,
+            "context_lr": 0.0,
+            "updates_per_round": 400,
+            "actor_lr": 3e-4,
+            "critic_lr": 1e-3,
+            "averaged_share": 0.0,
+            "gate": MarginGate(episodes=2, most_episodes=8),
+        }
+        return cls(**{**options, **changes})
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON.
 

@@ -135,25 +135,6 @@ docs/results.md.
 """
 
 
-OWN_POLICY = AdaptConfig(
-    adaptation_steps=1_000,
-    collection_rounds=1,
-    refresh_updates=0,
-    num_models=2,
-    rehearsal_batch_size=0,
-    context_lr=0.0,
-    updates_per_round=400,
-    actor_lr=3e-4,
-    critic_lr=1e-3,
-    averaged_share=0.0,
-)
-"""How :func:`.adapt_algorithm` adapts a policy that knows no context.
-
-A model without a context cannot rehearse earlier tasks: their transitions contradict the new ones.
-A policy that never learned to tell tasks apart has further to go, and critics that know one task
-have to forget more of it: hence more updates, with larger steps."""
-
-
 @checked
 def preset(name: str) -> Preset:
     """A preset by its name.

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -97,6 +98,55 @@ def test_by_default_it_asks_for_a_twentyfifth_in_one_episode(before, after, bett
 def test_a_margin_gate_plays_nothing_where_there_is_no_choice():
     only = Scripted("unchanged")
     assert MarginGate().choose((only,), unasked) == (only, "nothing else was made")
+
+
+class Noisy:
+    """Plays what returns vary around, from starts that all share."""
+
+    def __init__(self, seed: int, *, spread: float, gain: float) -> None:
+        self.generators = {
+            name: np.random.default_rng((seed, name == "last")) for name in ("first", "last")
+        }
+        self.shared = {name: np.random.default_rng(seed) for name in ("first", "last")}
+        self.spread, self.gain = spread, gain
+        self.episodes = 0
+
+    def __call__(self, candidate: Scripted, episodes: int) -> tuple[float, ...]:
+        self.episodes += episodes
+        own, start = self.generators[candidate.name], self.shared[candidate.name]
+        mean = 100 + self.gain * (candidate.name == "last")
+        return tuple(
+            mean + 30 * start.normal() + self.spread * own.normal() for _ in range(episodes)
+        )
+
+
+def accepted(gate: MarginGate, **options) -> tuple[float, float]:
+    """Share of 200 plays in which the last passes, and episodes of each on average."""
+    first, last = Scripted("first"), Scripted("last")
+    plays = [Noisy(seed, **options) for seed in range(200)]
+    passed = np.mean([gate.choose((first, last), play)[0] is last for play in plays])
+    return float(passed), float(np.mean([play.episodes for play in plays])) / 2
+
+
+def test_a_gate_that_may_ask_for_more_is_wrong_less_often():
+    one, more = MarginGate(), MarginGate(episodes=2, most_episodes=10)
+    worse = {"spread": 20.0, "gain": -15.0}  # truly worse, by less than an episode's noise
+    assert accepted(one, **worse)[0] > 0.2
+    passed, episodes = accepted(more, **worse)
+    assert passed < 0.06
+    assert 3 < episodes < 8
+    better = {"spread": 20.0, "gain": 25.0}
+    assert accepted(more, **better)[0] > accepted(one, **better)[0] + 0.05
+    # Where one pair says it all, it asks for no more than it was told to begin with.
+    assert accepted(more, spread=0.1, gain=50.0) == (1.0, 2.0)
+
+
+def test_it_says_how_sure_it_is_and_stops_at_most():
+    gate = MarginGate(episodes=2, most_episodes=4)
+    plays = Noisy(0, spread=1000.0, gain=0.0)
+    _, reason = gate.choose((Scripted("first"), Scripted("last")), plays)
+    assert plays.episodes == 2 * 4
+    assert re.search(r"in 4 real episode\(s\), against -?\d+ before \(doubt 0\.\d\d\)", reason)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 import mier_adapt_envs
 from mier_adapt.agents import AdaptConfig, MetaTrainConfig, ModelConfig, PolicyConfig, preset
-from mier_adapt.agents.presets import OWN_POLICY, PRESETS
+from mier_adapt.agents.presets import PRESETS
 from mier_adapt.gates import AlwaysGate, MarginGate, NeverGate
 
 from ..doubles import TINY_ADAPT, tiny_config
@@ -157,7 +157,7 @@ GATES = [MarginGate(), MarginGate(episodes=3, margin=0.0), AlwaysGate(), NeverGa
 
 @pytest.mark.parametrize("gate", GATES, ids=str)
 def test_a_way_to_adapt_survives_json_with_each_gate(gate):
-    config = dataclasses.replace(OWN_POLICY, gate=gate)
+    config = AdaptConfig.for_own_policy(gate=gate)
     again = AdaptConfig.from_dict(json.loads(json.dumps(config.to_dict(), allow_nan=False)))
     assert again == config
     assert type(again.gate) is type(gate)
