@@ -118,18 +118,12 @@ def main(args: Args) -> dict[str, list[float]]:
             generator = np.random.default_rng(args.seed)
             seed_globally(args.seed)
             found = identify(run, task, config, seed=args.seed, generator=generator)
-            stored = run.replay.sample_transitions(
-                np.arange(run.replay.num_tasks),
-                config.adaptation_steps,
-                adaptation=True,
-                generator=generator,
-            )
+            contexts = run.earlier_contexts(config.adaptation_steps, generator)
             start = first_candidate(run, found.context)
             candidates = {
                 "adapted context": start,
                 "actor only": refresh(run, config, start, generator),
             }
-            contexts = run.adapter.adapt(stored)
             fitted = refine(run, config, found.real, contexts, generator)
             for name in (args.variant or tuple(variants))[: 2 if args.fast else None]:
                 options = replace(config, **variants[name])

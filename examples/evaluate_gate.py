@@ -101,13 +101,7 @@ def candidates(
     yield "safe", start
     yield "actor only", refresh(run, config, start, generator)
 
-    stored = run.replay.sample_transitions(
-        np.arange(run.replay.num_tasks),
-        config.adaptation_steps,
-        adaptation=True,
-        generator=generator,
-    )
-    others = run.adapter.adapt(stored.to(run.device))
+    others = run.earlier_contexts(config.adaptation_steps, generator)
     careless = replace(
         config,
         num_models=1,

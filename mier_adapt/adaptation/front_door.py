@@ -13,15 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from mier_adapt._checks import Seed, Size, checked
+from mier_adapt._checks import Count, Seed, checked
 from mier_adapt._storage.randomness import forked_global_generators
-from mier_adapt.adaptation.identification import identify
+from mier_adapt.adaptation.identification import Identified, identify
 from mier_adapt.adaptation.report import AdaptationReport, novelty
 from mier_adapt.adaptation.stages import (
     PolicyCandidate,
     SourcesOf,
     draw_stored,
-    earlier_contexts,
     first_candidate,
     refine,
     refresh,
@@ -30,6 +29,7 @@ from mier_adapt.adaptation.stages import (
 )
 from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig
+from mier_adapt.agents.metering import Meter
 from mier_adapt.agents.new_task import NewTask
 from mier_adapt.integration.actor_training import require_refreshable
 from mier_adapt.integration.actors import require_fitting_policy
@@ -57,7 +57,7 @@ def adapt(
     config: AdaptConfig,
     *,
     seed: Seed,
-    evaluation_episodes: Size = 4,
+    evaluation_episodes: Count = 4,
     checkpoint: Path | None = None,
     sources: Callable[[Sequence[FittedModel]], SourcesOf] | None = None,
     on_stage: Callable[[str, float], None] = lambda stage, progress: None,
@@ -81,7 +81,8 @@ def adapt(
         task: The new task, with its environments.
         config: How; for a run, ``run.adapt_config``.
         seed: Fixes the adaptation.
-        evaluation_episodes: Deterministic episodes after each stage; they only measure.
+        evaluation_episodes: Deterministic episodes after each stage; they only measure. On a real
+            robot 0: then nothing is spent but ``adaptation_steps`` and the gate's episodes.
         checkpoint: File that keeps the real transitions, which are what an adaptation cannot
             compute again. If it is there, the same call goes on from them and ends with the same
             policy, bit for bit on the same machine's CPU. Delete it after the adaptation.
@@ -104,14 +105,22 @@ def adapt(
         step size of the actor, the fixed temperature, and the gate.
     """
     _require_ready(agent, task, config, relabels=sources is None)
+    if checkpoint is not None and not task.labelled:
+        raise ValueError(
+            f"adapt expected a task with a label to go with checkpoint, since {task.label!r} may "
+            "pose many: NewTask.of_env(env, label=...) says which one the transitions are of."
+        )
+    seed = int(seed)
     generator = np.random.default_rng(seed)
+    meter = Meter()
+    metered = task.metered(meter)
     returns: dict[str, tuple[float, ...]] = {}
     seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(name: str) -> Iterator[None]:
         on_stage(name, 0.0)
-        started = time.monotonic()
+        meter.purpose, started = name, time.monotonic()
         try:
             yield
         except FloatingPointError as error:
@@ -119,8 +128,10 @@ def adapt(
         seconds[name] = time.monotonic() - started
 
     def evaluate(name: str, actor: Any) -> None:
-        starts = np.random.default_rng(seed + 1)  # common to all stages
-        returns[name] = task.returns(actor, episodes=evaluation_episodes, generator=starts)
+        if not evaluation_episodes:
+            return
+        meter.purpose, starts = "evaluate", np.random.default_rng(seed + 1)  # common to all stages
+        returns[name] = metered.returns(actor, episodes=evaluation_episodes, generator=starts)
 
     candidates: list[PolicyCandidate] = []
 
@@ -133,7 +144,7 @@ def adapt(
             found = identify(
                 agent, task, config, seed=seed, generator=generator, checkpoint=checkpoint
             )
-            contexts = earlier_contexts(agent, config, generator)
+            contexts = agent.earlier_contexts(config.adaptation_steps, generator)
         if agent.conditioned:
             evaluate("initial context", agent.initial_actor(1))
         start = first_candidate(agent, found.context)
@@ -149,7 +160,7 @@ def adapt(
         disagreement = _disagreement(agent, fitted)
 
         updates = config.relabel_rounds * config.updates_per_round
-        trusted, told = _trust(fitted, config)
+        trusted, told = _trust(fitted, found, task, config)
         if trusted:
             with stage("relabel"):
                 make = sources or (lambda models: relabelers(task, models, generator))
@@ -169,7 +180,7 @@ def adapt(
         starts = {each.name: np.random.default_rng(common) for each in candidates}
 
         def play(candidate: PolicyCandidate, episodes: int) -> tuple[float, ...]:
-            played = task.returns(candidate, episodes=episodes, generator=starts[candidate.name])
+            played = metered.returns(candidate, episodes=episodes, generator=starts[candidate.name])
             gate_returns[candidate.name] = (*gate_returns.get(candidate.name, ()), *played)
             return played
 
@@ -182,9 +193,13 @@ def adapt(
         seed=seed,
         decision=kept.name,
         reason=reason if gate_returns or not told else told,
-        real_transitions=len(found.real),
-        gate_transitions=sum(map(len, gate_returns.values())) * task.episode_steps,
-        evaluation_transitions=len(returns) * evaluation_episodes * task.episode_steps,
+        real_transitions=found.spent.steps,
+        gate_transitions=meter.steps("gate"),
+        evaluation_transitions=meter.steps("evaluate"),
+        resets={
+            "identify": found.spent.resets,
+            **{purpose: spent.resets for purpose, spent in meter.spent.items()},
+        },
         returns=returns,
         gate_returns=gate_returns,
         novelty=novelty(agent, found.real, found.context, contexts),
@@ -251,10 +266,22 @@ def require_fitting_task(
         )
 
 
-def _trust(fitted: list[FittedModel], config: AdaptConfig) -> tuple[bool, str]:
+def _trust(
+    fitted: list[FittedModel], found: Identified, task: NewTask, config: AdaptConfig
+) -> tuple[bool, str]:
     """Whether the models may relabel, by what they predict on held-out data, and what tells so."""
     if not config.relabel_rounds:
         return False, "relabeling is switched off"
+    if fitted[0].model.varies != "reward" and task.termination_fn is not None:
+        real = found.real
+        columns = (each.cpu().numpy() for each in (real.obs, real.act, real.obs_next))
+        ended = real.terminated.cpu().numpy()
+        missed = int((ended & ~task.termination_fn(*columns)).sum())
+        if 2 * missed > ended.sum():
+            return False, (
+                f"{missed} of {ended.sum()} real episodes ended where the rule for the end of "
+                "episodes does not say so (give a right termination_fn)"
+            )
     loss = _mean_losses(fitted, "validation")[2]
     threshold = config.validation_threshold
     if threshold is None:

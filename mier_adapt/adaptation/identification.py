@@ -1,6 +1,7 @@
 """Identification: gather a new task's real transitions, keep them safe, and find its context."""
 
 import dataclasses
+import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tre
 from mier_adapt._storage.randomness import global_generator_state, set_global_generator_state
 from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig
+from mier_adapt.agents.metering import Meter, Spent
 from mier_adapt.agents.new_task import NewTask
+from mier_adapt.agents.rollouts import Rollout
 from mier_adapt.context_adapter import GradientContextAdapter
 from mier_adapt.gates import AlwaysGate
 from mier_adapt.transitions import Transitions
@@ -34,6 +37,9 @@ class Identified:
     """Where a time limit cut an episode, ``(B,)``."""
     context: torch.Tensor
     """Shape ``(C,)``."""
+    spent: Spent
+    """What the environment did for it, in earlier processes too; rounds of several episodes side
+    by side are run to their end."""
 
 
 @checked
@@ -54,9 +60,10 @@ def identify(
         config: How much is gathered, in how many rounds, and how many context steps follow.
         seed: The adaptation's, which a checkpoint has to share.
         generator: Draws the starts.
-        checkpoint: File that keeps the transitions after every round, since a robot's time is
-            what an adaptation cannot compute again. If it is there, its rounds are not run again
-            and all generators go on from where they were.
+        checkpoint: File that keeps the transitions after every round, and where an error or an
+            interrupt ends one, since a robot's time is what an adaptation cannot compute again. If
+            it is there, only what is missing is gathered, and all generators go on from where they
+            were.
 
     Raises:
         ValueError: If the checkpoint is of another adaptation.
@@ -65,21 +72,35 @@ def identify(
     """
     parts: list[Transitions] = []
     cuts: list[NDArray[np.bool_]] = []
+    meter = Meter(spent={"": Spent()})
+    metered, identity = task.metered(meter), _identity(agent, task, config, seed)
     if checkpoint is not None and checkpoint.exists():
-        real, truncated = _load(checkpoint, _identity(agent, task, config, seed), generator)
-        parts.append(real)
-        cuts.append(truncated)
+        parts, cuts = _load(checkpoint, identity, generator, meter.spent[""])
+
+    def keep(rollout: Rollout, count: int) -> None:
+        parts.append(rollout.transitions.flatten()[:count])
+        cuts.append(rollout.truncated.reshape(-1)[:count])
+
     adapter = adapter_for(agent, config)
     context = agent.model.initial_context.detach()
     total = 0
     for share in np.array_split(np.arange(config.adaptation_steps), config.collection_rounds):
-        if sum(map(len, parts)) == total:
-            rollout = task.run(agent.actor(context), steps=len(share), generator=generator)
-            parts.append(rollout.transitions.flatten()[: len(share)])
-            cuts.append(rollout.truncated.reshape(-1)[: len(share)])
-            if checkpoint is not None:
-                _save(checkpoint, _identity(agent, task, config, seed), generator, parts, cuts)
         total += len(share)
+        missing = total - sum(map(len, parts))
+        if missing > 0:
+            keep_some = functools.partial(keep, count=missing)
+            try:
+                keep_some(
+                    metered.run(
+                        agent.actor(context),
+                        steps=missing,
+                        generator=generator,
+                        on_interrupt=keep_some,
+                    )
+                )
+            finally:
+                if checkpoint is not None and parts:
+                    _save(checkpoint, identity, generator, parts, cuts, meter.spent[""])
         so_far = Transitions.cat(parts)[:total].to(agent.device)
         context = adapter.adapt(so_far)
         if not bool(context.isfinite().all()):
@@ -87,7 +108,7 @@ def identify(
                 f"The context that {total} real transitions of {task.label} identify is "
                 "not finite. The model diverged; go back to an earlier checkpoint of it."
             )
-    return Identified(so_far, np.concatenate(cuts), context)
+    return Identified(so_far, np.concatenate(cuts), context, meter.spent[""])
 
 
 def adapter_for(agent: Agent, config: AdaptConfig) -> GradientContextAdapter:
@@ -118,12 +139,14 @@ def _save(
     generator: np.random.Generator,
     parts: list[Transitions],
     cuts: list[NDArray[np.bool_]],
+    spent: Spent,
 ) -> None:
     real = Transitions.cat(parts)
     tree = {
         "adaptation": adaptation,
         "real": {each.name: getattr(real, each.name) for each in dataclasses.fields(real)},
         "truncated": torch.from_numpy(np.concatenate(cuts)),
+        "spent": [spent.steps, spent.resets],
         "generator": generator.bit_generator.state,
         "global_generators": global_generator_state(),
     }
@@ -139,15 +162,16 @@ def _save(
 
 
 def _load(
-    checkpoint: Path, adaptation: dict[str, Any], generator: np.random.Generator
-) -> tuple[Transitions, NDArray[np.bool_]]:
-    """Transitions of :func:`_save`; the generators go on from where they were."""
+    checkpoint: Path, adaptation: dict[str, Any], generator: np.random.Generator, spent: Spent
+) -> tuple[list[Transitions], list[NDArray[np.bool_]]]:
+    """What :func:`_save` kept; the generators and the count go on from where they were."""
     tree = load_tree(checkpoint)
     try:
         found = tree["adaptation"]
         real, truncated = Transitions(**tree["real"]), tree["truncated"].numpy()
         same = found == adaptation
         if same:
+            spent.steps, spent.resets = map(int, tree["spent"])
             generator.bit_generator.state = tree["generator"]
             set_global_generator_state(tree["global_generators"])
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
@@ -159,4 +183,4 @@ def _load(
             f"{checkpoint} is of an adaptation to another task, with another seed or "
             "other options, or of another agent. Delete it, or choose another checkpoint."
         )
-    return real, truncated
+    return [real], [truncated]

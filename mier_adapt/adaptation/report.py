@@ -63,6 +63,8 @@ class AdaptationReport:
     """Environment steps that the gate spent."""
     evaluation_transitions: int
     """Environment steps spent on ``returns``, which steer nothing."""
+    resets: dict[str, int]
+    """Resets of the environment in ``identify``, ``gate`` and ``evaluate``."""
     returns: dict[str, tuple[float, ...]]
     """Returns of deterministic episodes from common starts after each stage that ran: ``initial
     context``, ``adapted context`` and ``actor only``, or ``unchanged``; and ``relabeled``."""
@@ -96,7 +98,7 @@ class AdaptationReport:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        episodes = max(map(len, self.returns.values()))
+        episodes = max(map(len, self.returns.values()), default=0)
         rows = [("", f"return, {episodes} episodes", "real transitions", "seconds")]
         for stage, returns in self.returns.items():
             needs = _NEEDS.get(stage, self.seconds.keys() - {"refresh", "gate"})

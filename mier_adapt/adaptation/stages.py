@@ -73,19 +73,6 @@ def first_candidate(agent: Agent, context: torch.Tensor) -> PolicyCandidate:
     )
 
 
-def earlier_contexts(
-    agent: Agent, config: AdaptConfig, generator: np.random.Generator
-) -> torch.Tensor:
-    """The earlier tasks' contexts, ``(T, C)``, from ``adaptation_steps`` transitions of each."""
-    stored = agent.replay.sample_transitions(
-        np.arange(agent.replay.num_tasks),
-        config.adaptation_steps,
-        adaptation=True,
-        generator=generator,
-    )
-    return agent.adapter.adapt(stored.to(agent.device))
-
-
 @checked
 def refresh(
     agent: Agent,

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
-from mier_adapt._checks import checked, checked_fields
+from mier_adapt._checks import Size, checked, checked_fields
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.context_adapter import GradientContextAdapter
 from mier_adapt.integration import ContextReplayBuffer, PolicyActor
@@ -54,6 +55,22 @@ class Agent:
         """Where the policy lives; the model has to live there, too."""
         device: torch.device = next(self.algorithm.policy.parameters()).device
         return device
+
+    @checked
+    def earlier_contexts(self, steps: Size, generator: np.random.Generator) -> Float[Tensor, "T C"]:
+        """The earlier tasks' contexts, by the adapter's steps on stored transitions of each.
+
+        Args:
+            steps: Transitions of each task.
+            generator: Draws them, from what was gathered with the initial context.
+
+        Raises:
+            ValueError: If a task has no such transitions.
+        """
+        stored = self.replay.sample_transitions(
+            np.arange(self.replay.num_tasks), steps, adaptation=True, generator=generator
+        )
+        return self.adapter.adapt(stored.to(self.device))
 
     def actor(self, contexts: Float[Tensor, "*tasks C"]) -> "ContextActor":
         """The policy under the model's contexts, ``(C,)`` or ``(T, C)``."""

@@ -96,6 +96,7 @@ def evaluate(
                     episode_steps=length,
                     generator=np.random.default_rng(seed + 1),
                     explore=False,
+                    until_end=True,
                 )
             ]
             for actor in actors

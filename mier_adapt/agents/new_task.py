@@ -1,5 +1,6 @@
 """NewTask: the one task that an agent is adapted to, and how to act in it."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -12,6 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from mier_adapt._checks import Size, checked
 from mier_adapt._spaces import vector_space
 from mier_adapt.agents.environments import FamilyEnvs
+from mier_adapt.agents.metering import Meter
 from mier_adapt.agents.rollouts import Rollout, collect, collect_episodes
 from mier_adapt.protocols import Actor, TerminationFn
 from mier_adapt_envs import Task, env_class
@@ -40,6 +42,8 @@ class NewTask:
     simulated: bool = True
     """Whether episodes can run side by side; a robot, or an environment that came alone, has but
     one slot."""
+    labelled: bool = True
+    """Whether its label tells it from other tasks of the same environment."""
 
     @classmethod
     @checked
@@ -80,10 +84,11 @@ class NewTask:
 
         Args:
             env: Steps one episode after the other. It stays open.
-            label: What reports call the task; by default the environment's ID.
+            label: What reports call the task; by default the environment's ID. A checkpoint of an
+                adaptation needs one: two tasks may share an ID.
             termination_fn: When its episodes end.
-            episode_steps: Environment steps of an episode; by default the time limit with which
-                the environment was registered.
+            episode_steps: Environment steps of an episode; by default those of the environment's
+                time limit.
 
         Raises:
             ValueError: If observations or actions are no vectors, actions have no bounds, or the
@@ -92,6 +97,8 @@ class NewTask:
         observations = vector_space("NewTask.of_env", "env's observations", env.observation_space)
         actions = vector_space("NewTask.of_env", "env's actions", env.action_space, bounded=True)
         limit = env.spec.max_episode_steps if env.spec is not None else None
+        if env.has_wrapper_attr("_max_episode_steps"):  # TimeLimit's, wherever it was put
+            limit = env.get_wrapper_attr("_max_episode_steps")
         length = episode_steps or limit
         if length is None:
             raise ValueError(
@@ -99,7 +106,7 @@ class NewTask:
                 f"{env.spec.id if env.spec else env}, which was registered without. Give "
                 "episode_steps, and wrap it in gymnasium.wrappers.TimeLimit."
             )
-        slots = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.SAME_STEP)
+        slots = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
         return cls(
             label=label or (env.spec.id if env.spec else str(env)),
             parameters=(),
@@ -109,11 +116,25 @@ class NewTask:
             action_space=actions,
             env_of_size=lambda size: slots,
             simulated=False,
+            labelled=label is not None,
         )
 
     @checked
+    def metered(self, meter: Meter) -> Self:
+        """The same task, in environments whose steps and resets are counted."""
+        return dataclasses.replace(
+            self, env_of_size=lambda size: meter.around(self.env_of_size(size))
+        )
+
     def run(
-        self, actor: Actor, *, steps: Size, generator: np.random.Generator, explore: bool = True
+        self,
+        actor: Actor,
+        *,
+        steps: int,
+        generator: np.random.Generator,
+        explore: bool = True,
+        until_end: bool = False,
+        on_interrupt: Callable[[Rollout], None] = lambda rollout: None,
     ) -> Rollout:
         """Act.
 
@@ -122,43 +143,51 @@ class NewTask:
             steps: Environment steps; rounded up to whole episodes where these run side by side.
             generator: Draws the starts.
             explore: As :meth:`.Actor.act`'s.
+            until_end: Stop when the first episode has ended, or all that run side by side have.
+            on_interrupt: As :func:`.collect`'s.
 
         Returns:
-            A rollout of shape ``(episodes, episode_steps)``, or ``(1, steps)`` from one slot.
+            A rollout of shape ``(episodes, episode_steps)``, or ``(1, steps)`` from one slot; or
+            shorter with ``until_end``.
 
         Raises:
             FloatingPointError: If an action, reward or observation is not finite.
         """
+        options: dict[str, Any] = {
+            "generator": generator,
+            "explore": explore,
+            "until_end": until_end,
+            "on_interrupt": on_interrupt,
+        }
         if not self.simulated:
             tasks = None if self.task is None else [self.task]
-            return collect(
-                self.env_of_size(1), tasks, actor, steps=steps, generator=generator, explore=explore
-            )
+            names = [self.label]
+            return collect(self.env_of_size(1), tasks, actor, steps=steps, names=names, **options)
         (rollout,) = collect_episodes(
             self.env_of_size,
             [self.task],
             actor,
             steps=steps,
             episode_steps=self.episode_steps,
-            generator=generator,
-            explore=explore,
+            **options,
         )
         return rollout
 
-    @checked
     def returns(
-        self, actor: Actor, *, episodes: Size, generator: np.random.Generator
+        self, actor: Actor, *, episodes: int, generator: np.random.Generator
     ) -> tuple[float, ...]:
-        """Undiscounted returns of deterministic episodes.
+        """Undiscounted returns of deterministic episodes, each of which stops where it ends.
 
         Args:
             actor: Of this one task.
-            episodes: How many.
+            episodes: How many; 0 for none.
             generator: Draws the starts.
         """
         values: list[float] = []
-        for count in [episodes] if self.simulated else [1] * episodes:
+        for count in [episodes][: episodes > 0] if self.simulated else [1] * episodes:
             steps = count * self.episode_steps
-            rollout = self.run(actor, steps=steps, generator=generator, explore=False)
+            rollout = self.run(
+                actor, steps=steps, generator=generator, explore=False, until_end=True
+            )
             values += rollout.first_returns.tolist()
         return tuple(values)

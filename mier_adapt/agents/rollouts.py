@@ -45,7 +45,10 @@ def collect(
     steps: Size,
     generator: np.random.Generator,
     explore: bool = True,
+    until_end: bool = False,
+    names: Sequence[str] | None = None,
     on_step: Callable[[int, NDArray[np.float64]], None] = lambda step, returns: None,
+    on_interrupt: Callable[[Rollout], None] = lambda rollout: None,
 ) -> Rollout:
     """Run every slot for the same number of steps, from fresh starts.
 
@@ -53,14 +56,17 @@ def collect(
     over from the environment's past. A slot whose episode ends starts another.
 
     Args:
-        env: Of N slots, with same-step autoreset; where slots have tasks, with
+        env: Of N slots, with same-step autoreset or none; where slots have tasks, with
             ``reset(options={"tasks": ...})``.
         tasks: One task for each slot; ``None`` for an environment that has but one.
         actor: Gives actions in [-1, 1], which are scaled to the environment's bounds.
         steps: Environment steps of each slot.
         generator: Draws the starts.
         explore: As :meth:`.Actor.act`'s.
+        until_end: Stop, before ``steps``, when the first episode of every slot has ended.
+        names: What errors call the slots' tasks, if not as they print.
         on_step: Told before every step its number and what each slot has returned so far.
+        on_interrupt: Given the steps that were whole when an error or an interrupt ended them.
 
     Raises:
         ValueError: If there is not a task for each slot, an action has another shape, or the
@@ -68,16 +74,20 @@ def collect(
         FloatingPointError: If an action, reward or observation is not finite; names it, the step
             and the task.
     """
-    if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
+    autoreset = env.metadata.get("autoreset_mode")
+    if autoreset not in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED):
         raise ValueError(
             f"collect expected env with autoreset mode SAME_STEP, got {env.metadata}. Make it with "
             "autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP."
         )
     options = None if tasks is None else {"tasks": list(tasks)}
-    tasks = [env.spec.id if env.spec else str(env)] * env.num_envs if tasks is None else tasks
-    if len(tasks) != env.num_envs:
+    if tasks is None:
+        tasks = [env.spec.id if env.spec else str(env)] * env.num_envs
+    names = [str(task) for task in tasks] if names is None else names
+    if {len(tasks), len(names)} != {env.num_envs}:
         raise ValueError(
-            f"collect expected a task for each of {env.num_envs} slots, got {len(tasks)} tasks."
+            f"collect expected a task for each of {env.num_envs} slots, got {len(tasks)} tasks and "
+            f"{len(names)} names."
         )
     shape = (env.num_envs, steps)
     observations = vector_space("collect", "env's observations", env.single_observation_space)
@@ -88,40 +98,54 @@ def collect(
     obs_next_NSO = np.empty_like(obs_NSO)
     rew_NS = np.empty(shape, dtype=np.float32)
     terminated_NS, truncated_NS = np.empty(shape, dtype=bool), np.empty(shape, dtype=bool)
-    returns_N = np.zeros(env.num_envs)
+    returns_N, ended_N = np.zeros(env.num_envs), np.zeros(env.num_envs, dtype=bool)
 
-    seeds = generator.integers(2**31, size=env.num_envs).tolist()
-    obs, _ = env.reset(seed=seeds, options=options)
-    for step in range(steps):
-        on_step(step, returns_N)
-        action = actor.act(obs, explore=explore)
-        _require_finite("action", action, step, tasks)
-        obs_NSO[:, step], act_NSA[:, step] = obs, action
-        # Tianshou's Policy.map_action, which gives the same bits.
-        obs, rew, terminated, truncated, infos = env.step(low + (high - low) * (action + 1.0) / 2.0)
-        returns_N += rew
-        rew_NS[:, step], terminated_NS[:, step] = rew, terminated
-        truncated_NS[:, step], obs_next_NSO[:, step] = truncated, obs
-        for slot in np.flatnonzero(terminated | truncated).tolist():
-            obs_next_NSO[slot, step] = infos["final_obs"][slot]
-            reason = infos.get("final_info", {}).get("unstable", {slot: None})[slot]
-            if reason is not None:
-                _logger.warning(
-                    "The simulation of task %s became unstable at step %d (%s); that episode ends.",
-                    tasks[slot],
-                    step,
-                    reason,
-                )
-        _require_finite("reward", rew_NS[:, step], step, tasks)
-        _require_finite("observation", obs_next_NSO[:, step], step, tasks)
-    transitions = Transitions(
-        obs=torch.from_numpy(obs_NSO),
-        act=torch.from_numpy(act_NSA),
-        rew=torch.from_numpy(rew_NS),
-        obs_next=torch.from_numpy(obs_next_NSO),
-        terminated=torch.from_numpy(terminated_NS),
-    )
-    return Rollout(transitions, truncated_NS & ~terminated_NS)
+    def rollout(done: int) -> Rollout:
+        columns = obs_NSO, act_NSA, rew_NS, obs_next_NSO, terminated_NS
+        transitions = Transitions(*(torch.from_numpy(each[:, :done].copy()) for each in columns))
+        return Rollout(transitions, (truncated_NS & ~terminated_NS)[:, :done])
+
+    done = 0
+    try:
+        seeds = generator.integers(2**31, size=env.num_envs).tolist()
+        obs, _ = env.reset(seed=seeds, options=options)
+        _require_finite("first observation", obs, 0, names)
+        for step in range(steps):
+            on_step(step, returns_N)
+            action = actor.act(obs, explore=explore)
+            _require_finite("action", action, step, names)
+            obs_NSO[:, step], act_NSA[:, step] = obs, action
+            # Tianshou's Policy.map_action, which gives the same bits.
+            scaled = low + (high - low) * (action + 1.0) / 2.0
+            obs, rew, terminated, truncated, infos = env.step(scaled)
+            returns_N += rew
+            rew_NS[:, step], terminated_NS[:, step] = rew, terminated
+            truncated_NS[:, step], obs_next_NSO[:, step] = truncated, obs
+            over = terminated | truncated
+            for slot in np.flatnonzero(over).tolist():
+                if autoreset == AutoresetMode.SAME_STEP:
+                    obs_next_NSO[slot, step] = infos["final_obs"][slot]
+                reason = infos.get("final_info", {}).get("unstable", {slot: None})[slot]
+                if reason is not None:
+                    _logger.warning(
+                        "The simulation of task %s became unstable at step %d (%s); that episode "
+                        "ends.",
+                        names[slot],
+                        step,
+                        reason,
+                    )
+            _require_finite("reward", rew_NS[:, step], step, names)
+            _require_finite("observation", obs_next_NSO[:, step], step, names)
+            done, ended_N = step + 1, ended_N | over
+            if until_end and ended_N.all():
+                break
+            if over.any() and autoreset == AutoresetMode.DISABLED and done < steps:
+                obs, _ = env.reset(options={"reset_mask": over})
+    except BaseException:
+        if done:
+            on_interrupt(rollout(done))
+        raise
+    return rollout(done)
 
 
 def collect_episodes(
@@ -132,9 +156,11 @@ def collect_episodes(
     steps: int,
     episode_steps: int,
     generator: np.random.Generator,
-    explore: bool = True,
+    **options: Any,
 ) -> list[Rollout]:
     """Run each of T tasks for ``steps`` environment steps, its episodes side by side.
+
+    Options are those of :func:`collect`.
 
     Returns:
         For each task a rollout of shape ``(episodes, episode_steps)``, or of ``(1, steps)`` where
@@ -148,7 +174,7 @@ def collect_episodes(
         actor,
         steps=length,
         generator=generator,
-        explore=explore,
+        **options,
     )
     slots = (slice(i, i + episodes) for i in range(0, len(tasks) * episodes, episodes))
     return [Rollout(rollout.transitions[slot], rollout.truncated[slot]) for slot in slots]

@@ -289,10 +289,18 @@ def test_refuses_a_task_of_another_family(run, negated_joints_envs, velocity_env
         run.new_task(negated_joints_envs, task)
 
 
-def test_refuses_to_evaluate_no_episodes(run, negated_joints_envs):
+def test_evaluating_no_episodes_costs_nothing_and_changes_nothing(run, negated_joints_envs):
     task = run.new_task(negated_joints_envs, negated_joints_envs.task_set[12])
-    with pytest.raises(ValueError, match="adapt expected evaluation_episodes >= 1, got 0"):
-        mier_adapt.adapt(run, task, run.adapt_config, seed=0, evaluation_episodes=0)
+    algorithm, _, report = mier_adapt.adapt(
+        run, task, run.adapt_config, seed=0, evaluation_episodes=0
+    )
+    assert report.evaluation_transitions == 0
+    assert report.returns == {}
+    evaluated, _, other = mier_adapt.adapt(
+        run, task, run.adapt_config, seed=0, evaluation_episodes=1
+    )
+    assert report.gate_returns == other.gate_returns
+    assert_same_tree(weights(algorithm), weights(evaluated))
 
 
 @pytest.mark.parametrize("interrupted", ["identify", "relabel"])

@@ -1,7 +1,8 @@
+import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given
 from hypothesis import strategies as st
 from tianshou.data import Batch
@@ -17,6 +18,7 @@ from ..doubles import (
     CONTEXT_DIM,
     OBS_DIM,
     ClockVectorEnv,
+    DriftEnv,
     assert_same_tree,
     random_transitions,
 )
@@ -155,10 +157,89 @@ def test_first_returns_are_those_of_the_first_episodes(ends):
     np.testing.assert_allclose(Rollout(transitions, truncated).first_returns, expected, atol=1e-9)
 
 
-@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
-def test_refuses_another_way_of_restarting(mode):
-    with pytest.raises(ValueError, match=r"autoreset mode SAME_STEP, got .*" + mode.name):
-        rollout(ClockVectorEnv(len(TASKS), autoreset_mode=mode))
+def test_refuses_another_way_of_restarting():
+    with pytest.raises(ValueError, match=r"autoreset mode SAME_STEP, got .*NEXT_STEP"):
+        rollout(ClockVectorEnv(len(TASKS), autoreset_mode=AutoresetMode.NEXT_STEP))
+
+
+class Policy:
+    """Pushes by what it sees."""
+
+    def act(self, obs, *, explore):
+        return np.tanh(obs[:, :ACT_DIM]).astype(np.float32)
+
+
+def drifts(mode, count: int = 3) -> SyncVectorEnv:
+    return SyncVectorEnv(
+        [lambda: gymnasium.wrappers.TimeLimit(DriftEnv(strength=0.7), 7)] * count,
+        autoreset_mode=mode,
+    )
+
+
+def test_without_autoreset_it_restarts_what_has_ended_and_gives_the_same():
+    same, none = (
+        collect(drifts(mode), None, Policy(), steps=20, generator=np.random.default_rng(0))
+        for mode in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
+    )
+    assert same.truncated.any()
+    assert same.transitions.terminated.any()
+    np.testing.assert_array_equal(same.truncated, none.truncated)
+    for name in ("obs", "act", "rew", "obs_next", "terminated"):
+        assert torch.equal(getattr(same.transitions, name), getattr(none.transitions, name))
+
+
+def test_it_stops_when_every_first_episode_has_ended():
+    whole, stopped = (
+        collect(
+            drifts(AutoresetMode.DISABLED),
+            None,
+            Policy(),
+            steps=20,
+            generator=np.random.default_rng(0),
+            until_end=until_end,
+        )
+        for until_end in (False, True)
+    )
+    ended = stopped.transitions.terminated.numpy() | stopped.truncated
+    assert ended.any(1).all()
+    assert not ended[:, :-1].any(1).all()
+    np.testing.assert_array_equal(stopped.first_returns, whole.first_returns)
+
+
+def test_an_interrupted_rollout_hands_over_its_whole_steps():
+    class Interrupted(Policy):
+        asked = 0
+
+        def act(self, obs, *, explore):
+            self.asked += 1
+            if self.asked == 6:
+                raise KeyboardInterrupt
+            return super().act(obs, explore=explore)
+
+    handed: list[Rollout] = []
+    options = {"steps": 9, "generator": np.random.default_rng(0)}
+    with pytest.raises(KeyboardInterrupt):
+        collect(
+            drifts(AutoresetMode.DISABLED),
+            None,
+            Interrupted(),
+            on_interrupt=handed.append,
+            **options,
+        )
+    (rollout,) = handed
+    options["generator"] = np.random.default_rng(0)
+    whole = collect(drifts(AutoresetMode.DISABLED), None, Policy(), **options)
+    assert torch.equal(rollout.transitions.obs_next, whole.transitions.obs_next[:, :5])
+
+
+def test_an_observation_that_is_not_finite_at_the_start_is_named():
+    class Broken(DriftEnv):
+        def reset(self, **options):
+            return super().reset(**options)[0] * np.float32(np.nan), {}
+
+    env = SyncVectorEnv([Broken], autoreset_mode=AutoresetMode.DISABLED)
+    with pytest.raises(FloatingPointError, match="first observation at step 0 in task mine"):
+        collect(env, None, Policy(), steps=2, generator=np.random.default_rng(0), names=["mine"])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,188 @@
+"""What an adaptation makes an environment do is counted, and what it gathered is kept."""
+
+import dataclasses
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import VectorWrapper
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mier_adapt import NewTask, adapt, adapt_algorithm, load_run
+from mier_adapt._storage.checkpoints import load_tree
+from mier_adapt.adaptation import AlwaysGate, MarginGate
+from mier_adapt.agents import FamilyEnvs
+
+from ..doubles import CountedEnv, DriftEnv, random_transitions, small_sac
+from .test_foreign_agents import (
+    CONFIG,
+    STEPS,
+    WITHOUT_CONTEXT,
+    adapter_of,
+    agent_of,
+    task_of,
+)
+
+
+class BreaksError(RuntimeError):
+    """What an environment raises."""
+
+
+class Ends(gymnasium.Wrapper):
+    """Ends every episode after a number of steps, and breaks after a number of steps in all."""
+
+    def __init__(self, env, *, terminates=None, truncates=None, breaks=None) -> None:
+        super().__init__(env)
+        self.terminates, self.truncates, self.breaks = terminates, truncates, breaks
+        self.clock = self.taken = 0
+
+    def reset(self, **options):
+        self.clock = 0
+        return super().reset(**options)
+
+    def step(self, action):
+        if self.taken == self.breaks:
+            raise BreaksError
+        self.clock, self.taken = self.clock + 1, self.taken + 1
+        obs, rew, *_, info = super().step(action)
+        return obs, rew, self.clock == self.terminates, self.clock == self.truncates, info
+
+
+def counted(**ends) -> CountedEnv:
+    return CountedEnv(Ends(DriftEnv(strength=-1.0), **ends))
+
+
+def totals(report) -> tuple[int, int]:
+    """Steps and resets that a report speaks of."""
+    steps = report.real_transitions + report.gate_transitions + report.evaluation_transitions
+    return steps, sum(report.resets.values())
+
+
+# Counting -----------------------------------------------------------------------------------
+
+
+@settings(max_examples=12)
+@given(
+    terminates=st.none() | st.integers(1, 12),
+    truncates=st.none() | st.integers(1, 12),
+    evaluation_episodes=st.integers(0, 2),
+    gate_episodes=st.integers(0, 2),
+)
+def test_the_report_says_what_the_environment_did(
+    terminates, truncates, evaluation_episodes, gate_episodes
+):
+    gate = MarginGate(episodes=gate_episodes) if gate_episodes else AlwaysGate()
+    env = counted(terminates=terminates, truncates=truncates)
+    _, _, report = adapt(
+        agent_of(),
+        task_of(env),
+        dataclasses.replace(CONFIG, gate=gate),
+        seed=0,
+        evaluation_episodes=evaluation_episodes,
+    )
+    assert totals(report) == (env.steps, env.resets)
+    assert report.real_transitions == CONFIG.adaptation_steps
+    length = min(STEPS, terminates or STEPS, truncates or STEPS)
+    assert report.gate_transitions == len(report.gate_returns) * gate_episodes * length
+    assert report.evaluation_transitions == len(report.returns) * evaluation_episodes * length
+    assert str(report).startswith("drift, seed 0.")
+    assert bool(report.returns) == bool(evaluation_episodes)
+
+
+def test_so_does_that_of_a_policy_of_ones_own():
+    env = CountedEnv(gymnasium.wrappers.TimeLimit(Ends(DriftEnv(), terminates=4), STEPS))
+    _, _, report = adapt_algorithm(
+        small_sac(context_dim=0),
+        env,
+        [random_transitions(30)],
+        seed=0,
+        config=WITHOUT_CONTEXT,
+        adapter=adapter_of(context_dim=0),
+        termination_fn=DriftEnv.ends,
+        evaluation_episodes=1,
+    )
+    assert totals(report) == (env.steps, env.resets)
+
+
+def test_and_that_of_a_run_in_its_batched_environments(negated_joints_run, negated_joints_envs):
+    seen = {"steps": 0, "resets": 0}
+
+    class Watched(VectorWrapper):
+        def reset(self, **options):
+            seen["resets"] += self.num_envs
+            return super().reset(**options)
+
+        def step(self, actions):
+            seen["steps"] += self.num_envs
+            outcome = super().step(actions)
+            seen["resets"] += int((outcome[2] | outcome[3]).sum())
+            return outcome
+
+    class WatchedEnvs(FamilyEnvs):
+        def of_size(self, num_envs):
+            return Watched(super().of_size(num_envs))
+
+    run = load_run(negated_joints_run, negated_joints_envs)
+    with WatchedEnvs(run.task_set, num_threads=1) as envs:
+        task = run.new_task(envs, run.task_set[12])
+        report = adapt(run, task, run.adapt_config, seed=0, evaluation_episodes=3).report
+    assert totals(report) == (seen["steps"], seen["resets"])
+
+
+# Keeping ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("breaks", [3, 13, 20])
+def test_what_was_gathered_before_an_error_is_kept_and_not_gathered_again(tmp_path, breaks):
+    checkpoint = tmp_path / "real.safetensors"
+    env = counted(terminates=7, breaks=breaks)
+    agent, task = agent_of(), task_of(env)
+    with pytest.raises(BreaksError):
+        adapt(agent, task, CONFIG, seed=0, checkpoint=checkpoint, evaluation_episodes=0)
+    kept = load_tree(checkpoint)["real"]
+    assert len(kept["rew"]) == breaks
+    spent = env.steps, env.resets
+    env.env.breaks = None
+    report = adapt(agent, task, CONFIG, seed=0, checkpoint=checkpoint, evaluation_episodes=0).report
+    assert report.real_transitions == CONFIG.adaptation_steps + 1  # the one that broke
+    assert totals(report) == (env.steps, env.resets)
+    assert env.steps - spent[0] == CONFIG.adaptation_steps - breaks + report.gate_transitions
+    for name, value in load_tree(checkpoint)["real"].items():
+        torch.testing.assert_close(value[:breaks], kept[name], rtol=0, atol=0)
+
+
+def test_a_checkpoint_asks_for_a_label_before_the_first_step(tmp_path):
+    env = counted()
+    task = NewTask.of_env(env, termination_fn=DriftEnv.ends, episode_steps=STEPS)
+    with pytest.raises(ValueError, match=r"a task with a label to go with checkpoint.*label="):
+        adapt(agent_of(), task, CONFIG, seed=0, checkpoint=tmp_path / "real.safetensors")
+    assert (env.steps, env.resets) == (0, 0)
+
+
+# Ends of episodes ---------------------------------------------------------------------------
+
+
+def test_a_rule_that_misses_the_real_ends_keeps_models_from_relabeling():
+    def never(obs, act, obs_next):
+        return np.zeros(len(obs), bool)
+
+    env = counted(terminates=5)
+    _, _, report = adapt(
+        agent_of(), task_of(env, termination_fn=never), CONFIG, seed=0, evaluation_episodes=1
+    )
+    assert "relabeled" not in report.returns
+    assert report.synthetic_transitions == 0
+    narrow = dataclasses.replace(CONFIG, refresh_updates=0)
+    reason = adapt(agent_of(), task_of(env, termination_fn=never), narrow, seed=0).report.reason
+    assert reason == (
+        "4 of 4 real episodes ended where the rule for the end of episodes does not say so (give a "
+        "right termination_fn)"
+    )
+
+
+def test_a_time_limit_around_an_environment_that_was_never_registered_is_enough():
+    env = gymnasium.wrappers.TimeLimit(DriftEnv(), 6)
+    assert NewTask.of_env(env).episode_steps == 6
+    assert NewTask.of_env(gymnasium.wrappers.RecordEpisodeStatistics(env)).episode_steps == 6
