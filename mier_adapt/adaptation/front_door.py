@@ -80,7 +80,7 @@ def adapt(
         agent: What is adapted: a :class:`.Run`, or an :class:`.Agent` of your own parts.
         task: The new task, with its environments.
         config: How; for a run, ``run.adapt_config``.
-        seed: Fixes the adaptation.
+        seed: Fixes the adaptation, together with torch's number of threads.
         evaluation_episodes: Deterministic episodes after each stage; they only measure. On a real
             robot 0: then nothing is spent but ``adaptation_steps`` and the gate's episodes.
         checkpoint: File that keeps the real transitions, which are what an adaptation cannot
@@ -191,6 +191,7 @@ def adapt(
         task=task.label,
         parameters=task.parameters,
         seed=seed,
+        threads=torch.get_num_threads(),
         decision=kept.name,
         reason=reason if gate_returns or not told else told,
         real_transitions=found.spent.steps,

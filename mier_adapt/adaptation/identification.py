@@ -130,6 +130,7 @@ def _identity(agent: Agent, task: NewTask, config: AdaptConfig, seed: int) -> di
         "seed": seed,
         "config": repr(without_gate),
         "weights": weights,
+        "threads": torch.get_num_threads(),
     }
 
 
@@ -167,7 +168,7 @@ def _load(
     """What :func:`_save` kept; the generators and the count go on from where they were."""
     tree = load_tree(checkpoint)
     try:
-        found = tree["adaptation"]
+        found = dict(tree["adaptation"])
         real, truncated = Transitions(**tree["real"]), tree["truncated"].numpy()
         same = found == adaptation
         if same:
@@ -179,8 +180,10 @@ def _load(
             f"{checkpoint} is not the checkpoint of an adaptation: {error}"
         ) from error
     if not same:
+        differing = [name for name in adaptation if found.get(name) != adaptation[name]]
         raise ValueError(
-            f"{checkpoint} is of an adaptation to another task, with another seed or "
-            "other options, or of another agent. Delete it, or choose another checkpoint."
+            f"{checkpoint} is of another adaptation: {', '.join(differing)} differ (another task, "
+            "seed, options or agent; or another number of torch's threads, on which last bits "
+            "depend: torch.set_num_threads). Delete it, or choose another checkpoint."
         )
     return [real], [truncated]

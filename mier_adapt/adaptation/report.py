@@ -51,7 +51,9 @@ class AdaptationReport:
     parameters: tuple[float, ...]
     """The new task's parameters."""
     seed: int
-    """What fixed the adaptation."""
+    """What fixed the adaptation, together with ``threads``."""
+    threads: int
+    """Of torch, on which the order of sums and so the last bits depend."""
     decision: str
     """Which stage's policy was handed back: ``unchanged`` (one that knows no context), ``adapted
     context``, ``actor only`` or ``relabeled``."""

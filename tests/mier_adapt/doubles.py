@@ -525,6 +525,7 @@ def example_report(**changes: Any) -> AdaptationReport:
         "real_transitions": 4000,
         "gate_transitions": 400,
         "evaluation_transitions": 1600,
+        "threads": 1,
         "resets": {"identify": 2, "evaluate": 8, "gate": 2},
         "returns": {
             "initial context": (-10.0, 10.0),

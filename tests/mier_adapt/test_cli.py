@@ -82,7 +82,7 @@ def test_lists_a_familys_tasks(command):
         (("tasks", "HalfCheetahVelocity"), "Did you mean HalfCheetahVel?"),
         (("evaluate", "{run}", "--seeds", "0"), "expected seeds >= 1, got 0"),
         (("evaluate", "{run}", "--episodes", "0"), "expected episodes >= 1, got 0"),
-        (("adapt", "{run}", "--task", "12", "--episodes", "0"), "episodes"),
+        (("adapt", "{run}", "--task", "12", "--episodes", "-1"), "episodes"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_1(

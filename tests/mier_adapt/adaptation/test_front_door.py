@@ -334,11 +334,19 @@ def test_an_interrupted_adaptation_goes_on_from_its_real_transitions(
     assert torch.equal(context, resumed[1])
     assert without_seconds(report) == without_seconds(resumed[2])
 
-    with pytest.raises(ValueError, match="another seed"):
+    with pytest.raises(ValueError, match="another adaptation: seed differ"):
         adapt(run, negated_joints_envs, seed=1, checkpoint=checkpoint)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        with pytest.raises(ValueError, match=r"threads differ .*torch\.set_num_threads"):
+            adapt(run, negated_joints_envs, checkpoint=checkpoint)
+    finally:
+        torch.set_num_threads(threads)
+    assert report.threads == threads
     with torch.no_grad():
         next(run.algorithm.policy.parameters()).add_(0.1)
-    with pytest.raises(ValueError, match="another agent"):
+    with pytest.raises(ValueError, match="another adaptation: weights differ"):
         adapt(run, negated_joints_envs, checkpoint=checkpoint)
     save_tree(checkpoint, {"real": 1})
     with pytest.raises(CheckpointError, match="not the checkpoint of an adaptation"):
