@@ -1,11 +1,14 @@
 """Every source of random numbers in a run: seeded once, kept in checkpoints."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+
+_ONE_AT_A_TIME = threading.RLock()  # blocks may be nested
 
 
 def seed_global_generators(seed: int) -> None:
@@ -16,13 +19,18 @@ def seed_global_generators(seed: int) -> None:
 
 @contextmanager
 def forked_global_generators(seed: int) -> Iterator[None]:
-    """A block in which the global generators start from ``seed``; theirs come back after it."""
-    state = global_generator_state()
-    seed_global_generators(seed)
-    try:
-        yield
-    finally:
-        set_global_generator_state(state)
+    """A block in which the global generators start from ``seed``; theirs come back after it.
+
+    Of several threads of a process one at a time is in such a block, since they share the
+    generators: two adaptations side by side would take each other's draws.
+    """
+    with _ONE_AT_A_TIME:
+        state = global_generator_state()
+        seed_global_generators(seed)
+        try:
+            yield
+        finally:
+            set_global_generator_state(state)
 
 
 def global_generator_state() -> dict[str, Any]:

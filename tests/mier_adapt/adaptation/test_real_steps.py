@@ -1,6 +1,7 @@
 """What an adaptation makes an environment do is counted, and what it gathered is kept."""
 
 import dataclasses
+import threading
 
 import gymnasium
 import numpy as np
@@ -186,3 +187,28 @@ def test_a_time_limit_around_an_environment_that_was_never_registered_is_enough(
     env = gymnasium.wrappers.TimeLimit(DriftEnv(), 6)
     assert NewTask.of_env(env).episode_steps == 6
     assert NewTask.of_env(gymnasium.wrappers.RecordEpisodeStatistics(env)).episode_steps == 6
+
+
+# Side by side -------------------------------------------------------------------------------
+
+
+def test_adaptations_in_threads_of_one_process_do_not_disturb_each_other():
+    def report(seed: int):
+        found = adapt(agent_of(), task_of(counted()), CONFIG, seed=seed, evaluation_episodes=1)
+        return dataclasses.replace(found.report, seconds={})
+
+    agents = agent_of()  # in the threads it would seed torch's generator, which they share
+    alone = [report(seed) for seed in range(3)]
+    found = {}
+
+    def run(seed: int) -> None:
+        task = task_of(counted())
+        report = adapt(agents, task, CONFIG, seed=seed, evaluation_episodes=1).report
+        found[seed] = dataclasses.replace(report, seconds={})
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[seed] for seed in range(3)] == alone
