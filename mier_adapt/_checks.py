@@ -2,6 +2,10 @@
 
 A public function says in its annotations what it takes, :func:`checked` holds its callers to that
 once, and what lies behind trusts them: ``steps: Count`` is a whole number of at least 0.
+
+NumPy's scalars become Python's on the way: what was annotated ``int`` or ``float``, or as a range
+of these, is one behind the boundary. There it neither overflows nor wraps around, and JSON and
+checkpoints take it.
 """
 
 import dataclasses
@@ -97,11 +101,12 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = signature.bind(*args, **kwargs).arguments
+        bound = signature.bind(*args, **kwargs)
+        given = bound.arguments
         for name, hint in hints().items():
             if name in given:
-                _check(owner, name, given[name], hint)
-        return function(*args, **kwargs)
+                given[name] = _checked(owner, name, given[name], hint)
+        return function(*bound.args, **bound.kwargs)
 
     return wrapper
 
@@ -111,13 +116,17 @@ def checked_fields(instance: Any) -> None:
     hints = typing.get_type_hints(type(instance), include_extras=True)
     for field in dataclasses.fields(instance):
         name = field.name
-        _check(type(instance).__name__, name, getattr(instance, name), hints[name])
+        given = getattr(instance, name)
+        value = _checked(type(instance).__name__, name, given, hints[name])
+        if value is not given:
+            object.__setattr__(instance, name, value)  # also where it is frozen
 
 
-def _check(owner: str, name: str, value: Any, hint: Any) -> None:
-    """Hold one value to one annotation."""
+def _checked(owner: str, name: str, value: Any, hint: Any) -> Any:
+    """Hold one value to one annotation; the value, in which NumPy's scalars are Python's."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
+        value = _plain(value, arguments[0])
         for check in hint.__metadata__:
             check(owner, name, value)
     elif origin in (Union, types.UnionType):
@@ -125,14 +134,19 @@ def _check(owner: str, name: str, value: Any, hint: Any) -> None:
         if not fitting:
             _require_class(owner, name, value, _classes(hint))
         elif fitting[0] is not types.NoneType:
-            _check(owner, name, value, fitting[0])
+            return _checked(owner, name, value, fitting[0])
     elif origin is Literal:
         if not isinstance(value, str) or value not in arguments:
             raise ValueError(f"{owner} expected {name} in {list(arguments)}, got {shown(value)}.")
     elif origin in (tuple, Sequence):
         _require_class(owner, name, value, _classes(hint))
-        for number, each in enumerate(value):
-            _check(owner, f"{name}[{number}]", each, arguments[0])
+        given = list(value)
+        parts = [
+            _checked(owner, f"{name}[{number}]", each, arguments[0])
+            for number, each in enumerate(given)
+        ]
+        if any(part is not each for part, each in zip(parts, given, strict=True)):
+            return parts if isinstance(value, list) else tuple(parts)
     elif is_protocol(hint):
         # What the protocol defines as a method has to be one; an attribute, just there.
         missing = sorted(
@@ -151,9 +165,18 @@ def _check(owner: str, name: str, value: Any, hint: Any) -> None:
         if not isinstance(value, type) or not issubclass(value, _classes(arguments[0])):
             raise TypeError(f"{owner} expected {name} to be a {hint}, got {shown(value)}.")
     elif hint in (int, float):
+        value = _plain(value, hint)
         Range(whole=hint is int)(owner, name, value)
     else:
         _require_class(owner, name, value, _classes(hint))
+    return value
+
+
+def _plain(value: Any, hint: Any) -> Any:
+    """A NumPy scalar as a Python number, where an annotation asks for one."""
+    if hint in (int, float) and isinstance(value, np.integer | np.floating):
+        return int(value) if isinstance(value, np.integer) else float(value)
+    return value
 
 
 def _classes(hint: Any) -> tuple[Any, ...]:

@@ -74,8 +74,14 @@ def _gradient(
     if not context.requires_grad:
         context = context.detach().requires_grad_()
     with torch.set_grad_enabled(True):  # also where the caller evaluates without gradients
+        loss = loss_fn(context).sum()
+        if not loss.requires_grad:
+            raise ValueError(
+                "Expected a model whose loss torch can differentiate by the context, got one "
+                "without a graph. Have it compute in torch, outside of no_grad and inference mode."
+            )
         (grad,) = torch.autograd.grad(
-            loss_fn(context).sum(), context, create_graph=second_order, retain_graph=second_order
+            loss, context, create_graph=second_order, retain_graph=second_order
         )
     return grad
 
@@ -146,6 +152,7 @@ class GradientContextAdapter:
         self.max_grad_norm = max_grad_norm
 
     @checked
+    @torch.inference_mode(False)  # also where the caller evaluates in it
     def adapt(
         self,
         adaptation: Transitions,
@@ -174,7 +181,7 @@ class GradientContextAdapter:
         if not self.model.context_dim:  # nothing to identify, and a loss without a gradient
             return context.detach()
         return adapt_context(
-            loss_function(self.model, adaptation),
+            loss_function(self.model, adaptation.detach()),
             context,
             lrs=adapter.schedule(),
             max_grad_norm=self.max_grad_norm,
@@ -268,7 +275,7 @@ class GradientContextAdapter:
                 f"adapt expected initial_context of shape ({dim},) or {(*tasks, dim)} with finite "
                 f"values, got {start}."
             )
-        return start.expand(*tasks, -1)
+        return (start.clone() if start.is_inference() else start).expand(*tasks, -1)
 
 
 def loss_function(model: TaskModel, transitions: Transitions) -> Callable[[Tensor], Tensor]:

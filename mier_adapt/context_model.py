@@ -31,6 +31,12 @@ _LOG_VAR_MIN_START = -10.0
 _LOG_VAR_MAX_START = 0.5
 _BOUND_PENALTY = 0.01
 
+_VARIES = 1e-6
+"""Standard deviation, as a share of a dimension's size, from which on it varies."""
+_CHANGES = 2e-7
+"""The same for an observation's change, as a share of the observation's size: differences of
+numbers in single precision are uncertain by a quarter of that."""
+
 
 class Prediction(NamedTuple):
     """Means and log-variances of one step, in the environment's units.
@@ -163,7 +169,8 @@ class ContextModel(nn.Module):
         """Z-score inputs and targets by the statistics of these transitions.
 
         Call it once, before training: it changes what existing weights mean. A
-        dimension that does not vary keeps its scale of 1.
+        dimension that does not vary is scaled by its size, so that units never matter, and by 1
+        if it is zero.
 
         Raises:
             ValueError: If the transitions' dimensions are not the model's, or there is
@@ -176,7 +183,14 @@ class ContextModel(nn.Module):
         targets = self._targets(transitions).flatten(0, -2)
         for name, values in (("input", inputs), ("target", targets)):
             std, mean = torch.std_mean(values.double(), dim=0)
-            std = torch.where(std > 1e-6 * (1 + mean.abs()), std, torch.ones_like(std))
+            size = mean.abs()
+            least = _VARIES * size
+            if name == "target" and self.varies != "reward":
+                size[1:] = transitions.obs.double().abs().flatten(0, -2).mean(0)
+                least[1:] = torch.maximum(least[1:], _CHANGES * size[1:])
+            none = torch.finfo(torch.float32).tiny
+            scale = torch.where(size > none, size, torch.ones_like(size))
+            std = torch.where(std > least.clamp_min(none), std, scale)
             getattr(self, f"{name}_mean").copy_(mean)
             getattr(self, f"{name}_std").copy_(std)
 

@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from scipy import stats
-
 from mier_adapt._checks import NonNegative, Range, Size, checked_fields
 from mier_adapt.protocols import Candidate
 
@@ -66,6 +64,8 @@ class MarginGate:
         variance = math.fsum((each - mean) ** 2 for each in beyond) / (len(beyond) - 1)
         if variance == 0:
             return 0.0 if mean else 0.5
+        from scipy import stats  # takes as long to load as all else here
+
         return float(stats.t.sf(abs(mean) / math.sqrt(variance / len(beyond)), len(beyond) - 1))
 
 

@@ -55,6 +55,7 @@ class FittedModel:
 
 
 @checked
+@torch.inference_mode(False)  # also where the caller evaluates in it, or without gradients
 def fit_model(
     adapter: GradientContextAdapter,
     transitions: OneTask,
@@ -71,9 +72,9 @@ def fit_model(
     """Fit context, then weights, to one task, watched on held-out transitions.
 
     Takes the adapter's steps on the context alone, then ``weight_steps`` Adam steps on all weights
-    of a copy of the model, and returns the weights that were best on the validation part. Without
-    ``rehearsal`` the few transitions of one task soon cost the model what it knew of all states
-    that they do not visit.
+    of a copy of the model, but frozen ones, and returns the weights that were best on the
+    validation part. Without ``rehearsal`` the few transitions of one task soon cost the model what
+    it knew of all states that they do not visit.
 
     Args:
         adapter: The model, and N of the paper's Algorithm 2: ``adapter.with_steps(10)``.
@@ -117,6 +118,7 @@ def fit_model(
         count, generator=generator, device=generator.device if generator else None
     ).to(transitions.obs.device)
     validation_indices, train_indices = order[:num_validation], order[num_validation:]
+    transitions = transitions.detach()
     train, validation = transitions[train_indices], transitions[validation_indices]
     model = copy.deepcopy(adapter.model) if weight_steps else adapter.model
 
@@ -192,8 +194,8 @@ def _with_rehearsal(batch: Transitions, context: Tensor, drawn: Any) -> tuple[Tr
             f"{drawn!r:.80}."
         )
     earlier, contexts = drawn
-    each = torch.cat((context.expand(len(batch), -1), contexts))
-    return Transitions.cat([batch, earlier]), each
+    each = torch.cat((context.expand(len(batch), -1), contexts.detach()))
+    return Transitions.cat([batch, earlier.detach()]), each
 
 
 def require_weights(owner: str, name: str, model: TaskModel) -> None:
@@ -204,10 +206,14 @@ def require_weights(owner: str, name: str, model: TaskModel) -> None:
     """
     if not isinstance(model, torch.nn.Module) or not _weights(model):
         raise TypeError(
-            f"{owner} expected a model with weights (a torch.nn.Module with parameters), since "
+            f"{owner} expected a model with weights (a torch.nn.Module, not frozen), since "
             f"{name} > 0, got {shown(model)}. Set {name}=0 to keep the model as it is."
         )
 
 
 def _weights(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    return [each for name, each in model.named_parameters() if name != "initial_context"]
+    return [
+        each
+        for name, each in model.named_parameters()
+        if name != "initial_context" and each.requires_grad
+    ]

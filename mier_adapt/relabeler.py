@@ -107,12 +107,13 @@ class ExperienceRelabeler:
 
     @torch.no_grad()
     def _relabel_chunk(self, stored: Transitions) -> Transitions:
+        stored = stored.detach()
         obs = stored.obs
         act = stored.act
         if self.policy is not None:
-            act = self.policy(stored.obs)
+            act = self.policy(obs.clone())  # which may write into what it is given
             require_actions("ExperienceRelabeler", act, tuple(stored.act.shape))
-            act = act.to(obs)
+            act = act.to(obs, copy=True)  # it may also write into what it gave
         rew, obs_next = self.model.sample(obs, act, self.context, generator=self.generator)
         for name, value in (("reward", rew), ("next observation", obs_next)):
             if value is not None and not bool(value.isfinite().all()):
@@ -125,11 +126,11 @@ class ExperienceRelabeler:
         if obs_next is None or self.termination_fn is None:
             return Transitions._trusted(obs, act, rew, stored.obs_next, stored.terminated)
         ended = np.asarray(
-            self.termination_fn(obs.cpu().numpy(), act.cpu().numpy(), obs_next.cpu().numpy())
+            self.termination_fn(*(each.clone().cpu().numpy() for each in (obs, act, obs_next)))
         )
         if ended.shape != (len(obs),) or ended.dtype != np.bool_:
             raise ValueError(
                 f"ExperienceRelabeler expected termination_fn to return bool of shape "
                 f"({len(obs)},), got {ended.dtype} of shape {ended.shape}."
             )
-        return Transitions(obs, act, rew, obs_next, torch.from_numpy(ended).to(obs.device))
+        return Transitions(obs, act, rew, obs_next, torch.tensor(ended, device=obs.device))

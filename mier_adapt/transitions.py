@@ -123,9 +123,33 @@ class Transitions:
             )
         return chosen
 
-    def to(self, device: torch.device | str) -> Self:
-        """Copy to a device (no copy where already there)."""
-        return self._map(lambda value: value.to(device))
+    def to(
+        self,
+        device: torch.device | torch.dtype | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        """Copy to a device, to a floating-point type, or to both (no copy where nothing changes).
+
+        Takes them as torch's own: ``to("cuda")``, ``to(torch.float64)``,
+        ``to("cuda", torch.float64)``. ``terminated`` stays bool.
+
+        Raises:
+            TypeError: If the type is not a floating-point one.
+            ValueError: If a value is too large for it.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        if dtype is None or dtype == self.obs.dtype:
+            return self._map(lambda value: value.to(device=device))
+        obs, act, rew, obs_next = (
+            each.to(device=device, dtype=dtype)
+            for each in (self.obs, self.act, self.rew, self.obs_next)
+        )
+        return type(self)(obs, act, rew, obs_next, self.terminated.to(device=device))
+
+    def detach(self) -> Self:
+        """The same values as constants; those of torch's inference mode are copied out of it."""
+        return self._map(lambda v: v.clone() if v.is_inference() else v.detach())
 
     def flatten(self) -> Self:
         """Join all leading axes into one, in order."""

@@ -1,6 +1,7 @@
 """The families by name: what exists, its task sets, its termination function."""
 
 import gymnasium
+import numpy as np
 
 from mier_adapt_envs.task_env import TaskEnv
 from mier_adapt_envs.tasks import TaskSet
@@ -28,6 +29,8 @@ def register(env_class: type[TaskEnv], *, max_episode_steps: int = 200) -> None:
     """
     if not (isinstance(env_class, type) and issubclass(env_class, TaskEnv)):
         raise TypeError(f"env_class must be a subclass of TaskEnv, got {env_class!r:.80}.")
+    if isinstance(max_episode_steps, np.integer):
+        max_episode_steps = int(max_episode_steps)
     if type(max_episode_steps) is not int or max_episode_steps < 1:
         raise ValueError(f"max_episode_steps must be an int >= 1, got {max_episode_steps!r:.80}.")
     entry_point = f"{env_class.__module__}:{env_class.__qualname__}"

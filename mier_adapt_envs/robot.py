@@ -71,6 +71,10 @@ class Robot:
     """MuJoCo camera settings for rendering."""
 
     def __post_init__(self) -> None:
+        for number in ("timestep", "frame_skip", "reset_noise"):
+            if isinstance(getattr(self, number), np.number):
+                object.__setattr__(self, number, getattr(self, number).item())
+
         def within(value: Any, least: float) -> bool:
             return type(value) in (int, float) and least <= value < math.inf
 

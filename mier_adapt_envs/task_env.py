@@ -183,7 +183,7 @@ class TaskEnv(MujocoEnv):
         options = as_options(options, "task")
         if "task" in options:
             self.set_task(options["task"])
-        gymnasium.Env.reset(self, seed=seed)
+        gymnasium.Env.reset(self, seed=int(seed) if isinstance(seed, np.integer) else seed)
         self.robot.reset(self.model, self.data, self.np_random)
         self._state = self._read()
         self._obs_1O = self.observe(self._state).astype(np.float32)

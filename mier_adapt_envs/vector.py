@@ -86,6 +86,17 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
         camera_id: int | None = None,
         camera_name: str | None = None,
     ) -> None:
+        self._env_class = env_class(family)
+        self._robot = self._env_class.robot
+        counts = {"num_threads": num_threads, "max_episode_steps": max_episode_steps}
+        counts = {name: value for name, value in counts.items() if value is not None}
+        for name, value in {"num_envs": num_envs, **counts}.items():
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be at least 1 and whole, got {value!r}.")
+        num_envs = int(num_envs)
+        num_threads, max_episode_steps = (
+            None if value is None else int(value) for value in (num_threads, max_episode_steps)
+        )
         self._arguments: dict[str, Any] = {
             "family": family,
             "num_envs": num_envs,
@@ -98,13 +109,6 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
             "camera_id": camera_id,
             "camera_name": camera_name,
         }
-        self._env_class = env_class(family)
-        self._robot = self._env_class.robot
-        counts = {"num_threads": num_threads, "max_episode_steps": max_episode_steps}
-        counts = {name: value for name, value in counts.items() if value is not None}
-        for name, value in {"num_envs": num_envs, **counts}.items():
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be at least 1 and whole, got {value!r}.")
         if render_mode is not None and str(render_mode) != "rgb_array":
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}.")
         self.num_envs = num_envs
@@ -132,7 +136,7 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
             ],
             num_threads=min(num_threads or _usable_cores(), num_envs),
         )
-        self._generators: dict[int, np.random.Generator] = {}
+        self._generators: dict[int, tuple[np.random.Generator, int]] = {}  # and their seeds
         self._elapsed_B = np.zeros(num_envs, dtype=np.int64)
         self._started_B = np.zeros(num_envs, dtype=np.bool_)
         self._ended_B = np.zeros(num_envs, dtype=np.bool_)
@@ -146,6 +150,21 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
         self._tasks = np.full(num_envs, None, dtype=object)
         self._parameters_BP = np.zeros((num_envs, len(self._env_class.parameter_names)))
         self._assign_tasks(new_tasks, np.ones(num_envs, dtype=np.bool_))
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]  # as SyncVectorEnv's
+        """What each slot's generator was last seeded with."""
+        return tuple(seed for _, seed in self._all_generators())
+
+    @property  # type: ignore[misc]  # which cannot be set
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """Each slot's generator."""
+        return tuple(generator for generator, _ in self._all_generators())
+
+    def _all_generators(self) -> list[tuple[np.random.Generator, int]]:
+        generators = self._seeded_generators(None)  # new ones of slots that were never reset
+        self._generators = dict(enumerate(generators))
+        return generators
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -324,7 +343,7 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
         self._ended_B = self._ended_B & ~mask_B
 
     def _generators_of(self, mask_B: NDArray[np.bool_]) -> dict[int, np.random.Generator]:
-        return {slot: self._generators[slot] for slot in np.flatnonzero(mask_B).tolist()}
+        return {slot: self._generators[slot][0] for slot in np.flatnonzero(mask_B).tolist()}
 
     # Tasks and infos ------------------------------------------------------------------------
 
@@ -351,8 +370,8 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
 
     def _seeded_generators(
         self, seed: int | Sequence[int | None] | None
-    ) -> list[np.random.Generator]:
-        """Return every slot's generator after a reset with ``seed``."""
+    ) -> list[tuple[np.random.Generator, int]]:
+        """Return every slot's generator after a reset with ``seed``, and what seeded it."""
         try:
             if seed is None or not isinstance(seed, Sequence | np.ndarray):
                 first = None if seed is None else operator.index(seed)
@@ -368,7 +387,7 @@ class TaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
         return [
             self._generators[slot]
             if one is None and slot in self._generators
-            else seeding.np_random(one)[0]
+            else seeding.np_random(one)
             for slot, one in enumerate(seeds)
         ]
 

@@ -51,6 +51,7 @@ class Adaptation(NamedTuple):
 
 
 @checked
+@torch.inference_mode(False)
 def adapt(
     agent: Agent,
     task: NewTask,
@@ -275,7 +276,7 @@ def _trust(
         return False, "relabeling is switched off"
     if fitted[0].model.varies != "reward" and task.termination_fn is not None:
         real = found.real
-        columns = (each.cpu().numpy() for each in (real.obs, real.act, real.obs_next))
+        columns = (each.cpu().numpy().copy() for each in (real.obs, real.act, real.obs_next))
         ended = real.terminated.cpu().numpy()
         missed = int((ended & ~task.termination_fn(*columns)).sum())
         if 2 * missed > ended.sum():
@@ -325,5 +326,6 @@ def _disagreement(agent: Agent, fitted: list[FittedModel]) -> float:
         parts = [rew.unsqueeze(-1)] if obs_next is None else [rew.unsqueeze(-1), obs_next]
         predictions.append(torch.cat(parts, -1))
     changes = torch.cat((stored.rew.unsqueeze(-1), stored.obs_next - stored.obs), -1)
-    scale = getattr(agent.model, "target_std", changes.std(0)[: predictions[0].shape[-1]])
+    spread = changes.std(0)[: predictions[0].shape[-1]]
+    scale = getattr(agent.model, "target_std", torch.where(spread > 0, spread, 1.0))
     return float((torch.stack(predictions) / scale).std(0).mean())

@@ -1,11 +1,13 @@
 """Bring your own policy: one call that takes it to a changed task."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 
 from mier_adapt._checks import Count, Seed, checked
 from mier_adapt.adaptation.front_door import Adaptation, adapt, require_fitting_task
@@ -23,6 +25,7 @@ _MODEL_STEPS = 4_000
 
 
 @checked
+@torch.inference_mode(False)
 def adapt_algorithm(
     algorithm: Any,
     env: gymnasium.Env[Any, Any],
@@ -77,10 +80,11 @@ def adapt_algorithm(
     """
     require_actor_critic("adapt_algorithm", algorithm)
     config = config or AdaptConfig.for_own_policy()
-    logs = [_log(number, each) for number, each in enumerate(earlier)]
-    if termination_fn is None and not any(bool(log.terminated.any()) for log in logs):
-        termination_fn = _never
     task = NewTask.of_env(env, label=label, termination_fn=termination_fn)
+    logs = [_log(number, each) for number, each in enumerate(earlier)]
+    # Asked of the buffers, whose rows that terminated may not be among the transitions.
+    if termination_fn is None and not any(bool(each.terminated.any()) for each in earlier):
+        task = dataclasses.replace(task, termination_fn=_never)
     replay = ContextReplayBuffer.of(logs, generator=np.random.default_rng(seed))
     dims, predicts = (replay.obs_dim, replay.act_dim), config.relabel_rounds > 0
     require_fitting_task("adapt_algorithm", task, algorithm, dims, predicts=predicts)
@@ -108,7 +112,7 @@ def adapt_algorithm(
 
 def _log(number: int, each: Any) -> Transitions:
     if isinstance(each, Transitions):
-        return each
+        return each.detach().to(torch.float32)
     try:
         return from_tianshou(each)
     except (TypeError, ValueError) as error:

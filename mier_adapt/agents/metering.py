@@ -41,7 +41,7 @@ class Meter:
         spent.resets += resets
 
 
-class _Metered(VectorWrapper[Any, Any, Any, Any, Any]):
+class _Metered(VectorWrapper):  # which takes no types before gymnasium 1.4
     def __init__(self, env: VectorEnv[Any, Any, Any], meter: Meter) -> None:
         super().__init__(env)
         self.meter = meter

@@ -112,9 +112,10 @@ def collect(
         _require_finite("first observation", obs, 0, names)
         for step in range(steps):
             on_step(step, returns_N)
+            obs_NSO[:, step] = obs  # before anybody can write into it
             action = actor.act(obs, explore=explore)
             _require_finite("action", action, step, names)
-            obs_NSO[:, step], act_NSA[:, step] = obs, action
+            act_NSA[:, step] = action
             # Tianshou's Policy.map_action, which gives the same bits.
             scaled = low + (high - low) * (action + 1.0) / 2.0
             obs, rew, terminated, truncated, infos = env.step(scaled)

@@ -67,6 +67,9 @@ class PolicyActor:
 def act(policy: Policy, obs: NDArray[np.float32], *, explore: bool) -> NDArray[np.float32]:
     """Ask a policy for actions in [-1, 1], ``(B, A)``; contexts are behind ``obs``, ``(B, O)``."""
     batch = Batch(obs=obs, info=Batch())
+    training = policy.training
+    if training:  # dropout and batch statistics are for updates
+        policy.eval()
     try:
         with torch.no_grad(), policy_within_training_step(policy, enabled=explore):
             action = policy(batch).act.cpu().numpy()
@@ -79,6 +82,9 @@ def act(policy: Policy, obs: NDArray[np.float32], *, explore: bool) -> NDArray[n
         raise ValueError(
             f"act expected obs that the policy takes, contexts included, got shape {obs.shape}."
         ) from error
+    finally:
+        if training:
+            policy.train()
     if explore:
         action = policy.add_exploration_noise(action, batch)
     return np.asarray(np.clip(action, -1, 1), dtype=np.float32)
@@ -92,7 +98,8 @@ def relabeling_policy(
     actor = PolicyActor(policy, context)
 
     def act_on(obs: Tensor) -> Tensor:
-        return torch.from_numpy(actor.act(obs.cpu().numpy(), explore=explore)).to(obs.device)
+        bare = obs.detach().cpu().numpy()
+        return torch.from_numpy(actor.act(bare, explore=explore)).to(obs.device)
 
     return act_on
 
@@ -105,13 +112,14 @@ def require_fitting_policy(owner: str, policy: Any, space: spaces.Box) -> None:
     """
     own = policy.action_space
     same = isinstance(own, spaces.Box) and own.shape == space.shape
-    same = same and np.allclose(own.low, space.low) and np.allclose(own.high, space.high)
+    same = same and np.allclose((own.low, own.high), (space.low, space.high), atol=0)
     scaled = policy.action_scaling or np.allclose((space.low, space.high), ((-1,), (1,)))
-    if not same or not scaled:
+    bound = policy.action_bound_method  # by tanh, what it stores and what it does are not the same
+    if not same or not scaled or bound == "tanh":
         raise ValueError(
-            f"{owner} expected a policy with action_scaling, built for actions {space}, got one "
-            f"for {own} with action_scaling={policy.action_scaling}. Wrap the environment in "
-            "gymnasium.wrappers.RescaleAction to the policy's bounds, or build it with scaling."
+            f"{owner} expected a policy with action_scaling, without tanh, for actions {space}, "
+            f"got one for {own} with action_scaling={policy.action_scaling}, bounded by {bound}. "
+            "Wrap the environment in gymnasium.wrappers.RescaleAction, or build the policy so."
         )
 
 

@@ -1,5 +1,6 @@
 """All that an algorithm's further updates depend on, also what ``state_dict`` misses."""
 
+import copy
 from typing import Any
 
 from tianshou.algorithm.algorithm_base import Algorithm
@@ -16,9 +17,9 @@ _COUNTERS = ("_cnt", "_last", "critic_gradient_step", "_last_actor_loss")
 def algorithm_state(algorithm: Algorithm[Any, Any]) -> dict[str, Any]:
     """Everything that an algorithm's further updates depend on.
 
-    Beyond ``state_dict()`` that is a learned temperature's optimizer and the counters by
-    which TD3 and REDQ delay their actors. The global generators of NumPy and torch, from
-    which Tianshou draws, are the caller's to keep.
+    Beyond ``state_dict()`` that is a learned temperature's optimizer, the schedules of step sizes
+    where there are any, and the counters by which TD3 and REDQ delay their actors. The global
+    generators of NumPy and torch, from which Tianshou draws, are the caller's to keep.
 
     Returns:
         A tree of dictionaries, lists, tensors and plain numbers. Tensors are the
@@ -33,6 +34,8 @@ def algorithm_state(algorithm: Algorithm[Any, Any]) -> dict[str, Any]:
     alpha = getattr(algorithm, "alpha", None)
     if isinstance(alpha, AutoAlpha):
         state["alpha_optimizer"] = alpha._optim.state_dict()
+    if algorithm.lr_schedulers:
+        state["lr_schedulers"] = [each.state_dict() for each in algorithm.lr_schedulers]
     return state
 
 
@@ -51,6 +54,8 @@ def load_algorithm_state(algorithm: Algorithm[Any, Any], state: dict[str, Any]) 
         setattr(algorithm, name, value)
     if "alpha_optimizer" in state:
         algorithm.alpha._optim.load_state_dict(state["alpha_optimizer"])  # type: ignore[union-attr]
+    for scheduler, one in zip(algorithm.lr_schedulers, state.get("lr_schedulers", ()), strict=True):
+        scheduler.load_state_dict(copy.deepcopy(one))  # it takes parts of what it is given
 
 
 def check_algorithm_state(algorithm: Algorithm[Any, Any], state: Any) -> None:
@@ -78,6 +83,7 @@ def check_algorithm_state(algorithm: Algorithm[Any, Any], state: Any) -> None:
         if "alpha_optimizer" in expected:
             alpha: Any = algorithm.alpha
             require_optimizer_state(alpha._optim, state["alpha_optimizer"], "alpha_optimizer")
+        require_like(expected.get("lr_schedulers"), state.get("lr_schedulers"), "lr_schedulers")
     except ValueError as error:
         raise ValueError(
             f"load_algorithm_state expected the state of a {type(algorithm).__name__} built with "

@@ -29,8 +29,8 @@ from mier_adapt._spaces import vector_space
 
 @checked
 def build_sac(
-    observation_space: spaces.Box,
-    action_space: spaces.Box,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
     context_dim: Count,
     *,
     hidden_sizes: Sequence[Size] = (256, 256),
@@ -45,8 +45,8 @@ def build_sac(
     """A Tianshou SAC whose actor and critics see ``[obs, context]``.
 
     Args:
-        observation_space: The environment's own, without a context.
-        action_space: The environment's; the policy acts in [-1, 1] and Tianshou scales.
+        observation_space: The environment's own, without a context; of vectors.
+        action_space: The environment's, of vectors; the policy acts in [-1, 1] and Tianshou scales.
         context_dim: Dimensions of the context; 0 for an ordinary SAC.
         hidden_sizes: Widths of the hidden layers of actor and critics (ReLU).
         lr: Adam's step size for actor, critics and temperature.
@@ -59,29 +59,29 @@ def build_sac(
             the same steps in less time.
 
     Raises:
-        ValueError: If a space has not one axis, or a number is out of range.
+        ValueError: If a space is none of vectors, or a number is out of range.
         TypeError: If an argument is of another type, or ``algorithm_class`` no SAC.
 
     Source:
         Mendonca et al. (2020), arXiv:2006.07178, appendix; the released configurations use
         two hidden layers of 256 for negated joints, ant direction and walker.
     """
-    vector_space("build_sac", "observation_space", observation_space)
-    vector_space("build_sac", "action_space", action_space)
-    obs_dim = observation_space.shape[0] + context_dim
+    observations = vector_space("build_sac", "observation_space", observation_space)
+    actions = vector_space("build_sac", "action_space", action_space)
+    obs_dim = observations.shape[0] + context_dim
     actor = ContinuousActorProbabilistic(
         preprocess_net=Net(state_shape=(obs_dim,), hidden_sizes=hidden_sizes),
-        action_shape=action_space.shape,
+        action_shape=actions.shape,
         unbounded=True,
         conditioned_sigma=True,
     )
-    policy = SACPolicy(actor=actor, action_space=action_space)
+    policy = SACPolicy(actor=actor, action_space=actions)
 
     def critic() -> ContinuousCritic:
         return ContinuousCritic(
             preprocess_net=Net(
                 state_shape=(obs_dim,),
-                action_shape=action_space.shape,
+                action_shape=actions.shape,
                 hidden_sizes=hidden_sizes,
                 concat=True,
             )
@@ -154,9 +154,11 @@ def restart_optimizers(
             it stands.
     """
     actor_critic: Any = algorithm
+    algorithm.lr_schedulers.clear()  # they would set other step sizes with the next update
     for optimizer in algorithm._optimizers:
         optimizer._optim.state.clear()
         for group in optimizer._optim.param_groups:
+            group.pop("initial_lr", None)  # a schedule's
             group["lr"] = actor_lr if optimizer is actor_critic.policy_optim else critic_lr
     if hasattr(algorithm, "alpha"):
         value = actor_critic.alpha.value if temperature is None else temperature

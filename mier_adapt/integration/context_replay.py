@@ -12,13 +12,18 @@ from tianshou.data.buffer.manager import ReplayBufferManager
 from mier_adapt._checks import Count, Size, checked, require_array, require_tensor, shown
 from mier_adapt._storage.trees import Pieces, require_keys, require_like
 from mier_adapt._typing import Float, Tensor
-from mier_adapt.integration.task_replay import TaskReplayBuffer, allocate, gather
+from mier_adapt.integration.task_replay import (
+    FilledByStretches,
+    TaskReplayBuffer,
+    allocate,
+    gather,
+)
 from mier_adapt.transitions import OneTask, Transitions
 
 _COLUMNS = ("obs", "act", "rew", "terminated", "truncated", "done", "obs_next")
 
 
-class ContextReplayBuffer(ReplayBufferManager):
+class ContextReplayBuffer(FilledByStretches, ReplayBufferManager):
     """One :class:`.TaskReplayBuffer` for each task; sampling appends each task's context.
 
     A stock Tianshou algorithm that is given this buffer trains on ``[obs, context]``: the

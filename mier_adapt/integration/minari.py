@@ -130,7 +130,10 @@ def _to_unit(act: NDArray[Any], space: spaces.Box) -> NDArray[Any]:
         require_unit("from_minari", "actions of a dataset without bounds", act)
         return act
     if not ((space.low == -1).all() and (space.high == 1).all()):
-        act = 2 * (act - space.low) / (space.high - space.low) - 1
+        width = space.high - space.low
+        # Where there is but one action, any stands for it: 0, in the middle of [-1, 1].
+        scaled = 2 * (act - space.low) / np.where(width > 0, width, 1) - 1
+        act = np.where(width > 0, scaled, 0)
     return np.asarray(act.clip(-1, 1))
 
 

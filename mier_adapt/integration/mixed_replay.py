@@ -9,13 +9,13 @@ from tianshou.data.buffer.manager import ReplayBufferManager
 
 from mier_adapt._checks import Share, Size, checked, require_tensor
 from mier_adapt._typing import Float, Tensor
-from mier_adapt.integration.task_replay import TaskReplayBuffer, allocate
+from mier_adapt.integration.task_replay import FilledByStretches, TaskReplayBuffer, allocate
 from mier_adapt.transitions import OneTask, Transitions
 
 _REAL, _SYNTHETIC = 0, 1
 
 
-class MixedReplayBuffer(ReplayBufferManager):
+class MixedReplayBuffer(FilledByStretches, ReplayBufferManager):
     """A region of real and a region of synthetic transitions of one task.
 
     Every sample holds ``round(real_fraction * batch_size)`` real transitions, and the task's

@@ -10,7 +10,25 @@ from tianshou.data import Batch, ReplayBuffer
 from mier_adapt.transitions import Transitions
 
 
-class TaskReplayBuffer(ReplayBuffer):
+class FilledByStretches(ReplayBuffer):
+    """A replay buffer that Tianshou's collectors cannot fill."""
+
+    def add(self, *_: Any, **__: Any) -> Any:
+        """Refused: what a collector adds does not say under which context it was gathered.
+
+        Raises:
+            TypeError: Always; the message says what to call.
+        """
+        ways = ", ".join(each for each in dir(self) if each.startswith("extend"))
+        raise TypeError(
+            f"{type(self).__name__} takes no single steps, of a Collector say. Collect into a "
+            f"VectorReplayBuffer, read it with from_tianshou, and give that to {ways}."
+        )
+
+    update = add
+
+
+class TaskReplayBuffer(FilledByStretches):
     """A ring of one task's transitions that remembers under which context they were gathered.
 
     Only transitions gathered with the *initial* context may serve as adaptation data: at
@@ -40,7 +58,8 @@ class TaskReplayBuffer(ReplayBuffer):
         """Append a stretch of transitions, ``(B, ...)``, overwriting the oldest when full.
 
         Args:
-            transitions: In the order of time. Of more than the capacity, the last are kept.
+            transitions: In the order of time. Of more than the capacity, the last are kept, in
+                single precision.
             truncated: ``(B,)``, where a time limit cut an episode; nowhere by default.
             initial_context: Whether all were gathered with the initial context.
 
@@ -51,7 +70,8 @@ class TaskReplayBuffer(ReplayBuffer):
             ValueError: If a shape does not fit what is stored already.
         """
         count = len(transitions)
-        obs, act = transitions.obs.cpu().numpy(), transitions.act.cpu().numpy()
+        transitions = transitions.detach().to("cpu", torch.float32)
+        obs, act = transitions.obs.numpy(), transitions.act.numpy()
         if not self._meta.get_keys():
             self.set_batch(allocate(self.maxsize, obs.shape[-1], act.shape[-1]))
         stored = (self._meta.obs.shape[-1], self._meta.act.shape[-1])
@@ -67,12 +87,12 @@ class TaskReplayBuffer(ReplayBuffer):
                 f"bool, got {truncated.dtype}."
             )
         kept = slice(max(0, count - self.maxsize), count)
-        terminated = transitions.terminated.cpu().numpy()
+        terminated = transitions.terminated.numpy()
         columns: dict[str, NDArray[Any]] = {
             "obs": obs,
             "act": act,
-            "rew": transitions.rew.cpu().numpy(),
-            "obs_next": transitions.obs_next.cpu().numpy(),
+            "rew": transitions.rew.numpy(),
+            "obs_next": transitions.obs_next.numpy(),
             "terminated": terminated,
             "truncated": truncated,
             "done": terminated | truncated,

@@ -31,6 +31,7 @@ from mier_adapt.transitions import OneTask
 
 
 @checked
+@torch.inference_mode(False)
 def imitate(
     algorithm: Any,
     policy: Callable[[Float[Tensor, "B O"]], Float[Tensor, "B A"]],
@@ -72,6 +73,7 @@ def imitate(
         FloatingPointError: If a loss stops being finite.
     """
     require_actor_critic("imitate", algorithm)
+    earlier = earlier.detach().to(torch.float32)
     generator = np.random.default_rng(seed)
     replay = ContextReplayBuffer.of([earlier], generator=generator)
     device = next(algorithm.policy.parameters()).device
@@ -108,6 +110,6 @@ def imitate(
 @torch.no_grad()
 def _asked(policy: Callable[[Tensor], Tensor], obs: Tensor, act_dim: int) -> Tensor:
     """The policy's actions, if they are what they should be."""
-    actions = policy(obs)
+    actions = policy(obs.clone())  # which may write into what it is given
     require_actions("imitate", actions, (len(obs), act_dim))
     return actions.to(obs)

@@ -18,6 +18,7 @@ from mier_adapt.transitions import Transitions
 
 
 @checked
+@torch.inference_mode(False)
 def meta_train_offline(
     earlier: Sequence[Transitions],
     *,
@@ -71,7 +72,7 @@ def meta_train_offline(
         adapter = adapter.with_steps(0)
     model = cast(ContextModel, adapter.model)
     if config.normalize:
-        model.fit_normalization(Transitions.cat(list(earlier)).to(device))
+        model.fit_normalization(replay.stored().to(device))
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
     num_tasks = min(config.tasks_per_batch, len(earlier))
     for step in range(1, steps + 1):

@@ -1,11 +1,12 @@
 """The checks at the boundary; and the suite's own, where a conftest.py imports the packages."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -276,8 +277,45 @@ def holder(hint: Any) -> Callable[..., Any]:
 
 @pytest.mark.parametrize(("hint", "value"), FITTING, ids=range(len(FITTING)))
 def test_what_fits_its_annotation_passes_as_it_is(hint, value):
-    assert holder(hint)(value) is value
-    assert holder(hint)(x=value) is value
+    for passed in (holder(hint)(value), holder(hint)(x=value)):
+        assert passed is value or (isinstance(value, np.generic) and passed == value)
+
+
+WHOLE_KINDS = [np.int8, np.uint8, np.int32, np.uint32, np.int64, np.uint64]
+REAL_KINDS = [np.float16, np.float32, np.float64, np.longdouble]
+
+
+@pytest.mark.parametrize(
+    ("hint", "kinds", "plain"),
+    [
+        *((hint, WHOLE_KINDS, int) for hint in (Count, Size, Seed, int, Size | None)),
+        *((hint, REAL_KINDS, float) for hint in (Number, Positive, Share, float, Positive | None)),
+        (Positive | Sequence[Positive], REAL_KINDS, float),
+    ],
+)
+def test_numpys_scalars_are_pythons_behind_the_boundary(hint, kinds, plain):
+    for kind in kinds:
+        passed = holder(hint)(kind(1))
+        assert type(passed) is plain
+        assert passed == 1
+
+
+def test_numpys_scalars_within_sequences_and_fields_are_pythons():
+    sizes = [np.int64(3), 4]
+    passed = holder(Sequence[Size])(sizes)
+    assert [type(each) for each in passed] == [int, int]
+    assert passed == [3, 4]
+    assert type(sizes[0]) is np.int64  # the caller's own stays
+    assert holder(Sequence[Size])(range(1, 3)) == range(1, 3)
+    config = Config(sizes=(np.uint8(200), np.int64(2)), share=np.float32(0.5))
+    assert json.dumps(asdict(config), default=repr).startswith('{"sizes": [200, 2], "share": 0.5')
+    assert 2 * config.sizes[0] == 400  # and not 144
+
+
+@pytest.mark.parametrize("value", [np.float64(3), np.bool_(True), np.complex128(3), np.array(3)])
+def test_what_is_not_whole_is_none_in_numpy_either(value):
+    with pytest.raises(ValueError, match="x >= 1 and whole, got"):
+        holder(Size)(value)
 
 
 @pytest.mark.parametrize(("hint", "value", "error", "message"), REFUSED, ids=range(len(REFUSED)))

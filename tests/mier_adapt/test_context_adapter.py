@@ -530,10 +530,39 @@ def test_calls_name_the_argument_that_does_not_fit():
             adapter.meta_loss(adaptation, evaluation)
 
 
-def test_adapting_works_where_the_caller_takes_no_gradients():
-    model = random_model()
+class WithoutGraph(LinearModel):
+    """As a simulator's."""
+
+    @torch.no_grad()
+    def loss(self, transitions, context):
+        return super().loss(transitions, context)
+
+
+def test_a_model_whose_loss_has_no_gradient_is_told_so():
+    with pytest.raises(ValueError, match="loss torch can differentiate by the context"):
+        GradientContextAdapter(WithoutGraph()).adapt(random_transitions(4))
+    adapter = GradientContextAdapter(WithoutGraph(context_dim=0))  # where there is nothing to find
+    assert adapter.adapt(random_transitions(4)).shape == (0,)
+
+
+@pytest.mark.parametrize("caller", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("model_class", [ContextModel, ScaledActions])
+def test_adapting_works_where_the_caller_takes_no_gradients(caller, frozen, model_class):
+    model = random_model(model_class).requires_grad_(not frozen)
     adapter = GradientContextAdapter(model)
-    transitions = random_transitions(20, dtype=torch.float64)
+    transitions, start = random_transitions(20, dtype=torch.float64), torch.zeros(2).double()
     expected = adapter.adapt(transitions)
-    with torch.no_grad():
-        assert torch.equal(adapter.adapt(transitions), expected)
+    assert expected.any()
+    with caller():
+        made, begun = random_transitions(20, dtype=torch.float64), torch.zeros(2).double()
+        for data in (transitions, made):
+            for initial in (None, start, begun):
+                adapted = adapter.adapt(data, initial_context=initial)
+                assert torch.equal(adapted, expected)
+    for name in ("obs", "act", "rew", "obs_next"):
+        getattr(transitions, name).requires_grad_()
+    adapted = adapter.adapt(transitions)
+    assert torch.equal(adapted, expected)
+    assert not adapted.requires_grad
+    assert transitions.obs.grad is None

@@ -1,12 +1,13 @@
 import copy
 import dataclasses
+import functools
 import math
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -134,18 +135,104 @@ def test_statistics_are_those_of_the_data(seed, axes):
         np.testing.assert_allclose(getattr(model, f"{kind}_std"), values.std(0, ddof=1))
 
 
-def test_a_dimension_that_does_not_vary_keeps_its_scale():
+def test_a_dimension_that_does_not_vary_is_scaled_by_its_size():
     data = random_transitions(10)
-    obs = data.obs.clone()
-    obs[:, 1] = 1234.567
-    data = Transitions(obs, data.act, torch.full((10,), -2.0), data.obs_next, data.terminated)
+    obs, obs_next = data.obs.clone(), data.obs_next.clone()
+    obs[:, 1], obs_next[:, 1] = 1234.567, 1234.567
+    obs[:, 2], obs_next[:, 2] = 0.0, 0.0
+    data = Transitions(obs, data.act, torch.full((10,), -2.0), obs_next, data.terminated)
     model = ContextModel(OBS_DIM, ACT_DIM, CONTEXT_DIM, hidden_sizes=(8,))
     model.fit_normalization(data)
-    assert model.input_std[1] == 1
-    assert model.target_std[0] == 1
+    torch.testing.assert_close(model.input_std[1:3], torch.tensor([1234.567, 1.0]))
+    torch.testing.assert_close(model.target_std[2:4], torch.tensor([1234.567, 1.0]))
+    assert model.target_std[0] == 2
     assert model.target_mean[0] == -2
-    assert (model.input_std[[0, 2]] != 1).all()
+    varying = data.obs[:, 0].std()
+    torch.testing.assert_close(model.input_std[0], varying)
     assert math.isfinite(model.loss(data, model.initial_context).item())
+
+
+# Units --------------------------------------------------------------------------------------
+
+
+def in_units(data: Transitions, obs: torch.Tensor, rew: float) -> Transitions:
+    """The same transitions, with observations and rewards in other units."""
+    return Transitions(
+        data.obs * obs, data.act, data.rew * rew, data.obs_next * obs, data.terminated
+    )
+
+
+def structured(count: int) -> Transitions:
+    """Something to learn, with noise."""
+    data, noise = random_transitions(count), 0.1 * random_transitions(count, seed=1).obs
+    change = 0.1 * (data.act[:, [0, 1, 1]] + noise)
+    rew = data.obs[:, 0] + 2 * data.act[:, 1] + noise[:, -1]
+    return Transitions(data.obs, data.act, rew, data.obs + change, data.terminated)
+
+
+def trained_loss(data: Transitions, varies: str) -> float:
+    """What 200 steps reach, in z-scored units."""
+    generator = torch.Generator().manual_seed(0)
+    options = {"hidden_sizes": (16, 16), "varies": varies, "generator": generator}
+    model = ContextModel(OBS_DIM, ACT_DIM, 0, **options)
+    model.fit_normalization(data)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = model.loss(data, model.initial_context)
+        loss.backward()
+        optimizer.step()
+    units = 2 * model.target_std.log() @ model.loss_weight()[: len(model.target_std)]
+    return float(loss.detach() - units)
+
+
+@functools.cache
+def loss_in_plain_units(varies: str) -> float:
+    return trained_loss(structured(512), varies)
+
+
+powers = st.integers(-12, 12).map(lambda power: 10.0**power)
+
+
+@pytest.mark.parametrize("varies", VARIES)
+@settings(max_examples=6, deadline=None)
+@given(obs=st.lists(powers, min_size=OBS_DIM, max_size=OBS_DIM), rew=powers)
+@example(obs=[1e-5] * OBS_DIM, rew=1e-5)
+@example(obs=[1e-12] * OBS_DIM, rew=1e-12)
+@example(obs=[1e12] * OBS_DIM, rew=1e12)
+def test_a_model_learns_as_well_in_any_units(varies, obs, rew):
+    data = in_units(structured(512), torch.tensor(obs), rew)
+    assert trained_loss(data, varies) == pytest.approx(loss_in_plain_units(varies), abs=0.05)
+
+
+@given(
+    seed=seeds,
+    obs=st.lists(powers, min_size=OBS_DIM, max_size=OBS_DIM),
+    rew=powers,
+    offset=st.sampled_from([0.0, 1.0, 50.0]),
+)
+def test_statistics_are_in_the_units_of_the_data(seed, obs, rew, offset):
+    data = random_transitions(20, seed=seed)
+    # A dimension that varies by rounding alone does so in any units.
+    plain = Transitions(
+        torch.cat((data.obs[:, :2] + offset, 1 + 1e-7 * data.obs[:, 2:]), -1),
+        data.act,
+        data.rew + offset,
+        torch.cat((data.obs_next[:, :2] + offset, 1 + 1e-7 * data.obs_next[:, 2:]), -1),
+        data.terminated,
+    )
+    scale = torch.tensor(obs)
+    models = []
+    for each in (plain, in_units(plain, scale, rew)):
+        models.append(ContextModel(OBS_DIM, ACT_DIM, 0, hidden_sizes=(4,)))
+        models[-1].fit_normalization(each)
+    first, second = models
+    inputs = torch.cat((scale, torch.ones(ACT_DIM)))
+    targets = torch.cat((torch.tensor([rew]), scale))
+    torch.testing.assert_close(second.input_std, first.input_std * inputs, rtol=1e-3, atol=0)
+    torch.testing.assert_close(second.target_std, first.target_std * targets, rtol=1e-3, atol=0)
+    assert first.input_std[2] == pytest.approx(1)
+    assert first.target_std[3] == pytest.approx(1)
 
 
 def test_statistics_are_saved_and_restored():

@@ -336,6 +336,54 @@ def test_a_model_without_weights_cannot_have_them_fitted(weightless):
     fit_model(adapter, random_transitions(10), weight_steps=0)
 
 
+# Gradients that others take or leave ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("caller", [torch.no_grad, torch.inference_mode])
+def test_fits_where_the_caller_takes_no_gradients(caller):
+    earlier, contexts = random_transitions(6, seed=2), torch.zeros(6, CONTEXT_DIM)
+    options = {"context_lr": 0.1, "rehearsal": lambda: (earlier, contexts)}
+    _, _, expected = fitted(**options)
+    with caller():
+        made = {**options, "rehearsal": lambda: (random_transitions(6, seed=2), contexts + 0)}
+        results = [fitted(**each)[2] for each in (options, made)]
+    for result in results:
+        assert_same_tree(result.model.state_dict(), expected.model.state_dict())
+        assert torch.equal(result.context, expected.context)
+
+
+def test_transitions_within_a_graph_are_constants():
+    model, data, expected = fitted()
+    for name in ("obs", "act", "rew", "obs_next"):
+        getattr(data, name).requires_grad_()
+    graphs = Transitions(
+        *(getattr(data, name) * 1 for name in ("obs", "act", "rew", "obs_next")), data.terminated
+    )
+    adapter = GradientContextAdapter(model).with_steps(3)
+    result = fit_model(adapter, graphs, weight_steps=10, generator=torch.Generator().manual_seed(0))
+    assert_same_tree(result.model.state_dict(), expected.model.state_dict())
+    assert data.obs.grad is None
+
+
+def test_frozen_weights_stay_and_a_frozen_model_cannot_be_fitted():
+    model = small_model()
+    model.layers[0].requires_grad_(False)
+    _, _, result = fitted(model)
+    before, after = model.state_dict(), result.model.state_dict()
+    unchanged = [name for name in before if torch.equal(before[name], after[name])]
+    assert [name for name in unchanged if name.startswith("layers")] == [
+        "layers.0.weight",
+        "layers.0.bias",
+    ]
+    model.requires_grad_(False)
+    with pytest.raises(
+        TypeError, match=r"model with weights .*, not frozen\), since weight_steps > 0"
+    ):
+        fitted(model)
+    _, _, result = fitted(model, weight_steps=0)
+    assert result.context.any()
+
+
 # Errors -------------------------------------------------------------------------------------
 
 

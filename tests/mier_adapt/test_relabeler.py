@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -128,6 +129,50 @@ def test_the_termination_rule_sees_what_was_predicted_and_decides():
     np.testing.assert_array_equal(obs_next, relabeled.obs_next)
     assert torch.equal(relabeled.terminated, relabeled.obs_next[:, 0] > 0)
     assert 0 < int(relabeled.terminated.sum()) < 30
+
+
+def test_callbacks_may_write_into_what_they_are_given_and_what_they_gave():
+    stored, answer = random_transitions(20), torch.zeros(5, ACT_DIM)
+    ends = np.zeros(5, dtype=bool)
+
+    def policy(obs):
+        answer[:] = obs[:, :ACT_DIM].tanh()
+        obs.zero_()
+        return answer
+
+    def ended(obs, act, obs_next):
+        ends[:] = obs[:, 0] > 0
+        for each in (obs, act, obs_next):
+            each[:] = 7.0
+        return ends
+
+    def gentle(obs, act, obs_next):
+        return obs[:, 0] > 0
+
+    before = copy.deepcopy(stored)
+    rough, expected = (
+        relabeler(model=Sure(model()), policy=acts, termination_fn=ends_by, chunk_size=5).relabel(
+            stored
+        )
+        for acts, ends_by in ((policy, ended), (lambda obs: obs[:, :ACT_DIM].tanh(), gentle))
+    )
+    assert_same_tree(columns(rough), columns(expected))
+    assert_same_tree(columns(stored), columns(before))
+
+
+@pytest.mark.parametrize("caller", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("varies", ["reward", "reward_and_dynamics"])
+def test_transitions_within_a_graph_are_relabeled_as_constants(caller, varies):
+    stored, rule = random_transitions(6), {} if varies == "reward" else {"termination_fn": never}
+    sure = Sure(model(varies=varies))
+    context = torch.tensor([0.5, -1.0])
+    expected = ExperienceRelabeler(sure, context, **rule).relabel(stored)
+    for name in ("obs", "act", "rew", "obs_next"):
+        getattr(stored, name).requires_grad_()
+    with caller():
+        relabeled = ExperienceRelabeler(sure, context, **rule).relabel(stored)
+    assert_same_tree(columns(relabeled), columns(expected))
+    assert not any(value.requires_grad for value in columns(relabeled).values())
 
 
 def test_the_generator_fixes_the_samples():

@@ -69,6 +69,45 @@ def test_moving_to_the_device_where_it_is_copies_nothing():
     assert transitions.to("cpu").obs.data_ptr() == transitions.obs.data_ptr()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda transitions, dtype: transitions.to(dtype),
+        lambda transitions, dtype: transitions.to(dtype=dtype),
+        lambda transitions, dtype: transitions.to("cpu", dtype),
+        lambda transitions, dtype: transitions.to(torch.device("cpu"), dtype=dtype),
+    ],
+)
+def test_moves_to_a_device_a_type_or_both_as_tensors_do(move, dtype):
+    transitions = random_transitions(2, 3)
+    moved = columns(move(transitions, dtype))
+    for name, value in columns(transitions).items():
+        assert torch.equal(moved[name], value if name == "terminated" else value.to(dtype))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_no_type_takes_what_it_cannot_hold():
+    large = random_transitions(2, dtype=torch.float64)
+    large.obs_next[1, 0] = 1e300
+    with pytest.raises(ValueError, match="obs_next holds 1 NaN or infinite"):
+        large.to(torch.float32)
+    with pytest.raises(TypeError, match=r"obs to be a floating-point tensor, got torch\.int64"):
+        random_transitions(2).to(torch.int64)
+
+
+def test_constants_share_memory_and_no_graph():
+    transitions = random_transitions(2)
+    transitions.obs.requires_grad_()
+    constant = transitions.detach()
+    assert not constant.obs.requires_grad
+    assert constant.obs.data_ptr() == transitions.obs.data_ptr()
+    with torch.inference_mode():
+        made = random_transitions(2)
+    assert made.obs.is_inference()
+    assert not made.detach().obs.is_inference()
+
+
 def test_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         random_transitions(2).rew = torch.zeros(2)

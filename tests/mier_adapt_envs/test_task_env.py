@@ -1,6 +1,7 @@
 """Every environment as a gymnasium environment, and its task."""
 
 import copy
+import dataclasses
 import os
 import pickle
 import subprocess
@@ -136,6 +137,18 @@ def test_seeds_fix_episodes(family):
     assert_same(rollout(other, actions, seed=5), first)
     assert_same(rollout(other, actions), second)
     assert np.abs(first[0] - second[0]).max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint32])
+def test_seeds_and_sizes_may_be_numpys(kind):
+    env = gymnasium.make("MIER/HalfCheetahVel-v0").unwrapped
+    starts = [env.reset(seed=seed)[0] for seed in (3, kind(3))]
+    np.testing.assert_array_equal(*starts)
+    robot = dataclasses.replace(env.robot, frame_skip=kind(5), timestep=np.float32(0.01))
+    assert type(robot.frame_skip) is int
+    assert type(robot.timestep) is float
+    mier_adapt_envs.register(type(env), max_episode_steps=kind(200))
+    assert type(gymnasium.spec(env.env_id).max_episode_steps) is int
 
 
 def test_numpys_global_generator_is_left_alone(family):

@@ -91,6 +91,40 @@ def test_seeds_per_slot():
     assert np.abs(unseeded[0] - unseeded[1]).max() > 1e-4
 
 
+def test_says_which_seeds_it_was_given():
+    family = "HalfCheetahVel"
+    ours, theirs = TaskVectorEnv(family, 3), singles(family, spread_tasks(family, 3), "NextStep")
+    drawn = ours.np_random_seed  # before any reset
+    assert len(set(drawn)) == 3
+    ours.reset()
+    assert ours.np_random_seed == drawn
+    mask = np.array([True, False, True])
+    for seed, options in (
+        (7, None),
+        (None, None),
+        ([1, None, 3], None),
+        (11, {"reset_mask": mask}),
+    ):
+        for envs in (ours, theirs):
+            envs.reset(seed=seed, options=None if options is None else dict(options))
+        assert ours.np_random_seed == theirs.np_random_seed
+        for mine, other in zip(ours.np_random, theirs.np_random, strict=True):
+            assert mine.bit_generator.state == other.bit_generator.state
+
+
+def test_numpys_whole_numbers_are_counts():
+    one, other = (
+        TaskVectorEnv("HalfCheetahVel", kind(3), num_threads=kind(1), max_episode_steps=kind(2))
+        for kind in (int, np.uint8)
+    )
+    assert_same(one.reset(seed=0), other.reset(seed=np.uint32(0)))
+    for actions in random_actions("HalfCheetahVel", 4, 3):
+        assert_same(one.step(actions), other.step(actions))
+    assert type(other.num_envs) is int
+    assert one.__getstate__() == other.__getstate__()
+    assert {type(value) for value in other.__getstate__().values()} & {np.uint8} == set()
+
+
 def test_tasks_can_be_switched(family):
     first, second = spread_tasks(family, 4)[:2], spread_tasks(family, 4)[2:]
     ours, fresh = (TaskVectorEnv(family, 2, tasks=tasks) for tasks in (first, second))

@@ -39,6 +39,7 @@ from mier_adapt.adaptation import (
 from mier_adapt.adaptation.identification import Identified
 from mier_adapt.agents import FamilyEnvs, Run, collect, evaluate
 from mier_adapt.agents import run as run_module
+from mier_adapt.agents.metering import Spent
 from mier_adapt.agents.run import CARD_FILE
 from mier_adapt.integration import build_sac
 from mier_adapt.statistics import bootstrap_interval
@@ -140,7 +141,7 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
     yield Target("refine", refine, refining)
     relabeling = {"task": new_task, "fitted": refine(**refining), "generator": generator}
     yield Target("relabelers", relabelers, relabeling)
-    found = Identified(earlier, np.zeros(len(earlier), bool), context)
+    found = Identified(earlier, np.zeros(len(earlier), bool), context, Spent())
     yield Target(
         "train_on_synthetic",
         functools.partial(train_on_synthetic, sources_of=relabelers(**relabeling)),
@@ -245,7 +246,7 @@ def test_callbacks_that_cannot_be_called(value: Any, finished_run: Path, tmp_pat
         training = functools.partial(
             train_on_synthetic,
             *(run, TINY_ADAPT, first_candidate(run, context)),
-            Identified(run.replay.stored()[:6], np.zeros(6, bool), context),
+            Identified(run.replay.stored()[:6], np.zeros(6, bool), context, Spent()),
             generator=generator,
         )
         refuses(training, sources_of=value)

@@ -85,6 +85,14 @@ def test_actions_are_rescaled_to_the_convention_of_policies() -> None:
     assert from_minari(dataset).obs.dtype == torch.float32
 
 
+@pytest.mark.filterwarnings("error:.*:RuntimeWarning")
+def test_an_action_without_a_choice_is_in_the_middle() -> None:
+    space = spaces.Box(np.array([-2, 3], np.float32), np.array([2, 3], np.float32))
+    actions = np.array([[-2, 3], [1, 3]], np.float32)
+    found = from_minari(write(space, actions))
+    assert found.act.tolist() == [[-1, 0], [0.5, 0]]
+
+
 def test_unbounded_actions_must_be_in_the_convention_already() -> None:
     dataset = write(spaces.Box(-np.inf, np.inf, (1,), np.float64), np.array([[0.5], [3.0]]))
     with pytest.raises(

@@ -9,7 +9,7 @@ from mier_adapt.integration import PolicyActor, build_sac, relabeling_policy
 from mier_adapt.integration.actors import act, require_fitting_policy
 from mier_adapt.protocols import Actor
 
-from ..doubles import ACT_DIM, ALGORITHMS, CONTEXT_DIM, OBS_DIM, assert_same_tree
+from ..doubles import ACT_DIM, ALGORITHMS, CONTEXT_DIM, OBS_DIM, assert_same_tree, small_sac
 
 OBS = np.random.default_rng(0).normal(size=(6, OBS_DIM)).astype(np.float32)
 CONTEXT = torch.tensor([0.3, -0.8])
@@ -190,10 +190,10 @@ def built_for(space: spaces.Box):
 
 
 def test_a_policys_actions_mean_what_they_meant_where_it_was_made():
-    for space in (box(-1, 1), box(-3, 5)):
+    for space in (box(-1, 1), box(-3, 5), box(-3e-9, 0)):  # units are the environment's own
         policy = built_for(space)
         require_fitting_policy("adapt", policy, space)
-        for other in (box(-3, 4), box(-1, 1, 3)):
+        for other in (box(-3, 4), box(-1, 1, 3), box(-1e-9, 1e-9)):
             with pytest.raises(ValueError, match=r"adapt expected a policy .*RescaleAction"):
                 require_fitting_policy("adapt", policy, other)
     policy = built_for(box(-3, 5))
@@ -203,3 +203,24 @@ def test_a_policys_actions_mean_what_they_meant_where_it_was_made():
     policy = built_for(box(-1, 1))
     policy.action_scaling = False  # there is nothing to scale
     require_fitting_policy("adapt", policy, box(-1, 1))
+    policy.action_bound_method = "tanh"  # of which updates and relabeling would know nothing
+    with pytest.raises(ValueError, match=r"without tanh, .* bounded by tanh"):
+        require_fitting_policy("adapt", policy, box(-1, 1))
+
+
+@pytest.mark.parametrize("layer", [torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(8)])
+def test_acts_as_outside_of_training_whatever_mode_it_finds(layer):
+    """Dropout would draw, and batch statistics of a single row are none."""
+    algorithm = small_sac()
+    hidden = algorithm.policy.actor.preprocess.model.model
+    hidden.append(layer)
+    algorithm.policy.train()
+    actor = PolicyActor(algorithm.policy, torch.zeros(CONTEXT_DIM))
+    obs = np.ones((1, OBS_DIM), np.float32)
+    first, again = (actor.act(obs, explore=False) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert algorithm.policy.training
+    assert layer.training
+    algorithm.policy.eval()
+    np.testing.assert_array_equal(actor.act(obs, explore=False), first)
+    assert not layer.training

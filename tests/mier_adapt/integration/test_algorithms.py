@@ -8,9 +8,18 @@ from gymnasium import spaces
 from tianshou.algorithm.modelfree.redq import REDQ
 from tianshou.algorithm.modelfree.sac import SAC, AutoAlpha
 from tianshou.algorithm.modelfree.td3 import TD3
+from tianshou.algorithm.optim import AdamOptimizerFactory, LRSchedulerFactory
 from tianshou.data import ReplayBuffer
 from tianshou.utils.torch_utils import policy_within_training_step
 from torch import nn
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LambdaLR,
+    MultiStepLR,
+    OneCycleLR,
+    SequentialLR,
+    StepLR,
+)
 
 from mier_adapt import GradientContextAdapter, Transitions
 from mier_adapt._storage.checkpoints import load_tree, save_tree
@@ -297,6 +306,129 @@ def test_a_state_of_another_algorithm_is_refused_and_changes_nothing():
         assert_same_tree(tensors(algorithm), before)
 
 
+# Learning-rate schedules --------------------------------------------------------------------
+
+SCHEDULERS = {
+    "LambdaLR": lambda optimizer: LambdaLR(optimizer, lambda epoch: 0.9**epoch),
+    "StepLR": lambda optimizer: StepLR(optimizer, step_size=3, gamma=0.5),
+    "MultiStepLR": lambda optimizer: MultiStepLR(optimizer, [2, 6, 9], gamma=0.5),
+    "CosineAnnealingLR": lambda optimizer: CosineAnnealingLR(optimizer, T_max=20),
+    "OneCycleLR": lambda optimizer: OneCycleLR(optimizer, max_lr=0.1, total_steps=40),
+    "SequentialLR": lambda optimizer: SequentialLR(
+        optimizer, [StepLR(optimizer, 2), MultiStepLR(optimizer, [3, 5])], [4]
+    ),
+}
+
+# Of SequentialLR's own making.
+quiet_schedulers = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*:UserWarning")
+
+
+class Schedule(LRSchedulerFactory):
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def create_scheduler(self, optim):
+        return SCHEDULERS[self.kind](optim)
+
+
+def scheduled(kind: str) -> SAC:
+    """A SAC whose actor and critics have schedules of stock Tianshou's kind."""
+    parts, lr = small_sac(), 1e-2
+    factories = [
+        AdamOptimizerFactory(lr=lr).with_lr_scheduler_factory(Schedule(kind)) for _ in range(2)
+    ]
+    algorithm = SAC(
+        policy=parts.policy,
+        policy_optim=factories[0],
+        critic=parts.critic,
+        critic_optim=factories[1],
+        critic2=parts.critic2,
+        alpha=AutoAlpha(-1.0, 0.0, AdamOptimizerFactory(lr=lr)),
+    )
+    assert len(algorithm.lr_schedulers) == 3
+    return algorithm
+
+
+def step_sizes(algorithm) -> list[float]:
+    return [
+        group["lr"]
+        for optimizer in algorithm._optimizers
+        for group in optimizer._optim.param_groups
+    ]
+
+
+@quiet_schedulers
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_schedules_go_on_where_they_were(kind, tmp_path):
+    seed_global_generators(3)
+    algorithm, buffer = scheduled(kind), context_replay()
+    for _ in range(5):
+        update(algorithm, buffer, 16)
+    given = algorithm_state(algorithm)
+    save_tree(tmp_path / "state", {"algorithm": given, "global": global_generator_state()})
+    torch.save(given, tmp_path / "torch")
+    draws = copy.deepcopy(buffer.generator.bit_generator.state)
+    sizes, losses = [], []
+    for _ in range(7):
+        losses.append(update(algorithm, buffer, 16))
+        sizes.append(step_sizes(algorithm))
+    assert len({each[0] for each in sizes}) > 1
+    tree = load_tree(tmp_path / "state")
+    for state in (tree["algorithm"], torch.load(tmp_path / "torch", weights_only=True)):
+        seed_global_generators(99)
+        fresh = scheduled(kind)
+        for _ in range(2):
+            update(fresh, context_replay(), 16)
+        before = copy.deepcopy(state)
+        load_algorithm_state(fresh, state)
+        assert_same_tree(state, before)
+        buffer.generator.bit_generator.state = draws
+        set_global_generator_state(tree["global"])
+        for size, loss in zip(sizes, losses, strict=True):
+            assert update(fresh, buffer, 16) == loss
+            assert step_sizes(fresh) == size
+
+
+def test_a_state_with_other_schedules_is_refused_and_changes_nothing():
+    states = {kind: algorithm_state(scheduled(kind)) for kind in ("StepLR", "LambdaLR")}
+    states["none"] = algorithm_state(small_sac())
+    assert "lr_schedulers" not in states["none"]  # as files without schedules have always been
+    for algorithm, others in (
+        (scheduled("StepLR"), ("LambdaLR", "none")),
+        (small_sac(), ("StepLR",)),
+    ):
+        before = copy.deepcopy(algorithm_state(algorithm))
+        for other in others:
+            with pytest.raises(ValueError, match=r"load_algorithm_state expected .* differs"):
+                load_algorithm_state(algorithm, states[other])
+        assert_same_tree(algorithm_state(algorithm), before)
+
+
+@quiet_schedulers
+@pytest.mark.parametrize("kind", SCHEDULERS)
+@pytest.mark.parametrize(("actor_lr", "critic_lr"), [(3e-4, 1e-4), (0.0, 3e-4)])
+def test_a_restarted_copy_steps_as_it_is_asked_to(kind, actor_lr, critic_lr):
+    algorithm, buffer = scheduled(kind), context_replay()
+    for _ in range(3):
+        update(algorithm, buffer, 16)
+    before = copy.deepcopy(algorithm_state(algorithm))
+    adapted = copy.deepcopy(algorithm)
+    restart_optimizers(adapted, actor_lr=actor_lr, critic_lr=critic_lr)
+    weights = tensors(adapted)
+    for _ in range(4):
+        update(adapted, buffer, 16)
+        assert step_sizes(adapted) == [actor_lr, critic_lr, critic_lr]
+    after = tensors(adapted)
+    actor = [name for name in weights if name.startswith("policy.actor")]
+    assert all(torch.equal(weights[name], after[name]) for name in actor) == (actor_lr == 0)
+    # The caller's own goes on as it was.
+    assert len(algorithm.lr_schedulers) == 3
+    assert_same_tree(algorithm_state(algorithm), before)
+    update(algorithm, buffer, 16)
+    epochs = [each["last_epoch"] for each in algorithm_state(algorithm)["lr_schedulers"]]
+    assert epochs == [4, 4, 4]
+
+
 # build_sac ----------------------------------------------------------------------------------
 
 
@@ -351,8 +483,10 @@ def test_the_temperature_starts_where_it_is_told_to_and_learns_from_there(temper
 @pytest.mark.parametrize(
     ("observation", "action", "options", "error", "message"),
     [
-        (spaces.Discrete(3), box(2), {}, (TypeError, ValueError), "observation_space to be .*Box"),
-        (box(2), spaces.Discrete(3), {}, (TypeError, ValueError), "action_space to be .*Box"),
+        (None, box(2), {}, TypeError, "observation_space to be of type Space, got None"),
+        (spaces.Discrete(3), box(2), {}, ValueError, r"observation_space .*Discrete\(3\).*Flatten"),
+        (spaces.Dict(a=box(2)), box(2), {}, ValueError, "observation_space .* a Dict, .*Flatten"),
+        (box(2), spaces.Discrete(3), {}, ValueError, "action_space .* Discrete, .*TransformAction"),
         (spaces.Box(-1, 1, (2, 2)), box(2), {}, ValueError, "observation_space to be a Box of one"),
         (box(2), spaces.Box(-1, 1, (2, 2)), {}, ValueError, "action_space to be a Box of one"),
         (box(2), box(2), {"context_dim": -1}, ValueError, "context_dim >= 0, got -1"),

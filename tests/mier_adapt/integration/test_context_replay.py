@@ -358,6 +358,28 @@ def test_extending_by_what_does_not_fit_is_refused_and_changes_nothing(
 # Logs ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_logs_of_other_types_and_within_graphs_are_stored_in_single_precision(dtype):
+    log = random_transitions(4).to(dtype)
+    for name in ("obs", "act", "rew", "obs_next"):
+        getattr(log, name).requires_grad_()
+    buffers = [
+        ContextReplayBuffer.of([log], generator=np.random.default_rng(0)),
+        empty(num_tasks=1),
+    ]
+    buffers[1].extend(0, log)
+    for buffer in buffers:
+        stored = buffer.stored()
+        for name in ("obs", "act", "rew", "obs_next", "terminated"):
+            expected = getattr(log, name).detach()
+            expected = expected if name == "terminated" else expected.float()
+            assert torch.equal(getattr(stored, name), expected)
+    large = random_transitions(4, dtype=torch.float64)
+    large.rew[2] = 1e300
+    with pytest.raises(ValueError, match="rew holds 1 NaN or infinite"):
+        buffers[1].extend(0, large)
+
+
 @given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4), context_dim=st.integers(0, 2))
 def test_holds_logs_of_several_tasks_any_of_which_may_identify_its_task(sizes, context_dim):
     logs = [numbered(100 * task, size) for task, size in enumerate(sizes)]

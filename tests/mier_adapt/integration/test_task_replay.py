@@ -1,13 +1,16 @@
 from collections import deque
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tianshou.data import Batch, ReplayBuffer
+from tianshou.data import Batch, Collector, ReplayBuffer
+from tianshou.env import DummyVectorEnv
 
 from mier_adapt import Transitions
+from mier_adapt.integration import ContextReplayBuffer, MixedReplayBuffer, build_sac
 from mier_adapt.integration.task_replay import TaskReplayBuffer
 
 from ..doubles import random_transitions
@@ -91,6 +94,37 @@ def test_an_emptied_buffer_has_no_adaptation_data():
     buffer.reset()
     assert len(buffer) == 0
     assert len(buffer.adaptation_indices()) == 0
+
+
+OURS = {
+    "extend": [
+        lambda: TaskReplayBuffer(20),
+        lambda: ContextReplayBuffer(
+            1, 20, obs_dim=3, act_dim=2, context_dim=0, generator=np.random.default_rng(0)
+        ),
+    ],
+    "extend_real, extend_synthetic": [
+        lambda: MixedReplayBuffer(
+            9, 9, obs_dim=3, act_dim=2, context=torch.zeros(0), generator=np.random.default_rng(0)
+        )
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("ways", "make"), [(ways, make) for ways, makes in OURS.items() for make in makes]
+)
+def test_a_collector_is_told_what_to_fill_instead(ways, make):
+    env = gymnasium.make("Pendulum-v1")
+    algorithm = build_sac(env.observation_space, env.action_space, 0, hidden_sizes=(4,))
+    buffer = make()
+    collector = Collector(algorithm, DummyVectorEnv([lambda: env]), buffer)
+    collector.reset()
+    with pytest.raises(TypeError, match=f"from_tianshou, and give that to {ways}\\."):
+        collector.collect(n_step=5)
+    with pytest.raises(TypeError, match="takes no single steps"):
+        buffer.update(ReplayBuffer(3))
+    assert len(buffer) == 0
 
 
 def test_refuses_what_does_not_fit():
