@@ -3,7 +3,7 @@
     git worktree add ../before 65f8768
     python tests/benchmarks/against_another_checkout.py ../before
 
-runs both through the command, which is the same in both, on one thread of an otherwise idle machine,
+runs both through the command, which is the same in both, on one thread of an idle machine,
 and prints medians of seconds and the median of each round's ratio. About two minutes a round.
 """
 
