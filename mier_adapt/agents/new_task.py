@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from mier_adapt._checks import Size, checked
+from mier_adapt._checks import Count, Size, checked
 from mier_adapt._spaces import vector_space
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.metering import Meter
@@ -119,18 +119,18 @@ class NewTask:
             labelled=label is not None,
         )
 
-    @checked
     def metered(self, meter: Meter) -> Self:
         """The same task, in environments whose steps and resets are counted."""
         return dataclasses.replace(
             self, env_of_size=lambda size: meter.around(self.env_of_size(size))
         )
 
+    @checked
     def run(
         self,
         actor: Actor,
         *,
-        steps: int,
+        steps: Size,
         generator: np.random.Generator,
         explore: bool = True,
         until_end: bool = False,
@@ -173,8 +173,9 @@ class NewTask:
         )
         return rollout
 
+    @checked
     def returns(
-        self, actor: Actor, *, episodes: int, generator: np.random.Generator
+        self, actor: Actor, *, episodes: Count, generator: np.random.Generator
     ) -> tuple[float, ...]:
         """Undiscounted returns of deterministic episodes, each of which stops where it ends.
 

@@ -149,17 +149,23 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
     )
     plain = build_sac(envs.observation_space, envs.action_space, 0, hidden_sizes=(4,))
     adapter = GradientContextAdapter(ContextModel(20, 6, 0, hidden_sizes=(4,)))
+    short = dataclasses.replace(
+        TINY_ADAPT, adaptation_steps=5, refresh_updates=0, rehearsal_batch_size=0
+    )
+
+    def adapting_an_algorithm(config: Any, **options: Any) -> None:
+        config = short if config is None else config  # which would be the long default
+        adapt_algorithm(config=config, adapter=adapter, termination_fn=None, **options)
+
     yield Target(
         "adapt_algorithm",
-        functools.partial(adapt_algorithm, adapter=adapter, termination_fn=None),
+        adapting_an_algorithm,
         {
             "algorithm": plain,
             "env": gymnasium.make(tasks.env_id, max_episode_steps=5),
             "earlier": [earlier, earlier],
             "seed": 1,
-            "config": dataclasses.replace(
-                TINY_ADAPT, adaptation_steps=5, refresh_updates=0, rehearsal_batch_size=0
-            ),
+            "config": short,
             "label": "mine",
             "evaluation_episodes": 1,
             "checkpoint": None,
