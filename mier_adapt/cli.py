@@ -7,10 +7,10 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal, cast
 
 import numpy as np
 import tyro
@@ -20,7 +20,75 @@ from rich.table import Table
 
 import mier_adapt_envs
 
-_console = Console(highlight=False, soft_wrap=False)
+
+class _Output:
+    """Standard output or error, whichever that is at the moment; where it fails, nothing else does.
+
+    A pipe that is closed, a disk that is full or a character that a terminal lacks decides about
+    what is shown, and never about the work.
+
+    Args:
+        name: ``stdout`` or ``stderr``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._failed: Any = None
+
+    @property
+    def _stream(self) -> Any:
+        stream = getattr(sys, self._name)
+        return getattr(stream, "rich_proxied_file", stream)  # not a progress bar's, which is ours
+
+    @property
+    def encoding(self) -> str:
+        """The stream's."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        try:
+            return bool(self._stream.isatty())
+        except (AttributeError, ValueError):
+            return False
+
+    def fileno(self) -> int:
+        """The stream's descriptor."""
+        return int(self._stream.fileno())
+
+    def write(self, text: str) -> int:
+        """Write what the stream takes."""
+        self._try("write", text.encode(self.encoding, "replace").decode(self.encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        """Let the stream write out."""
+        self._try("flush")
+
+    def _try(self, method: str, *arguments: str) -> None:
+        stream = self._stream
+        if stream is None or stream is self._failed:
+            return
+        try:
+            getattr(stream, method)(*arguments)
+        except (OSError, ValueError):
+            self._failed = stream
+            # What the stream still holds would fail once more when the process ends.
+            with suppress(AttributeError, OSError, ValueError), Path(os.devnull).open("wb") as it:
+                os.dup2(it.fileno(), stream.fileno())
+
+
+def _console_on(name: str) -> Console:
+    """A console that shows texts as they are, brackets and colons of paths included."""
+    return Console(file=cast(IO[str], _Output(name)), highlight=False, markup=False, emoji=False)
+
+
+_console = _console_on("stdout")
+
+
+def _say(message: str) -> None:
+    """Print a message on a line of its own, however long its paths are."""
+    _console.print(message, soft_wrap=True)
 
 
 _QUICKSTART_RUN = "halfcheetah-negated-joints"
@@ -71,7 +139,7 @@ class Quickstart:
         try:
             os.environ["MUJOCO_GL"] = find_gl_backend()
         except RuntimeError as error:
-            _console.print(f"No film: {error}.", markup=False)
+            _say(f"No film: {error}.")
         else:
             with _console.status("filming both policies"):
                 film_side_by_side(
@@ -82,8 +150,8 @@ class Quickstart:
                     seed=self.seed,
                     episode_steps=run.config.episode_steps,
                 )
-            _console.print(f"Film, before and after: {film}")
-        _console.print(f"Report and figure: {self.out}")
+            _say(f"Film, before and after: {film}")
+        _say(f"Report and figure: {self.out}")
         return 0
 
 
@@ -147,9 +215,9 @@ class MetaTrain:
                 on_step=show,
             )
         if not finished:
-            _console.print(f"Stopped; checkpoint saved. The same command goes on in {self.out}.")
+            _say(f"Stopped; checkpoint saved. The same command goes on in {self.out}.")
             return 128 + stopped[0]
-        _console.print(f"Finished: {self.out} (learning curve: {self.out / 'learning_curve.png'})")
+        _say(f"Finished: {self.out} (learning curve: {self.out / 'learning_curve.png'})")
         return 0
 
 
@@ -179,6 +247,7 @@ class Adapt:
 
     def run(self) -> int:
         """Adapt to each task in turn."""
+        from mier_adapt._storage.files import require_no_link
         from mier_adapt.adaptation.comparison import with_all_stages
         from mier_adapt.adaptation.sweep import write_comparison
         from mier_adapt.agents.environments import FamilyEnvs
@@ -194,6 +263,8 @@ class Adapt:
         for index in indices:
             _require_task(index, range(len(tasks)), config.family)
         out = self.out or self.run_directory / "adapt"
+        if self.out is None:
+            require_no_link(out)
         with FamilyEnvs(tasks) as envs:
             run = load_run(directory, envs, device=self.device)
             adaptations = _adapt_to_each(
@@ -204,9 +275,9 @@ class Adapt:
                 out=out,
                 episodes=self.episodes,
             )
-        if self.compare or len(adaptations) > 1:
+        if self.episodes and (self.compare or len(adaptations) > 1):
             _console.print(_comparison(write_comparison(adaptations, out)))
-        _console.print(f"Reports and figures: {out}")
+        _say(f"Reports and figures: {out}")
         return 0
 
 
@@ -283,11 +354,11 @@ class Evaluate:
                         *("{:.0f} to {:.0f}".format(*each[f"{key}_interval"]) for each in returns),
                     )
             table.add_section()
-        _console.print(table)
         self.run_directory.mkdir(parents=True, exist_ok=True)
         path = self.run_directory / EVALUATION_FILE
         replace_text(path, json.dumps(record, indent=2) + "\n")
-        _console.print(f"Figures: {path}")
+        _console.print(table)
+        _say(f"Figures: {path}")
         return 0
 
 
@@ -333,7 +404,7 @@ class Plot:
                 self.out,
                 family=", ".join(families),
             )
-        _console.print(f"Figure: {self.out}")
+        _say(f"Figure: {self.out}")
         return 0
 
 
@@ -384,7 +455,7 @@ class Export:
                 on_stage=status.update,
             )
         _console.print(_cards([card]))
-        _console.print(f"Exported: {self.out}")
+        _say(f"Exported: {self.out}")
         return 0
 
 
@@ -472,7 +543,7 @@ class Doctor:
             table.add_row(check.name, "passed" if check.passed else failed, check.result)
         _console.print(table)
         for line in diagnosis.slow or ("Nothing here would be slow.",):
-            _console.print(line, markup=False)
+            _say(line)
         return 0 if diagnosis.healthy else 1
 
 
@@ -501,7 +572,7 @@ def main() -> None:
         sys.exit(command.run())
     except (ValueError, OSError, FloatingPointError) as error:
         # What the user can act on; anything else is a fault of ours and keeps its traceback.
-        Console(stderr=True, highlight=False).print(f"mier-adapt: {error}", markup=False)
+        _console_on("stderr").print(f"mier-adapt: {error}", soft_wrap=True)
         sys.exit(1)
 
 
@@ -556,11 +627,11 @@ def _stop_signals() -> Iterator[list[int]]:
 
 def _progress() -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[status]}"),
+        TextColumn("{task.fields[status]}", markup=False),
         console=_console,
     )
 
@@ -619,7 +690,7 @@ def _adapt_to_each(
         def print_report(name: str, seed: int, adaptation: Any) -> None:
             report = adaptation.report
             show(name, seed, f"kept {report.decision}", 1.0)
-            progress.console.print(f"{name}: {report}\n", markup=False)
+            progress.console.print(f"{name}: {report}\n")
 
         return adapt_to_each(
             agent,

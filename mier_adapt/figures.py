@@ -12,6 +12,7 @@ from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
 from mier_adapt._checks import checked, shown
+from mier_adapt._storage.files import replacing
 from mier_adapt.statistics import bootstrap_interval
 
 __all__ = ["plot_adaptation", "plot_comparison"]
@@ -296,6 +297,8 @@ def plot_adaptation(report: Mapping[str, Any], path: Path) -> None:
     try:
         told = f"{report['task']}: kept {report['decision']}; {report['reason']}"
         after, decision, novelty = (report[key] for key in ("returns", "decision", "novelty"))
+        title = "Evaluation, on common starts" if after else "Gate, on common starts"
+        after = after or report["gate_returns"]
         curves = [report[f"{key}_loss"] for key in ("train", "validation", "earlier_tasks")]
     except LookupError as error:
         raise ValueError(
@@ -319,7 +322,7 @@ def plot_adaptation(report: Mapping[str, Any], path: Path) -> None:
     names = [stage.replace(" ", "\n") for stage in after]
     returns.set_xticks(range(len(names)), names)
     returns.set_xlim(-0.5, len(after) - 0.2)
-    returns.set(ylabel="return of an episode", title="Evaluation, on common starts")
+    returns.set(ylabel="return of an episode", title=title)
     for label, positions, values, colour in (
         ("new task", (0, 1, 2), curves[0], _BLUE),
         ("new task, held out", (0, 1, 2), curves[1], _ORANGE),
@@ -391,6 +394,5 @@ def plot_comparison(compared: Mapping[str, Any], path: Path) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format=path.suffix[1:] or "png", dpi=150)
-    partial.replace(path)
+    with replacing(path) as file:
+        figure.savefig(file, format=path.suffix[1:] or "png", dpi=150)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, overload
 
@@ -37,15 +38,15 @@ class Task:
                 f"and {self.label!r:.80}."
             )
         try:
-            if isinstance(self.parameters, str | bytes):
+            if isinstance(self.parameters, str | bytes | Mapping):
                 raise TypeError("text")
             parameters = tuple(float(value) for value in self.parameters)
             if not all(map(math.isfinite, parameters)):
                 raise ValueError("not finite")
-        except (TypeError, ValueError) as error:
+        except (OverflowError, TypeError, ValueError) as error:
             raise ValueError(
                 f"parameters of {self.family} must be a flat sequence of finite numbers, got "
-                f"{self.parameters!r}. Write a single number as a tuple: (1.5,)."
+                f"{self.parameters!r:.80}. Write a single number as a tuple: (1.5,)."
             ) from error
         object.__setattr__(self, "parameters", parameters)
 
@@ -81,8 +82,13 @@ class Task:
 
     @classmethod
     def from_json(cls, text: str) -> "Task":
-        """Read a task from the form that ``to_json`` writes."""
-        return cls.from_dict(json.loads(text))
+        """Read a task from the form that ``to_json`` writes.
+
+        Raises:
+            ValueError: If the text is of another form.
+        """
+        with _foreign("a task"):
+            return cls.from_dict(json.loads(text))
 
 
 @dataclass(frozen=True)
@@ -177,11 +183,14 @@ class TaskSet(Sequence[Task]):
         """
         expected = {"family", "name", "env_id", "meta_train", "meta_test"}
         if not isinstance(values, Mapping) or set(values) != expected:
-            raise ValueError(f"A task set's dict form has the entries {expected}, got {values!r}.")
-        splits = {
-            split: tuple(Task.from_dict(task) for task in values[split])
-            for split in ("meta_train", "meta_test")
-        }
+            raise ValueError(
+                f"A task set's dict form has the entries {expected}, got {values!r:.200}."
+            )
+        with _foreign("a task set"):
+            splits = {
+                split: tuple(Task.from_dict(task) for task in values[split])
+                for split in ("meta_train", "meta_test")
+            }
         return cls(values["family"], values["name"], values["env_id"], **splits)
 
     def to_json(self, *, indent: int | None = None) -> str:
@@ -190,8 +199,22 @@ class TaskSet(Sequence[Task]):
 
     @classmethod
     def from_json(cls, text: str) -> "TaskSet":
-        """Read a set from the form that ``to_json`` writes."""
-        return cls.from_dict(json.loads(text))
+        """Read a set from the form that ``to_json`` writes.
+
+        Raises:
+            ValueError: If the text is of another form.
+        """
+        with _foreign("a task set"):
+            return cls.from_dict(json.loads(text))
+
+
+@contextmanager
+def _foreign(what: str) -> Iterator[None]:
+    """A block in which what is not ours raises a ValueError, whatever it does to its reader."""
+    try:
+        yield
+    except (OverflowError, RecursionError, TypeError) as error:
+        raise ValueError(f"Not the form of {what}: {str(error)[:200]}") from error
 
 
 def freeze(parameters: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ import math
 import os
 import re
 import shutil
-import sys
+import time
 from collections.abc import Iterator
 from errno import ENOSPC
 from importlib.metadata import version
@@ -24,6 +24,8 @@ from typing import Any, BinaryIO
 import safetensors
 import torch
 
+from mier_adapt._storage.files import FOREIGN_ERRORS, open_file, replacing
+from mier_adapt._storage.files import CheckpointError as CheckpointError
 from mier_adapt._storage.trees import Pieces
 from mier_adapt._version import __version__
 
@@ -56,6 +58,10 @@ _MAX_HEADER = 2**20
 100 MB would let a small file claim gigabytes of Python objects."""
 _MAX_NODES = 2**16
 """Values in a header's JSON, for the same reason."""
+_MOST_TRIES = 20
+"""Reads of a file that is replaced again and again meanwhile."""
+_MOMENT = 0.2
+"""Seconds for which a save on a disk without hard links may leave a run without its newest one."""
 _BLOCK = 2**18
 """Bytes, or numbers, that are written or checked at once."""
 _SPARE = 2**20
@@ -63,10 +69,6 @@ _SPARE = 2**20
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 _NO_DIGEST = b"0" * 64
 _RELEASE = re.compile(r"[0-9][0-9a-z.+]{0,30}")
-
-
-class CheckpointError(ValueError):
-    """A file that is not a checkpoint of this library, or not a whole one."""
 
 
 class CheckpointFormatError(CheckpointError):
@@ -100,40 +102,50 @@ def save_tree(path: Path, tree: Any, *, previous: Path | None = None) -> None:
             "Put plain values into fewer, larger tensors."
         )
     size = 8 + len(header) + sum(_num_bytes(tensor) for tensor in tensors.values())
-    free = shutil.disk_usage(path.parent).free
-    if free < size + _SPARE:
-        raise OSError(
-            ENOSPC,
-            f"{_megabytes(size)} are to be written and {_megabytes(free)} are free",
-            str(path),
-        )
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            _write(file, header, (tensors[name] for name in names))
-            file.flush()
-            os.fsync(file.fileno())
-        if previous is not None and path.exists():
-            path.replace(previous)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    if sys.platform != "win32":  # where directories cannot be synchronised
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+    with replacing(path, previous=previous) as file:
+        free = shutil.disk_usage(path.parent).free  # without what a killed process left
+        if free < size + _SPARE:
+            raise OSError(
+                ENOSPC,
+                f"{_megabytes(size)} are to be written and {_megabytes(free)} are free",
+                str(path),
+            )
+        _write(file, header, (tensors[name] for name in names))
 
 
 def load_tree(path: Path) -> Any:
     """Read what :func:`save_tree` wrote, onto the CPU. Tensors are read from the file as used.
+
+    A file that another process replaces meanwhile is read anew.
 
     Raises:
         CheckpointError: If the file is damaged or foreign.
         CheckpointFormatError: If it is of a format that this release does not read.
         FileNotFoundError: If there is none.
     """
+    for _ in range(_MOST_TRIES):
+        before = _identity(path)
+        try:
+            tree = _load_tree(path)
+        except (CheckpointError, FileNotFoundError):
+            if _identity(path) == before:
+                raise
+        else:
+            if _identity(path) == before:
+                return tree
+    raise CheckpointError(f"{path} was replaced {_MOST_TRIES} times while it was read.")
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """What changes where a file is replaced or written to."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _load_tree(path: Path) -> Any:
     try:
         has_digest = _check_file(path)
         with safetensors.safe_open(path, framework="pt") as file:
@@ -148,17 +160,7 @@ def load_tree(path: Path) -> Any:
             raise ValueError(f"it holds tensors without a place: {sorted(tensors.keys() - used)}")
     except CheckpointError:
         raise
-    except (
-        # whatever contents that are not ours make safetensors, JSON and the lines above raise
-        safetensors.SafetensorError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (safetensors.SafetensorError, RuntimeError, *FOREIGN_ERRORS) as error:
         raise CheckpointError(
             f"{path} is not a whole checkpoint of this library ({str(error)[:300]}). "
             "Restore it from a copy, or start the run anew in another directory."
@@ -167,7 +169,7 @@ def load_tree(path: Path) -> Any:
 
 
 def save_checkpoint(directory: Path, tree: Any) -> None:
-    """:func:`save_tree` as the newest of a run's two checkpoints."""
+    """:func:`save_tree` as the newest of a run's two checkpoints; there is one at every moment."""
     save_tree(directory / CHECKPOINT_FILE, tree, previous=directory / PREVIOUS_FILE)
 
 
@@ -185,6 +187,8 @@ def load_checkpoint(directory: Path, *, set_damaged_aside: bool = False) -> tupl
         CheckpointFormatError: If the newest is of a format that this release does not read.
     """
     newest, previous = directory / CHECKPOINT_FILE, directory / PREVIOUS_FILE
+    if previous.exists() and not newest.exists():
+        time.sleep(_MOMENT)
     try:
         return newest, load_tree(newest)
     except CheckpointFormatError:
@@ -312,7 +316,7 @@ def _write(file: BinaryIO, header: bytes, tensors: Iterator[Pieces | torch.Tenso
 
 def _check_file(path: Path) -> bool:
     """Check sizes and checksum, a block at a time; whether there is a checksum."""
-    with path.open("rb") as file:
+    with open_file(path, os.O_RDONLY, follow=True) as file:
         size = os.fstat(file.fileno()).st_size
         prefix = file.read(8)
         length = int.from_bytes(prefix, "little")

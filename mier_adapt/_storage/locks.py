@@ -9,11 +9,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import NoneType
 from typing import Any
+
+from mier_adapt._storage.files import (
+    CheckpointError,
+    open_file,
+    parse_json,
+    read_bytes,
+    require_kinds,
+)
 
 if sys.platform != "win32":
     import fcntl
-
 
 _logger = logging.getLogger(__name__)
 
@@ -21,6 +29,9 @@ LOCK_FILE = "run.lock"
 """In a run's directory while a process is at work there."""
 _UNWRITTEN_SECONDS = 10.0
 """Age from which a lock without an owner in it counts as left by a process that died making it."""
+_MOST_BYTES = 4096
+"""Of a lock. Ours take 150."""
+_OWNER = {"pid": int, "host": str, "taken": float, "process_start": (str, NoneType)}
 
 
 class RunLockedError(OSError):
@@ -37,6 +48,8 @@ def run_lock(directory: Path) -> Iterator[None]:
     Raises:
         RunLockedError: If another process holds it, or one of another machine did and nobody can
             tell from here whether it lives.
+        CheckpointError: If the lock is a link, or something else that is no lock of ours; nothing
+            is written there then.
         OSError: If the file cannot be written.
     """
     path = directory / LOCK_FILE
@@ -75,7 +88,7 @@ def _take(path: Path, owner: dict[str, Any]) -> None:
 def _take_over(path: Path, contents: bytes) -> bool:
     """Put ``contents`` into a dead process's lock; False if the lock vanished meanwhile."""
     try:
-        file = path.open("r+b")
+        file = open_file(path, os.O_RDWR, follow=False)
     except FileNotFoundError:
         return False
     with file:
@@ -83,9 +96,13 @@ def _take_over(path: Path, contents: bytes) -> bool:
             # Of several processes that find a stale lock, one may take it over; the others then
             # find its name in the file. Closing the file ends this.
             fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file.fileno()).st_nlink == 0:
+        names = os.fstat(file.fileno()).st_nlink
+        if names == 0:
             return False
-        found = _parse(file.read())
+        contents_found = file.read(_MOST_BYTES + 1)
+        if names > 1 or len(contents_found) > _MOST_BYTES:
+            raise CheckpointError(f"{path} is a file of something else. Move it away.")
+        found = _parse(contents_found)
         _require_dead(path, found)
         who = f"process {found['pid']}" if found else "a process"
         _logger.warning(
@@ -123,20 +140,18 @@ def _require_dead(path: Path, found: dict[str, Any] | None) -> None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return _parse(path.read_bytes())
-    except OSError:
+        return _parse(read_bytes(path, most=_MOST_BYTES, follow=False))
+    except (OSError, CheckpointError):
         return None
 
 
 def _parse(contents: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(contents)
-        kinds = {"pid": int, "host": str, "taken": (int, float), "process_start": (str, type(None))}
-        if all(isinstance(found[name], kind) for name, kind in kinds.items()):  # type: ignore[arg-type]
-            return dict(found)
-    except (ValueError, KeyError, TypeError):
-        pass
-    return None
+        found = parse_json(contents)
+        require_kinds(_OWNER, found, "it")
+    except ValueError:
+        return None
+    return dict(found)
 
 
 def _age(path: Path, found: dict[str, Any] | None) -> str:
@@ -168,6 +183,6 @@ def _process_start(pid: int) -> str | None:
 def _stat(pid: int) -> list[str]:
     """The fields of ``/proc/PID/stat`` from the state on; none on systems without it."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return []

@@ -33,6 +33,16 @@ def forked_global_generators(seed: int) -> Iterator[None]:
             set_global_generator_state(state)
 
 
+@contextmanager
+def kept_global_generators() -> Iterator[None]:
+    """A block after which torch's generator of the CPU, which draws initial weights, is as before.
+
+    Unlike a fork it seeds nothing, and so wakes no accelerator.
+    """
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
+        yield
+
+
 def global_generator_state() -> dict[str, Any]:
     """State of the global NumPy and torch generators, from which Tianshou draws."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mier_adapt._storage.files import require_kinds
 from mier_adapt._typing import Tensor
 
 
@@ -107,7 +108,8 @@ def require_optimizer_state(optimizer: torch.optim.Optimizer, given: Any, where:
         raise ValueError(f"{where}/param_groups: belongs to other parameters.")
     parameters: dict[int, Tensor] = {}
     for mine, theirs, live in zip(own["param_groups"], groups, optimizer.param_groups, strict=True):
-        if not isinstance(theirs, dict) or mine["params"] != theirs.get("params"):
+        require_kinds({"params": [int]}, theirs, f"{where}/param_groups")
+        if mine["params"] != theirs["params"]:
             raise ValueError(f"{where}/param_groups: belongs to other parameters.")
         # Releases of torch add flags, and flags do not change what a step means.
         flags = {name for name, value in mine.items() if value is None or isinstance(value, bool)}

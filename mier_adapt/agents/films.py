@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from mier_adapt._storage.files import replacing
 from mier_adapt.agents.rollouts import collect
 from mier_adapt.protocols import Actor
 from mier_adapt_envs import Task
@@ -119,7 +120,15 @@ def film_side_by_side(
         env.close()
     pictures = [_side_by_side(same) for same in zip(*films, strict=True)]
     milliseconds = round(1000 * _EVERY / env.metadata["render_fps"])
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
+    with replacing(path) as file:
+        pictures[0].save(
+            file,
+            format="GIF",
+            save_all=True,
+            append_images=pictures[1:],
+            duration=milliseconds,
+            loop=0,
+        )
 
 
 def _picture(frame: Any, text: str) -> Image.Image:

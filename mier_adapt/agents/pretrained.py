@@ -5,14 +5,25 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from mier_adapt._storage.checkpoints import CHECKPOINT_FILE, load_checkpoint, save_tree
-from mier_adapt._storage.files import replace_text
+from mier_adapt._storage.checkpoints import (
+    CHECKPOINT_FILE,
+    PREVIOUS_FILE,
+    load_checkpoint,
+    save_tree,
+)
+from mier_adapt._storage.files import (
+    read_bytes,
+    read_json,
+    replace_text,
+    replacing,
+    require_kinds,
+    require_no_link,
+)
 from mier_adapt._storage.locks import run_lock
 from mier_adapt.agents.configs import MetaTrainConfig
 from mier_adapt.agents.environments import FamilyEnvs
@@ -34,8 +45,24 @@ from mier_adapt.integration.algorithms import forget_optimizers
 
 METRICS_FILE = "metrics.jsonl"
 """A run's measurements, a JSON object a line, in the run's directory."""
+MOST_METRICS = 2**25
+"""Bytes of these. A long run's take hundreds of kilobytes."""
 EVALUATION_FILE = "evaluation.json"
 """What ``mier-adapt evaluate`` writes."""
+
+_RETURNS = {"return_initial": [float], "return_adapted": [float]}
+_LOSSES = {"loss_initial": [float], "loss_adapted": [float]}
+_EVALUATION = {"splits": {str: [{"task": str, "parameters": [float], **_RETURNS}]}}
+_CARD = {
+    **{"name": str, "updates": int},
+    "evaluation": {"splits": {str: [{**_RETURNS, **_LOSSES}]}},
+}
+"""What is read of a card, beyond showing it."""
+_TRAINED = {
+    **{"updates": int, "env_steps": int, "seconds": float},
+    "manifest": {"versions": {str: str}},
+}
+"""What a card says of a checkpoint."""
 
 
 def read_card(name: str) -> dict[str, Any]:
@@ -43,10 +70,11 @@ def read_card(name: str) -> dict[str, Any]:
 
     Raises:
         ValueError: If there is none of this name; the message lists the names.
+        CheckpointError: If it is damaged.
     """
     if name not in pretrained_names():
         raise ValueError(f"Expected name of a run, one of {pretrained_names()}, got {name!r}.")
-    card: dict[str, Any] = json.loads((PRETRAINED / name / CARD_FILE).read_text())
+    card: dict[str, Any] = read_json(PRETRAINED / name / CARD_FILE, _CARD)
     return card
 
 
@@ -76,20 +104,16 @@ def read_evaluation(run: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no run, or it was not evaluated.
-        ValueError: If the file was written by something else.
+        CheckpointError: If the file was written by something else.
     """
     path = run / EVALUATION_FILE
     if path.is_file():
-        record = json.loads(path.read_text())
-    elif (find_run(run) / CARD_FILE).is_file():
-        record = json.loads((find_run(run) / CARD_FILE).read_text())["evaluation"]
-    else:
-        raise FileNotFoundError(
-            f"{run} holds no {EVALUATION_FILE} yet: run `mier-adapt evaluate {run}` first."
-        )
-    if not isinstance(record, dict) or "splits" not in record:
-        raise ValueError(f"{path} is no evaluation of this version: evaluate the run again.")
-    return record
+        return dict(read_json(path, _EVALUATION))
+    if (find_run(run) / CARD_FILE).is_file():
+        return dict(read_json(find_run(run) / CARD_FILE, {"evaluation": _EVALUATION})["evaluation"])
+    raise FileNotFoundError(
+        f"{run} holds no {EVALUATION_FILE} yet: run `mier-adapt evaluate {run}` first."
+    )
 
 
 def export_run(
@@ -131,10 +155,14 @@ def export_run(
     Raises:
         ValueError: If the run was exported already, the place is another run's, it does not fit
             into the size, or a command or commit is needed.
+        CheckpointError: If a file of the run is damaged, or a link: nothing from elsewhere is
+            handed on.
         FileNotFoundError: If there is no run or no checkpoint.
         RunLockedError: If the run is being trained.
     """
     directory = find_run(directory)
+    for each in (RUN_FILE, CHECKPOINT_FILE, PREVIOUS_FILE, METRICS_FILE):
+        require_no_link(directory / each)
     run_file = read_run_file(directory)
     config, seed = run_file.config, run_file.seed
     if (directory / CARD_FILE).exists():
@@ -152,7 +180,8 @@ def export_run(
     out.mkdir(parents=True, exist_ok=True)
     on_stage("reading")
     with run_lock(directory):
-        _, tree = load_checkpoint(directory)
+        path, tree = load_checkpoint(directory)
+        require_kinds(_TRAINED, tree, str(path))
         updates = tree["updates"]
         trained_with = tree["manifest"]["versions"]
         card["command"] = command or _command(config, seed, updates, name)
@@ -163,7 +192,9 @@ def export_run(
     kept = _save(out, run_file.to_dict(), run, int(1e6 * max_megabytes))
     write_run_file(out, run_file)
     if (directory / METRICS_FILE).is_file():
-        shutil.copyfile(directory / METRICS_FILE, out / METRICS_FILE)
+        measured = read_bytes(directory / METRICS_FILE, most=MOST_METRICS, follow=False)
+        with replacing(out / METRICS_FILE) as file:
+            file.write(measured)
     on_stage("evaluating")
     with FamilyEnvs(run.task_set) as envs:
         exported = load_run(out, envs, device=device)

@@ -1,7 +1,10 @@
 """Run: the parts of a meta-trained agent, built from a configuration or read from a directory."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +16,19 @@ import torch
 from mier_adapt._checks import Count, Device, checked
 from mier_adapt._storage.checkpoints import (
     CHECKPOINT_FILE,
-    CheckpointError,
+    PREVIOUS_FILE,
     library_versions,
     load_checkpoint,
 )
-from mier_adapt._storage.files import replace_text
+from mier_adapt._storage.files import (
+    FOREIGN_ERRORS,
+    CheckpointError,
+    read_bytes,
+    read_json,
+    replace_text,
+    require_kinds,
+)
+from mier_adapt._storage.randomness import kept_global_generators
 from mier_adapt._storage.trees import require_keys, require_like
 from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig, ModelConfig
@@ -36,6 +47,8 @@ from mier_adapt.integration import (
 from mier_adapt.integration.algorithm_state import check_algorithm_state
 from mier_adapt.protocols import Varies
 from mier_adapt_envs import Task, TaskSet, env_class, task_set
+
+_logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 """What a run is (configuration, seed, task set), in the run's directory."""
@@ -115,28 +128,19 @@ class Run(Agent):
             generator: Draws the samples of the run's replay.
             device: Where networks live.
         """
-        observation_space, action_space = envs.observation_space, envs.action_space
-        obs_dim, act_dim = observation_space.shape[0], action_space.shape[0]
-        adapter = build_adapter(
-            config.model, obs_dim, act_dim, varies=env_class(config.family).varies, device=device
-        )
+        obs_dim, act_dim = envs.observation_space.shape[0], envs.action_space.shape[0]
         return cls(
             config=config,
             adapt_config=adapt_config,
             task_set=envs.task_set,
-            adapter=adapter,
-            algorithm=build_sac(
-                observation_space,
-                action_space,
-                config.model.context_dim,
-                hidden_sizes=config.policy.hidden_sizes,
-                lr=config.policy.lr,
-                gamma=config.policy.gamma,
-                tau=config.policy.tau,
-                target_entropy=config.policy.target_entropy,
+            adapter=build_adapter(
+                config.model,
+                obs_dim,
+                act_dim,
+                varies=env_class(config.family).varies,
                 device=device,
-                algorithm_class=FastSAC,
             ),
+            algorithm=_build_algorithm(config, envs, device),
             replay=ContextReplayBuffer(
                 len(envs.task_set.meta_train),
                 config.replay_per_task,
@@ -198,6 +202,46 @@ class Run(Agent):
         self.replay.check_state(state["replay"])
 
 
+def _build_algorithm(config: MetaTrainConfig, envs: FamilyEnvs, device: torch.device | str) -> Any:
+    return build_sac(
+        envs.observation_space,
+        envs.action_space,
+        config.model.context_dim,
+        hidden_sizes=config.policy.hidden_sizes,
+        lr=config.policy.lr,
+        gamma=config.policy.gamma,
+        tau=config.policy.tau,
+        target_entropy=config.policy.target_entropy,
+        device=device,
+        algorithm_class=FastSAC,
+    )
+
+
+def _check_sizes_state(config: MetaTrainConfig, envs: FamilyEnvs, state: Any) -> None:
+    """Check that a state is of a configuration's sizes, before anything of these is made.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    require_kinds([int], state["replay"]["lengths"], "replay/lengths")
+    input_dim = envs.observation_space.shape[0] + envs.action_space.shape[0]
+    sizes = (input_dim + config.model.context_dim, *config.model.hidden_sizes)
+    for number, (size_in, size_out) in enumerate(itertools.pairwise(sizes)):
+        name = f"layers.{number}.weight"
+        found = tuple(state["model"][name].shape)
+        if found != (size_out, size_in):
+            raise ValueError(f"run/model/{name} is of {found}, not of {(size_out, size_in)}")
+    tensors = state["algorithm"]["algorithm"]
+    if len(config.policy.hidden_sizes) > len(tensors):
+        raise ValueError(f"run/algorithm has {len(tensors)} tensors for more hidden layers")
+    try:
+        with torch.device("meta"):  # where tensors have shapes and no memory
+            algorithm = _build_algorithm(config, envs, "meta")
+    except RuntimeError as error:
+        raise ValueError(f"there can be no networks of such sizes: {error}") from error
+    check_algorithm_state(algorithm, state["algorithm"])
+
+
 class RunFile(NamedTuple):
     """What ``run.json`` and a checkpoint's manifest say of a run."""
 
@@ -223,6 +267,7 @@ class RunFile(NamedTuple):
         Raises:
             ValueError: If it was given by something else.
         """
+        require_kinds({"config": dict, "seed": int, "task_set_hash": str}, contents, "it")
         try:
             config = dict(contents["config"])
             # Release 0.1 kept it with the configuration of meta-training.
@@ -230,11 +275,11 @@ class RunFile(NamedTuple):
             return cls(
                 MetaTrainConfig.from_dict(config),
                 AdaptConfig.from_dict(adapt),
-                int(contents["seed"]),
-                str(contents["task_set_hash"]),
+                contents["seed"],
+                contents["task_set_hash"],
             )
-        except (AttributeError, LookupError, TypeError) as error:
-            raise ValueError(f"it lacks {error}") from error
+        except FOREIGN_ERRORS as error:
+            raise ValueError(f"it holds no configurations: {error}") from error
 
     def require_same(self, other: "RunFile", where: str) -> None:
         """Check that both are of one run, perhaps with other ``updates`` or ways to adapt.
@@ -255,22 +300,42 @@ class RunFile(NamedTuple):
 
 
 def write_run_file(directory: Path, run_file: RunFile) -> None:
-    """Write ``run.json``, atomically."""
-    replace_text(directory / RUN_FILE, json.dumps(run_file.to_dict(), indent=2) + "\n")
+    """Write ``run.json``, atomically, where it does not say the same already."""
+    path, text = directory / RUN_FILE, json.dumps(run_file.to_dict(), indent=2) + "\n"
+    with contextlib.suppress(OSError, CheckpointError):
+        if read_bytes(path, most=len(text), follow=False) == text.encode():
+            return
+    replace_text(path, text)
 
 
 def read_run_file(directory: Path) -> RunFile:
-    """What a directory's ``run.json`` says.
+    """What a directory's ``run.json`` says; where that is damaged or gone, what a checkpoint says.
 
     Raises:
         FileNotFoundError: If the directory holds no run.
-        CheckpointError: If ``run.json`` is not one of this version.
+        CheckpointError: If ``run.json`` is not one of this version, and no checkpoint is whole.
     """
     path = directory / RUN_FILE
     try:
-        return RunFile.from_dict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise CheckpointError(f"{path} does not describe a run of this version: {error}") from error
+        return RunFile.from_dict(read_json(path))
+    except (FileNotFoundError, ValueError) as error:
+        try:
+            checkpoint, tree = load_checkpoint(directory)
+            found = RunFile.from_dict(tree["manifest"])
+        except (OSError, *FOREIGN_ERRORS):
+            if isinstance(error, FileNotFoundError):
+                raise error from None
+            raise CheckpointError(
+                f"{path} does not describe a run of this version: {error}"
+            ) from error
+        _logger.warning(
+            "%s is %s; going on from what %s says of the run (%s)",
+            path,
+            "missing" if isinstance(error, FileNotFoundError) else "damaged",
+            checkpoint.name,
+            error,
+        )
+        return found
 
 
 def pretrained_names() -> list[str]:
@@ -284,7 +349,7 @@ def find_run(run: Path | str) -> Path:
     Raises:
         FileNotFoundError: If it is neither; the message lists the names.
     """
-    if (Path(run) / RUN_FILE).is_file():
+    if any((Path(run) / name).is_file() for name in (RUN_FILE, CHECKPOINT_FILE, PREVIOUS_FILE)):
         return Path(run)
     if str(run) in pretrained_names():
         return PRETRAINED / run
@@ -309,6 +374,9 @@ def load_run(run: Path | str, envs: FamilyEnvs | None = None, *, device: Device 
         envs: The family's environments, to share them; otherwise made for the moment.
         device: Where the networks go.
 
+    Draws nothing from the global generators. Takes no more memory than the files are long, whatever
+    they say.
+
     Raises:
         FileNotFoundError: If there is no run or no checkpoint yet.
         CheckpointError: If a file is damaged, or the tasks are not those of the run.
@@ -330,19 +398,23 @@ def load_run(run: Path | str, envs: FamilyEnvs | None = None, *, device: Device 
         ) from error
     own_envs = FamilyEnvs(tasks) if envs is None else envs
     try:
-        run_file.require_same(RunFile.from_dict(tree["manifest"]), "it")
-        tree["run"]["replay"] = unpack_replay(tree["run"]["replay"])
-        # Replay memory is filled from the checkpoint and not added to: give it no more room.
-        held = min(max(tree["run"]["replay"]["lengths"]), config.replay_per_task)
-        loaded = Run.build(
-            dataclasses.replace(config, replay_per_task=max(1, held)),
-            own_envs,
-            adapt_config=run_file.adapt_config,
-            generator=np.random.default_rng(run_file.seed),
-            device=device,
-        )
-        loaded.load_state(tree["run"])
-    except (ValueError, TypeError, LookupError) as error:
+        with kept_global_generators():
+            run_file.require_same(RunFile.from_dict(tree["manifest"]), "it")
+            state = tree["run"]
+            _check_sizes_state(config, own_envs, state)
+            state["replay"] = unpack_replay(state["replay"])
+            # Replay memory is filled from the checkpoint and not added to: give it no more room.
+            rows = len(state["replay"]["columns"]["rew"])
+            held = min(max(state["replay"]["lengths"]), rows, config.replay_per_task)
+            loaded = Run.build(
+                dataclasses.replace(config, replay_per_task=max(1, held)),
+                own_envs,
+                adapt_config=run_file.adapt_config,
+                generator=np.random.default_rng(run_file.seed),
+                device=device,
+            )
+            loaded.load_state(state)
+    except FOREIGN_ERRORS as error:
         raise CheckpointError(f"{path} does not fit {directory / RUN_FILE}: {error}") from error
     finally:
         if envs is None:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +18,14 @@ from mier_adapt._memory import keep_freed_memory
 from mier_adapt._storage.checkpoints import (
     CHECKPOINT_FILE,
     PREVIOUS_FILE,
-    CheckpointError,
     load_checkpoint,
     save_checkpoint,
 )
+from mier_adapt._storage.files import FOREIGN_ERRORS, CheckpointError
 from mier_adapt._storage.locks import LOCK_FILE, run_lock
 from mier_adapt._storage.randomness import (
     check_global_generator_state,
+    forked_global_generators,
     global_generator_state,
     seed_global_generators,
     set_global_generator_state,
@@ -183,7 +185,8 @@ class MetaTrainer:
         self._sums = dict(state["sums"])
         self.generator.bit_generator.state = state["generator"]
         set_global_generator_state(state["global_generators"])
-        self._anneal()  # no state holds the target entropy of an iteration that is under way
+        if self.updates % self.config.updates_per_iteration:
+            self._anneal()  # no state holds the target entropy of an iteration that is under way
 
     def _check_state(self, state: Any) -> None:
         own = {**self.state(), "run": None}
@@ -322,6 +325,7 @@ class MetaTrainer:
 
 
 @checked
+@torch.inference_mode(False)
 def meta_train(
     config: MetaTrainConfig,
     directory: Path,
@@ -336,7 +340,8 @@ def meta_train(
     """Meta-train into a directory, or go on with the run that it holds.
 
     An interrupted run that is called again ends with the parameters of an uninterrupted one,
-    bit for bit on the same machine's CPU.
+    bit for bit on the same machine's CPU. A finished one is left as it is. The global generators of
+    NumPy and torch, from which training draws, are given back as they were found.
 
     Args:
         config: What to train. A run may be called again with more ``updates``, but with
@@ -355,7 +360,8 @@ def meta_train(
         Whether the run is finished.
 
     Raises:
-        ValueError: If the directory holds a run of another configuration or seed.
+        ValueError: If the directory holds a run of another configuration or seed, or one that has
+            taken more updates.
         RunLockedError: If another process is at work in the directory.
         CheckpointError: If a file of the run is damaged and there is no older one.
         FloatingPointError: If something stops being finite; names it, the step and the task. The
@@ -367,13 +373,17 @@ def meta_train(
     tasks = task_set(config.family, config.task_set)
     run_file = RunFile(config, adapt_config or AdaptConfig(), seed, tasks.hash)
     directory.mkdir(parents=True, exist_ok=True)
-    with run_lock(directory), FamilyEnvs(tasks) as envs:
+    with run_lock(directory), FamilyEnvs(tasks) as envs, forked_global_generators(seed):
         _enter(directory, run_file)
         trainer = MetaTrainer(
             config, envs, seed=seed, adapt_config=run_file.adapt_config, device=device
         )
-        if (directory / CHECKPOINT_FILE).exists() or (directory / PREVIOUS_FILE).exists():
+        resumed = (directory / CHECKPOINT_FILE).exists() or (directory / PREVIOUS_FILE).exists()
+        if resumed:
             _resume(directory, trainer, run_file)
+        write_run_file(directory, run_file)
+        if resumed and trainer.finished:
+            return True
         with contextlib.closing(MetricsLog(directory, updates=trainer.updates)) as log:
             saved = time.monotonic()
             while not (trainer.finished or should_stop()):
@@ -410,25 +420,25 @@ def meta_train(
 
 
 def _enter(directory: Path, run_file: RunFile) -> None:
-    """Make sure that a directory is this run's, or becomes it."""
+    """Make sure that a directory is this run's, or may become it."""
     if (directory / CARD_FILE).is_file():
         raise ValueError(
             f"{directory} holds an exported run, without optimizers and with a part of its "
             "experience: it cannot be trained further. Go on with the run that it was made from, "
             "or choose another directory."
         )
-    if (directory / RUN_FILE).is_file():
-        run_file.require_same(read_run_file(directory), str(directory))
-    elif any(
-        # what a run that was killed in its first moments leaves
-        path.name not in (LOCK_FILE, f"{RUN_FILE}.partial")
-        for path in directory.iterdir()
-    ):
+    try:
+        found = read_run_file(directory)
+    except FileNotFoundError as error:
+        # but for what a run that was killed in its first moments leaves
+        left = re.compile(rf"{re.escape(LOCK_FILE)}|{re.escape(RUN_FILE)}\.(.*\.)?partial")
+        if all(left.fullmatch(path.name) for path in directory.iterdir()):
+            return
         raise ValueError(
             f"Expected an empty directory or one with a run, but {directory} holds other files. "
             "Choose another one."
-        )
-    write_run_file(directory, run_file)
+        ) from error
+    run_file.require_same(found, str(directory))
 
 
 def _resume(directory: Path, trainer: MetaTrainer, run_file: RunFile) -> None:
@@ -437,8 +447,13 @@ def _resume(directory: Path, trainer: MetaTrainer, run_file: RunFile) -> None:
     try:
         run_file.require_same(RunFile.from_dict(tree["manifest"]), "it")
         trainer.load_state({name: part for name, part in tree.items() if name != "manifest"})
-    except (LookupError, TypeError, ValueError) as error:
+    except FOREIGN_ERRORS as error:
         raise CheckpointError(f"{path} does not fit its run: {error}") from error
+    if trainer.updates > trainer.config.updates:
+        raise ValueError(
+            f"{directory} has taken {trainer.updates} updates: ask for as many or for more, not "
+            f"for {trainer.config.updates}, or choose another directory."
+        )
 
 
 def _save(directory: Path, run_file: RunFile, trainer: MetaTrainer) -> None:

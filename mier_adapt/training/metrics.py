@@ -5,12 +5,25 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from mier_adapt._storage.files import replace_text
-from mier_adapt.agents.pretrained import METRICS_FILE
+from mier_adapt._storage.files import (
+    parse_json,
+    read_bytes,
+    replace_text,
+    require_kinds,
+    require_no_link,
+)
+from mier_adapt.agents.pretrained import METRICS_FILE, MOST_METRICS
 from mier_adapt.figures import plot_learning_curve
 from mier_adapt.integration.logging import tensorboard_logger
 
 _log = logging.getLogger(__name__)
+
+_ROW = {"updates": int, "env_steps": int, str: (float, [float])}
+_EVALUATED = {
+    **{f"{what}_{when}": float for what in ("return", "loss") for when in ("initial", "adapted")},
+    "returns_adapted": [float],
+}
+"""Of those rows that figures show."""
 
 
 class MetricsLog:
@@ -29,6 +42,7 @@ class MetricsLog:
         self._rows = [row for row in read_metrics(directory) if row["updates"] <= updates]
         self._write_rows()
         self._logged = len(self._rows)
+        require_no_link(directory / "tensorboard")
         self._logger: Any = tensorboard_logger(
             directory / "tensorboard", resume_step=updates + 1 if updates else None
         )
@@ -81,16 +95,33 @@ class MetricsLog:
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """Rows of a run's ``metrics.jsonl``; a last line that a kill cut short is left out."""
+    """Rows of a run's ``metrics.jsonl``; damaged lines are left out, with a warning.
+
+    Raises:
+        CheckpointError: If it is no file of ours at all.
+    """
     path = directory / METRICS_FILE
-    if not path.is_file():
+    if not path.exists():
         return []
     rows: list[dict[str, Any]] = []
-    for line in path.read_text().splitlines():
+    damaged = []
+    for number, line in enumerate(read_bytes(path, most=MOST_METRICS).splitlines(), 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = parse_json(line)
+            require_kinds(_ROW, row, "it")
+            if "return_adapted" in row:
+                require_kinds(_EVALUATED, row, "it")
+            rows.append(row)
+        except ValueError:
+            damaged.append(number)
+    if damaged:
+        numbers = ", ".join(map(str, damaged[:10])) + (", …" if len(damaged) > 10 else "")
+        _log.warning(
+            "%s is damaged in line(s) %s, which are left out; the other %d are read.",
+            path,
+            numbers,
+            len(rows),
+        )
     return rows
 
 

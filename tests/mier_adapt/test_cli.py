@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import json
 import re
 import shutil
@@ -11,7 +12,7 @@ import pytest
 import mier_adapt_envs
 from mier_adapt import cli, meta_train
 from mier_adapt._storage.checkpoints import load_tree
-from mier_adapt.agents import films, pretrained
+from mier_adapt.agents import films, presets, pretrained
 from mier_adapt.agents import run as runs
 from mier_adapt.training.metrics import read_metrics
 
@@ -250,6 +251,163 @@ from mier_adapt import cli
 
 cli.main()
 """
+
+# Output that fails ---------------------------------------------------------------------------
+
+
+class Failing(io.StringIO):
+    """A standard output that takes a while and then nothing more."""
+
+    def __init__(self, error: Exception, *, lines: int) -> None:
+        super().__init__()
+        self.error, self.lines = error, lines
+
+    def write(self, text: str) -> int:
+        self.lines -= text.count("\n")
+        if self.lines < 0:
+            raise self.error
+        return len(text)
+
+    def flush(self) -> None:
+        if self.lines < 0:
+            raise self.error
+
+
+FAILURES = {
+    "closed pipe": BrokenPipeError(32, "Broken pipe"),
+    "full disk": OSError(28, "No space left on device"),
+    "closed file": ValueError("I/O operation on closed file."),
+}
+
+
+@pytest.fixture
+def tiny_preset(monkeypatch):
+    config = tiny_config(updates=20, updates_per_iteration=5)
+    monkeypatch.setitem(presets.PRESETS, "tiny", presets.Preset(config, TINY_ADAPT))
+
+
+@pytest.mark.parametrize("lines", [0, 1])
+@pytest.mark.parametrize("error", FAILURES.values(), ids=FAILURES)
+def test_output_that_fails_ends_no_work(
+    command, error, lines, tiny_preset, finished_run, tmp_path, monkeypatch
+):
+    for arguments, written in (
+        (("meta-train", "tiny", "--out", "{tmp}/run"), [f"run/{CHECKPOINT}"]),
+        (
+            ("adapt", "{run}", "--task", "12", "3", "--episodes", "1", "--out", "{tmp}/adapt"),
+            ["adapt/task-12-seed-0.json", "adapt/task-3-seed-0.png", "adapt/comparison.png"],
+        ),
+        (("plot", "{run}", "--out", "{tmp}/x.png"), ["x.png"]),
+    ):
+        words = [each.format(tmp=tmp_path, run=finished_run) for each in arguments]
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stdout", Failing(error, lines=lines))
+            code, _, err = command(*words)
+        assert (code, err) == (0, "")
+        assert all((tmp_path / name).is_file() for name in written)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_characters_that_a_terminal_lacks_are_replaced(
+    command, encoding, tiny_preset, tmp_path, monkeypatch
+):
+    out = tmp_path / "ü€"
+    with monkeypatch.context() as patch:
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        patch.setattr("sys.stdout", stream)
+        code, _, err = command("meta-train", "tiny", "--out", out)
+        shown = stream.buffer.getvalue().decode(encoding)
+    assert (code, err) == (0, "")
+    assert load_tree(out / CHECKPOINT)["updates"] == 20
+    assert re.search(r"return +-?\d+\.\d \? +-?\d", shown)
+    assert ("ü?" if encoding == "latin-1" else "??") in shown
+
+
+def test_a_pipe_that_is_closed_leaves_a_whole_run_and_a_clean_exit(tmp_path):
+    with meta_train_command(tmp_path / "run", updates=24) as process:
+        process.stdout.close()
+        _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert load_tree(tmp_path / "run" / CHECKPOINT)["updates"] == 24
+
+
+def test_an_evaluation_is_written_before_it_is_shown(command, finished_run, tmp_path, monkeypatch):
+    copied = tmp_path / "run"
+    shutil.copytree(finished_run, copied)
+
+    def fail(*_, **__):
+        raise RuntimeError("no table")
+
+    monkeypatch.setattr(cli.Console, "print", fail)
+    with pytest.raises(RuntimeError, match="no table"):
+        command("evaluate", copied, "--split", "test", "--episodes", 1)
+    assert (copied / "evaluation.json").is_file()
+
+
+NAME = "curves [seed0] [bold]:fire: " + "long " * 40
+
+
+def test_paths_are_shown_as_they_are(command, tiny_preset, finished_run, tmp_path):
+    code, shown, _ = command("plot", finished_run, "--out", tmp_path / f"{NAME}.png")
+    assert (code, shown) == (0, f"Figure: {tmp_path / NAME}.png\n")
+    out = tmp_path / NAME
+    for _ in range(2):
+        code, shown, _ = command("meta-train", "tiny", "--out", out)
+        assert code == 0
+        assert f"Finished: {out} (learning curve: {out / 'learning_curve.png'})\n" in shown
+    code, shown, _ = command("adapt", out, "--task", 12, "--episodes", 1)
+    assert (code, f"Reports and figures: {out / 'adapt'}\n" in shown) == (0, True)
+    code, _, err = command("evaluate", tmp_path / f"{NAME}x")
+    assert (code, err.startswith("mier-adapt: Expected a run directory, but ")) == (1, True)
+    assert f"{tmp_path / NAME}x holds no" in err
+
+
+def test_updates_that_are_done_are_finished_and_fewer_are_refused(command, tiny_preset, tmp_path):
+    arguments = ("meta-train", "tiny", "--out", tmp_path / "run")
+    assert command(*arguments)[0] == 0
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    code, _, err = command(*arguments, "--updates", 19)
+    assert (code, "has taken 20 updates" in err) == (1, True)
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    code, shown, _ = command(*arguments, "--updates", 20)
+    assert (code, "Finished" in shown) == (0, True)
+
+
+def test_an_adaptation_writes_into_no_link_of_a_run(command, finished_run, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(finished_run, copied)
+    (tmp_path / "elsewhere").mkdir()
+    (copied / "adapt").symlink_to(tmp_path / "elsewhere")
+    code, _, err = command("adapt", copied, "--task", 12, "--episodes", 1)
+    assert (code, "adapt is a link" in err) == (1, True)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+ADAPT = """
+import sys
+
+import torch
+
+torch.set_num_threads(1)
+from mier_adapt import cli
+
+sys.argv = ["mier-adapt", "adapt", sys.argv[1], "--task", "12", "--out", sys.argv[2]]
+cli.main()
+"""
+
+
+def test_the_same_adaptation_may_run_twice_at_once(finished_run, tmp_path):
+    out = tmp_path / "out"
+    processes = [start_python(ADAPT, finished_run, out) for _ in range(2)]
+    for process in processes:
+        with process:
+            _, err = process.communicate(timeout=120)
+        assert (process.returncode, err) == (0, "")
+    assert sorted(path.name for path in out.iterdir()) == [
+        "task-12-seed-0.json",
+        "task-12-seed-0.png",
+    ]
+
 
 META_TRAIN = """
 import sys

@@ -230,6 +230,42 @@ def test_bad_dict_forms(values):
         Task.from_dict(values)
 
 
+HOSTILE = [
+    "[" * 100_000,
+    '{"family":' * 20_000,
+    "9" * 10_000,
+    "1",
+    "null",
+    "{",
+    '{"family": "F", "parameters": [%s]}' % ("9" * 400),
+    '{"family": "F", "parameters": [1e999]}',
+    '{"family": "F", "parameters": {"1": 2}}',
+    '{"family": "F", "parameters": ' + "[" * 500 + "]" * 500 + "}",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: text[:40])
+@pytest.mark.parametrize("kind", [Task, TaskSet])
+def test_json_that_is_no_task_is_a_value_error(kind, text):
+    with pytest.raises(ValueError) as info:  # noqa: PT011
+        kind.from_json(text)
+    assert len(str(info.value)) < 500
+
+
+@pytest.mark.parametrize("place", ["family", "name", "env_id", "meta_train", "meta_test"])
+@pytest.mark.parametrize("value", [None, 5, True, "x", [1], [[]], {"a": 1}, [{"family": 1}]])
+def test_json_of_a_set_with_anything_in_its_places(place, value):
+    values = TaskSet("F", "x", "F-v0", (Task("F", (1.0,)),), ()).to_dict()
+    text = json.dumps({**values, place: value})
+    if isinstance(value, str) and place in ("name", "env_id"):
+        TaskSet.from_json(text)
+        return
+    with pytest.raises(ValueError):  # noqa: PT011
+        TaskSet.from_json(text)
+    with pytest.raises(ValueError):  # noqa: PT011
+        TaskSet.from_dict(json.loads(text))
+
+
 def test_bad_sets():
     task = Task("HalfCheetahVel", (1.0,))
     with pytest.raises(

@@ -7,8 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mier_adapt._storage import checkpoints
-from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
+from mier_adapt._storage import checkpoints, files
+from mier_adapt._storage.checkpoints import (
+    CHECKPOINT_FILE,
+    PREVIOUS_FILE,
+    CheckpointError,
+    load_checkpoint,
+    load_tree,
+    save_checkpoint,
+    save_tree,
+)
 
 from ..doubles import assert_same_tree
 
@@ -202,7 +210,7 @@ def test_a_save_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):
     def full_disk(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "fsync", full_disk)
+    monkeypatch.setattr(files.os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_tree(path, {"step": 2})
     monkeypatch.undo()
@@ -216,3 +224,79 @@ def test_a_save_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):
 def test_a_directory_that_is_not_there_is_an_os_error(tmp_path):
     with pytest.raises(OSError, match="nowhere"):
         save_tree(tmp_path / "nowhere" / "tree", {"step": 1})
+
+
+# Reading while another process saves --------------------------------------------------------
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_run_has_its_newest_checkpoint_at_every_moment(links, tmp_path, monkeypatch, caplog):
+    """Before and after every step of a save; without hard links, at all but one."""
+    save_checkpoint(tmp_path, {"number": 0})
+    missing = []
+
+    def look(function):
+        def wrapper(*args, **options):
+            try:
+                if not (tmp_path / CHECKPOINT_FILE).exists():
+                    missing.append(args)
+                return function(*args, **options)
+            finally:
+                if links:
+                    load_checkpoint(tmp_path)
+
+        return wrapper
+
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(files.os, "link", look(os.link) if links else refuse)
+    monkeypatch.setattr(files.Path, "replace", look(files.Path.replace))
+    for number in (1, 2, 3):
+        save_checkpoint(tmp_path, {"number": number})
+    monkeypatch.undo()
+    assert len(missing) == (0 if links else 3)
+    assert caplog.text == ""
+    assert load_checkpoint(tmp_path) == (tmp_path / CHECKPOINT_FILE, {"number": 3})
+    assert load_tree(tmp_path / PREVIOUS_FILE) == {"number": 2}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_kill_between_the_two_names_of_a_checkpoint_costs_nothing(tmp_path):
+    for number in (1, 2):
+        save_checkpoint(tmp_path, {"number": number})
+    (tmp_path / PREVIOUS_FILE).unlink()
+    (tmp_path / PREVIOUS_FILE).hardlink_to(tmp_path / CHECKPOINT_FILE)
+    save_checkpoint(tmp_path, {"number": 3})
+    assert load_tree(tmp_path / CHECKPOINT_FILE) == {"number": 3}
+    assert load_tree(tmp_path / PREVIOUS_FILE) == {"number": 2}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_anew(tmp_path, monkeypatch):
+    path = tmp_path / "tree"
+    save_tree(path, {"a": torch.zeros(3)})
+    check, checks = checkpoints._check_file, []
+
+    def check_and_replace(name):
+        found = check(name)
+        checks.append(name)
+        if len(checks) < 3:  # what was checked is not what will be read
+            save_tree(path, {"a": torch.full((3,), float(len(checks)))})
+        return found
+
+    monkeypatch.setattr(checkpoints, "_check_file", check_and_replace)
+    assert torch.equal(load_tree(path)["a"], torch.full((3,), 2.0))
+    assert len(checks) == 3
+
+
+def test_a_save_on_a_disk_without_links_is_waited_for(tmp_path, monkeypatch, caplog):
+    for number in (1, 2):
+        save_checkpoint(tmp_path, {"number": number})
+    away = tmp_path / "away"
+    (tmp_path / CHECKPOINT_FILE).rename(away)
+    monkeypatch.setattr(
+        checkpoints.time, "sleep", lambda seconds: away.rename(tmp_path / CHECKPOINT_FILE)
+    )
+    assert load_checkpoint(tmp_path)[1] == {"number": 2}
+    assert caplog.text == ""

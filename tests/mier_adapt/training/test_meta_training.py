@@ -88,6 +88,65 @@ def test_calling_a_finished_run_again_changes_nothing(negated_joints_run, tmp_pa
     assert read_metrics(copied) == read_metrics(negated_joints_run)
 
 
+@pytest.mark.parametrize("updates", [20, 24])  # whole iterations, and one that is cut short
+def test_a_finished_run_that_annealed_to_nothing_is_finished(tmp_path, updates):
+    config = tiny_config(updates=updates, annealed_share=0.4)
+    assert meta_train(config, tmp_path, **ADAPT)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for _ in range(2):
+        assert meta_train(config, tmp_path, **ADAPT)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    # And may go on, as one may that was cut there.
+    longer = tiny_config(updates=30, annealed_share=0.4)
+    assert meta_train(longer, tmp_path, **ADAPT)
+    assert load_tree(tmp_path / CHECKPOINT)["updates"] == 30
+
+
+def test_fewer_updates_than_are_done_are_refused_and_nothing_changes(negated_joints_run, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(negated_joints_run, copied)
+    before = {path.name: path.read_bytes() for path in copied.iterdir() if path.is_file()}
+    with pytest.raises(ValueError, match="has taken 24 updates: ask for as many or for more"):
+        meta_train(tiny_config(updates=23), copied, **ADAPT, seed=1)
+    assert before == {path.name: path.read_bytes() for path in copied.iterdir() if path.is_file()}
+
+
+def generators() -> list:
+    """The state of every global generator, and settings that training could change."""
+    return [
+        np.random.get_state()[1].tolist(),  # noqa: NPY002
+        np.random.get_state()[2:],  # noqa: NPY002
+        torch.get_rng_state().tolist(),
+        torch.get_num_threads(),
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
+    ]
+
+
+def test_the_global_generators_are_given_back_as_they_were_found(tmp_path):
+    np.random.seed(5)  # noqa: NPY002
+    torch.manual_seed(5)
+    before = generators()
+    steps = iter(range(12))
+    meta_train(tiny_config(), tmp_path, **ADAPT, should_stop=lambda: next(steps, None) is None)
+    assert generators() == before
+    assert meta_train(tiny_config(), tmp_path, **ADAPT)
+    assert generators() == before
+    load_run(tmp_path)
+    assert generators() == before
+
+    def fail(trainer, row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        meta_train(tiny_config(updates=30), tmp_path, **ADAPT, on_step=fail)
+    assert generators() == before
+    with pytest.raises(ValueError, match="seed differ"):
+        meta_train(tiny_config(), tmp_path, **ADAPT, seed=3)
+    assert generators() == before
+
+
 def test_the_seed_fixes_a_run(negated_joints_run, tmp_path):
     short = tiny_config(updates=4)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -204,10 +263,45 @@ def test_a_run_that_is_killed_twice_ends_bit_for_bit_alike(negated_joints_run, t
     assert without_times(read_metrics(tmp_path)) == without_times(read_metrics(negated_joints_run))
 
 
-def test_a_kill_before_the_first_files_are_whole_leaves_a_directory_to_start_in(tmp_path):
-    (tmp_path / "run.json.partial").write_text('{"conf')
+@pytest.mark.parametrize("name", ["run.json.partial", "run.json.4711-0123abcd.partial"])
+def test_a_kill_before_the_first_files_are_whole_leaves_a_directory_to_start_in(tmp_path, name):
+    (tmp_path / name).write_text('{"conf')
     assert not meta_train(tiny_config(), tmp_path, should_stop=lambda: True)
     assert meta_train(tiny_config(updates=1), tmp_path / "other", **ADAPT)
+
+
+@pytest.mark.parametrize("contents", [None, "", "{", "[1]", '{"config": {}, "seed": 1}'])
+def test_what_a_run_file_said_is_taken_from_the_checkpoint(tmp_path, contents, caplog):
+    def stop_after(count: int):
+        steps = iter(range(count))
+        return lambda: next(steps, None) is None
+
+    meta_train(tiny_config(), tmp_path, **ADAPT, seed=1, should_stop=stop_after(8))
+    path = tmp_path / "run.json"
+    whole = path.read_text()
+    path.unlink() if contents is None else path.write_text(contents)
+    assert (
+        load_run(tmp_path).config.model == tiny_config().model
+    )  # who only reads it, writes nothing
+    problem = "missing" if contents is None else "damaged"
+    assert f"{path} is {problem}; going on from what {CHECKPOINT} says of the run" in caplog.text
+    assert path.exists() == (contents is not None)
+    with pytest.raises(ValueError, match="is of another run: seed differ"):
+        meta_train(tiny_config(), tmp_path, **ADAPT, seed=2)
+    meta_train(tiny_config(), tmp_path, **ADAPT, seed=1, should_stop=stop_after(2))
+    assert path.read_text() == whole
+
+
+def test_the_run_file_is_written_where_it_changes(tmp_path):
+    def start(updates: int) -> int:
+        config = tiny_config(updates=updates)
+        assert not meta_train(config, tmp_path, **ADAPT, should_stop=lambda: True)
+        return (tmp_path / "run.json").stat().st_ino
+
+    first = start(24)
+    assert start(24) == first
+    assert start(25) != first
+    assert json.loads((tmp_path / "run.json").read_text())["config"]["updates"] == 25
 
 
 def test_a_checkpoint_that_cannot_be_saved_leaves_the_one_before(tmp_path, monkeypatch):

@@ -41,6 +41,36 @@ def test_a_last_line_that_a_kill_cut_short_is_left_out(tmp_path, cut):
     assert path.read_text() == whole
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"\xff\x00",
+        b"[" * 100_000,
+        b'{"updates": %s, "env_steps": 1}' % (b"9" * 10_000),
+        b'{"env_steps": 1}',
+        b'{"updates": "20", "env_steps": 1}',
+        b'{"updates": 20, "env_steps": 1, "model_loss": "x"}',
+        b'{"updates": 20, "env_steps": 1, "return_adapted": 1.0}',
+    ],
+    ids=lambda damage: repr(damage[:30]),
+)
+def test_damaged_lines_are_left_out_and_the_others_kept(tmp_path, damage, caplog):
+    write(tmp_path, rows(4))
+    path = tmp_path / METRICS_FILE
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([lines[0], damage, *lines[2:], damage]) + b"\n")
+    assert read_metrics(tmp_path) == [rows(4)[0], *rows(4)[2:]]
+    (record,) = caplog.records
+    assert f"{path} is damaged in line(s) 2, 5" in record.message
+    write(tmp_path, [], updates=40)
+    caplog.clear()
+    assert read_metrics(tmp_path) == [rows(4)[0], *rows(4)[2:]]
+    assert caplog.text == ""
+
+
 def test_rows_with_returns_draw_the_learning_curve(tmp_path):
     write(tmp_path, rows(1))
     picture = tmp_path / "learning_curve.png"
