@@ -53,6 +53,16 @@ def test_links_between_pages_lead_somewhere(page):
         assert path.exists() or path.parent == ROOT / "docs" / "environments", target
 
 
+def test_the_tests_that_hold_a_promise_are_there():
+    page = (ROOT / "docs" / "explanation" / "promises.md").read_text()
+    tests = re.findall(r"`([\w/]+\.py)?::(\w+)`", page)
+    assert len(tests) > 30
+    file = ""
+    for path, name in tests:
+        file = path or file
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), name
+
+
 def test_readme_names_each_command():
     readme = (ROOT / "README.md").read_text()
     for command in ("meta-train", "adapt", "evaluate", "tasks"):

@@ -377,6 +377,7 @@ def test_an_adaptation_writes_into_no_link_of_a_run(command, finished_run, tmp_p
     copied = tmp_path / "run"
     shutil.copytree(finished_run, copied)
     (tmp_path / "elsewhere").mkdir()
+    shutil.rmtree(copied / "adapt", ignore_errors=True)
     (copied / "adapt").symlink_to(tmp_path / "elsewhere")
     code, _, err = command("adapt", copied, "--task", 12, "--episodes", 1)
     assert (code, "adapt is a link" in err) == (1, True)
