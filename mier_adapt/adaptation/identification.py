@@ -175,7 +175,14 @@ def _load(
             spent.steps, spent.resets = map(int, tree["spent"])
             generator.bit_generator.state = tree["generator"]
             set_global_generator_state(tree["global_generators"])
-    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+    except (
+        AttributeError,
+        LookupError,
+        OverflowError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise CheckpointError(
             f"{checkpoint} is not the checkpoint of an adaptation: {error}"
         ) from error

@@ -8,7 +8,7 @@ import torch
 
 import mier_adapt
 from mier_adapt import NewTask, load_run, preset
-from mier_adapt._storage.checkpoints import CheckpointError, save_tree
+from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt._storage.randomness import global_generator_state, seed_global_generators
 from mier_adapt.adaptation import AlwaysGate, stages
 from mier_adapt.adaptation.report import novelty
@@ -348,9 +348,12 @@ def test_an_interrupted_adaptation_goes_on_from_its_real_transitions(
         next(run.algorithm.policy.parameters()).add_(0.1)
     with pytest.raises(ValueError, match="another adaptation: weights differ"):
         adapt(run, negated_joints_envs, checkpoint=checkpoint)
-    save_tree(checkpoint, {"real": 1})
-    with pytest.raises(CheckpointError, match="not the checkpoint of an adaptation"):
-        adapt(run, negated_joints_envs, checkpoint=checkpoint)
+    hostile = load_tree(checkpoint)
+    hostile["adaptation"]["seed"] = torch.zeros(2)  # whose comparison raises RuntimeError
+    for tree in ({"real": 1}, hostile):
+        save_tree(checkpoint, tree)
+        with pytest.raises(CheckpointError, match="not the checkpoint of an adaptation"):
+            adapt(run, negated_joints_envs, checkpoint=checkpoint)
 
 
 def test_an_adaptation_goes_on_without_room_for_its_checkpoint(
