@@ -75,10 +75,14 @@ def figures(directory: Path) -> dict[str, Any]:
 def test_the_figures_of_release_0_1_stay(tmp_path: Path) -> None:
     table = json.loads(TABLE.read_text())
     found = figures(tmp_path)
-    if table["machine"] == machine():
-        assert found == table["figures"]
-        return
     wanted = table["figures"]
+    new = found["adapt"].keys() - wanted["adapt"].keys()
+    assert new <= {"resets", "threads"}  # which reports of release 0.1 did not tell
+    for name in new:
+        del found["adapt"][name]
+    if table["machine"] == machine():
+        assert found == wanted
+        return
     assert found["adapt"]["decision"] == wanted["adapt"]["decision"]
     for stage, returns in wanted["adapt"]["returns"].items():
         close = np.isclose(np.mean(found["adapt"]["returns"][stage]), np.mean(returns), 0.1, 20)
