@@ -14,6 +14,7 @@ INVENTORIES = {
     "gymnasium": {
         "gymnasium.core.Env": "api/env/#gymnasium.Env",
         "gymnasium.spaces.box.Box": "api/spaces/fundamental/#gymnasium.spaces.Box",
+        "gymnasium.spaces.space.Space": "api/spaces/#gymnasium.spaces.Space",
         "gymnasium.vector.vector_env.AutoresetMode": "api/vector/",
         "gymnasium.vector.vector_env.VectorEnv": "api/vector/#gymnasium.vector.VectorEnv",
     },
