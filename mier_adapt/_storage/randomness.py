@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from mier_adapt._storage.files import FOREIGN_ERRORS
+
 _ONE_AT_A_TIME = threading.RLock()  # blocks may be nested
 
 
@@ -86,14 +88,7 @@ def check_global_generator_state(state: Any) -> None:
         for one in state.get("cuda", ()):
             if torch.cuda.is_available():
                 torch.Generator("cuda").set_state(one)
-    except (
-        AttributeError,
-        LookupError,
-        OverflowError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (RuntimeError, *FOREIGN_ERRORS) as error:
         raise ValueError(f"The global generators' state is unfit: {error}") from error
 
 

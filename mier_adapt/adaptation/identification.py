@@ -14,6 +14,7 @@ from torch.nn import Module
 
 from mier_adapt._checks import Seed, checked
 from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
+from mier_adapt._storage.files import FOREIGN_ERRORS
 from mier_adapt._storage.randomness import global_generator_state, set_global_generator_state
 from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig
@@ -175,14 +176,7 @@ def _load(
             spent.steps, spent.resets = map(int, tree["spent"])
             generator.bit_generator.state = tree["generator"]
             set_global_generator_state(tree["global_generators"])
-    except (
-        AttributeError,
-        LookupError,
-        OverflowError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (RuntimeError, *FOREIGN_ERRORS) as error:
         raise CheckpointError(
             f"{checkpoint} is not the checkpoint of an adaptation: {error}"
         ) from error

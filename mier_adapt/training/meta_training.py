@@ -203,7 +203,7 @@ class MetaTrainer:
             require_like((0.0, 0), value, f"sums/{name}")
         try:
             type(self.generator.bit_generator)().state = state["generator"]
-        except (KeyError, OverflowError, TypeError, ValueError) as error:
+        except FOREIGN_ERRORS as error:
             raise ValueError(f"generator: not a state of ours: {error}") from error
         check_global_generator_state(state["global_generators"])
 
