@@ -374,8 +374,8 @@ def load_run(run: Path | str, envs: FamilyEnvs | None = None, *, device: Device 
         envs: The family's environments, to share them; otherwise made for the moment.
         device: Where the networks go.
 
-    Draws nothing from the global generators. Takes no more memory than the files are long, whatever
-    they say.
+    Leaves the global generators of the CPU as they were. Takes no more memory than the files are
+    long, whatever they say.
 
     Raises:
         FileNotFoundError: If there is no run or no checkpoint yet.
