@@ -161,6 +161,24 @@ def test_loss_and_gradients_are_those_of_a_plain_loop_over_tasks(
         torch.testing.assert_close(one[name], expected, rtol=0, atol=tolerance)
 
 
+def assert_finite_differences(
+    gradient: dict[str, torch.Tensor],
+    checked: dict[str, list[tuple[int, ...]]],
+    adapter: GradientContextAdapter,
+    adaptation: Transitions,
+    evaluation: Transitions,
+) -> None:
+    """The gradient at the places of each parameter that ``checked`` names."""
+    parameters = dict(adapter.model.named_parameters())
+    for name, indices in checked.items():
+        for index in indices:
+            expected = finite_difference(adapter, adaptation, evaluation, parameters[name], index)
+            assert gradient[name][index].item() == pytest.approx(expected, rel=2e-5, abs=2e-8), (
+                name,
+                index,
+            )
+
+
 @pytest.mark.parametrize("varies", VARIES)
 @pytest.mark.parametrize("learn_initial_context", [False, True])
 @pytest.mark.parametrize(("max_grad_norm", "active"), [(0.02, True), (1e3, False), (None, False)])
@@ -187,14 +205,7 @@ def test_second_order_meta_gradients_match_finite_differences(
     }
     if learn_initial_context:
         checked["initial_context"] = [(0,), (1,)]
-    parameters = dict(model.named_parameters())
-    for name, indices in checked.items():
-        for index in indices:
-            expected = finite_difference(adapter, adaptation, evaluation, parameters[name], index)
-            assert gradient[name][index].item() == pytest.approx(expected, rel=2e-5, abs=2e-8), (
-                name,
-                index,
-            )
+    assert_finite_differences(gradient, checked, adapter, adaptation, evaluation)
 
 
 class ScaledActions(ContextModel):
@@ -237,14 +248,7 @@ def test_a_subclass_meta_trains_with_the_gradient_of_its_own_prediction(
         "max_log_var": [(0,)],
         "initial_context": [(0,), (1,)],
     }
-    parameters = dict(model.named_parameters())
-    for name, indices in checked.items():
-        for index in indices:
-            expected = finite_difference(adapter, adaptation, evaluation, parameters[name], index)
-            assert gradient[name][index].item() == pytest.approx(expected, rel=2e-5, abs=2e-8), (
-                name,
-                index,
-            )
+    assert_finite_differences(gradient, checked, adapter, adaptation, evaluation)
     assert gradient["action_scale"].abs().min() > 1e-3
 
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

@@ -12,7 +12,7 @@ from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tre
 from mier_adapt._storage.randomness import global_generator_state, seed_global_generators
 from mier_adapt.adaptation import AlwaysGate, stages
 from mier_adapt.adaptation.report import novelty
-from mier_adapt.integration import MixedReplayBuffer, algorithm_state, update
+from mier_adapt.integration import algorithm_state, update
 
 from ..doubles import assert_same_tree
 
@@ -233,24 +233,10 @@ def test_a_threshold_that_is_not_met_keeps_the_policy(run, negated_joints_envs):
     assert_same_tree(weights(algorithm), weights(run.algorithm))
 
 
-def trained_on(monkeypatch) -> list[MixedReplayBuffer]:
-    """The buffers that adaptations make from now on."""
-    made = []
-
-    class Remembered(MixedReplayBuffer):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            made.append(self)
-
-    monkeypatch.setattr(stages, "MixedReplayBuffer", Remembered)
-    return made
-
-
-def test_where_only_rewards_vary_next_states_are_kept(velocity_run, velocity_envs, monkeypatch):
-    made = trained_on(monkeypatch)
+def test_where_only_rewards_vary_next_states_are_kept(velocity_run, velocity_envs, trained_on):
     run = load_run(velocity_run, velocity_envs)
     _, _, report = adapt(run, velocity_envs, index=110, changes=UNSEEN)
-    (buffer,) = made
+    (buffer,) = trained_on
     stored = run.replay.stored()
     known = {
         tuple(np.concatenate((obs, act, obs_next)).tolist()): float(rew)
@@ -267,10 +253,9 @@ def test_where_only_rewards_vary_next_states_are_kept(velocity_run, velocity_env
     assert changed == buffer.num_synthetic == report.synthetic_transitions
 
 
-def test_where_dynamics_vary_next_states_are_predicted(run, negated_joints_envs, monkeypatch):
-    made = trained_on(monkeypatch)
+def test_where_dynamics_vary_next_states_are_predicted(run, negated_joints_envs, trained_on):
     adapt(run, negated_joints_envs, changes=UNSEEN)
-    (buffer,) = made
+    (buffer,) = trained_on
     assert (buffer.num_real, buffer.num_synthetic) == (40, 200)
     stored = run.replay.stored()
     synthetic = slice(40, 240)

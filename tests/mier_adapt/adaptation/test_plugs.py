@@ -19,9 +19,9 @@ from mier_adapt import (
     adapt,
     fit_model,
 )
-from mier_adapt.adaptation import AlwaysGate, MarginGate, NeverGate, stages
+from mier_adapt.adaptation import AlwaysGate, MarginGate, NeverGate
 from mier_adapt.agents import AdaptConfig, collect
-from mier_adapt.integration import ContextReplayBuffer, MixedReplayBuffer, build_sac
+from mier_adapt.integration import ContextReplayBuffer, build_sac
 from mier_adapt.protocols import Gate, SyntheticSource, TaskModel
 
 from ..doubles import CountedEnv, LinearModel, random_transitions
@@ -58,20 +58,6 @@ def agent_with(model, env, logs=None) -> Agent:
         replay=ContextReplayBuffer.of(logs, generator=np.random.default_rng(0)),
         conditioned=False,
     )
-
-
-@pytest.fixture
-def trained_on(monkeypatch):
-    """The buffers that adaptations make."""
-    made = []
-
-    class Remembered(MixedReplayBuffer):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            made.append(self)
-
-    monkeypatch.setattr(stages, "MixedReplayBuffer", Remembered)
-    return made
 
 
 # Models of any make -------------------------------------------------------------------------

@@ -1,0 +1,18 @@
+import pytest
+
+from mier_adapt.adaptation import stages
+from mier_adapt.integration import MixedReplayBuffer
+
+
+@pytest.fixture
+def trained_on(monkeypatch):
+    """The buffers that adaptations make."""
+    made = []
+
+    class Remembered(MixedReplayBuffer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(stages, "MixedReplayBuffer", Remembered)
+    return made
