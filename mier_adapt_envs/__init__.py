@@ -8,9 +8,18 @@ Importing this package registers the environments ``MIER/<Family>-v0``:
 >>> obs, info = env.reset(seed=0)
 >>> str(info["task"])
 'velocity 2.842'
+
+and ``MIER/Changed<Robot>-v0``, gymnasium's robots after something about them changed:
+
+>>> changes = mier_adapt_envs.change_set("Hopper", "test")
+>>> env = gymnasium.make("MIER/ChangedHopper-v0", change=changes[1])
+>>> str(env.unwrapped.change)
+'foot reversed'
 """
 
 from mier_adapt_envs.ant import AntDirEnv, AntGoalEnv, AntNegatedJointsEnv
+from mier_adapt_envs.change_sets import ChangeSet, change_set
+from mier_adapt_envs.changed_robots import RobotChange
 from mier_adapt_envs.families import (
     env_class,
     families,
@@ -30,10 +39,13 @@ from mier_adapt_envs.tasks import Task, TaskSet
 from mier_adapt_envs.walker2d import Walker2dRandParamsEnv
 
 __all__ = [
+    "ChangeSet",
     "Robot",
+    "RobotChange",
     "Task",
     "TaskEnv",
     "TaskSet",
+    "change_set",
     "env_class",
     "families",
     "register",

@@ -108,7 +108,7 @@ class Robot:
 
     def compile(self) -> mujoco.MjModel:
         """Return a model of one's own. The file is parsed once per process."""
-        model = copy.copy(_compile(self.path))
+        model = compile_file(self.path)
         model.opt.timestep = self.timestep
         return model
 
@@ -135,6 +135,21 @@ class Robot:
         mujoco.mj_step(model, data, self.frame_skip)
         if self.contact_forces:
             mujoco.mj_rnePostConstraint(model, data)
+
+
+def compile_file(path: str) -> mujoco.MjModel:
+    """Return a model file's model, as one's own. The file is parsed once per process."""
+    return copy.copy(_compile(path))
+
+
+def simulation(
+    model: mujoco.MjModel, *, width: int, height: int
+) -> tuple[mujoco.MjModel, mujoco.MjData]:
+    """Return a model that frames of this size, in pixels, can be drawn of, and its data."""
+    # As MujocoEnv does it: grow the off-screen buffer to the frame, never shrink it.
+    model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
+    model.vis.global_.offheight = max(model.vis.global_.offheight, height)
+    return model, mujoco.MjData(model)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from mier_adapt_envs.robot import Robot, State, instabilities
+from mier_adapt_envs.robot import Robot, State, instabilities, simulation
 from mier_adapt_envs.tasks import Task, TaskSet
 
 
@@ -265,11 +265,7 @@ class TaskEnv(MujocoEnv):
 
     # Hooks of gymnasium's MujocoEnv
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
-        model = self.robot.compile()
-        # As MujocoEnv does it: grow the off-screen buffer to the frame, never shrink it.
-        model.vis.global_.offwidth = max(model.vis.global_.offwidth, self.width)
-        model.vis.global_.offheight = max(model.vis.global_.offheight, self.height)
-        return model, mujoco.MjData(model)
+        return simulation(self.robot.compile(), width=self.width, height=self.height)
 
 
 class Transition(NamedTuple):

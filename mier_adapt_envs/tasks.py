@@ -87,7 +87,7 @@ class Task:
         Raises:
             ValueError: If the text is of another form.
         """
-        with _foreign("a task"):
+        with foreign("a task"):
             return cls.from_dict(json.loads(text))
 
 
@@ -186,7 +186,7 @@ class TaskSet(Sequence[Task]):
             raise ValueError(
                 f"A task set's dict form has the entries {expected}, got {values!r:.200}."
             )
-        with _foreign("a task set"):
+        with foreign("a task set"):
             splits = {
                 split: tuple(Task.from_dict(task) for task in values[split])
                 for split in ("meta_train", "meta_test")
@@ -204,12 +204,12 @@ class TaskSet(Sequence[Task]):
         Raises:
             ValueError: If the text is of another form.
         """
-        with _foreign("a task set"):
+        with foreign("a task set"):
             return cls.from_dict(json.loads(text))
 
 
 @contextmanager
-def _foreign(what: str) -> Iterator[None]:
+def foreign(what: str) -> Iterator[None]:
     """A block in which what is not ours raises a ValueError, whatever it does to its reader."""
     try:
         yield
