@@ -28,6 +28,7 @@ sys.path.insert(0, str(DOCS.parent))
 
 import mier_adapt  # noqa: E402 - from this checkout
 import mier_adapt_envs  # noqa: E402
+from mier_adapt_envs import change_set, changed_robots  # noqa: E402
 
 project = "mier-adapt"
 author = "The mier-adapt developers"
@@ -104,24 +105,52 @@ def write(path: Path, text: str) -> None:
         path.write_text(text)
 
 
+def as_page(docstring: str | None) -> str:
+    """An environment's docstring, which is Markdown but for its references."""
+    return re.sub(r":(\w+):`", r"{py:\1}`", docstring or "")
+
+
 def write_environment_pages(_app: Sphinx) -> None:
     """A page for each family: its picture, and its environment's docstring, which is Markdown."""
     folder = DOCS / "environments"
     folder.mkdir(exist_ok=True)
-    names = "\n".join(mier_adapt_envs.families())
+    names = "\n".join([*mier_adapt_envs.families(), "ChangedRobots"])
     write(
         folder / "index.md",
-        f"# Environments\n\nOne page for each family of tasks.\n\n```{{toctree}}\n{names}\n```\n",
+        "# Environments\n\nOne page for each family of tasks, and one for robots that change after "
+        f"training.\n\n```{{toctree}}\n{names}\n```\n",
     )
+    write(folder / "ChangedRobots.md", changed_robots_page())
     for family in mier_adapt_envs.families():
         env = mier_adapt_envs.env_class(family)
-        text = re.sub(r":(\w+):`", r"{py:\1}`", inspect.getdoc(env) or "")
+        text = as_page(inspect.getdoc(env))
         page = (
             f"# {family}\n\n"
             f"```{{py:class}} {env.__module__}.{env.__name__}\n:no-typesetting:\n```\n\n"
             f"`{env.env_id}`\n\n![{family}](../gallery/{family}.png)\n\n{text}\n"
         )
         write(folder / f"{family}.md", page)
+
+
+def changed_robots_page() -> str:
+    """What can change about gymnasium's robots, and what does in each set: kind by kind."""
+    page = ["# Changed robots", as_page(inspect.getdoc(changed_robots.ChangedRobotEnv))]
+    for robot in changed_robots.ROBOTS:
+        sets = {name: change_set(robot, name) for name in ("development", "test")}
+        kinds = dict.fromkeys(each.kind for each in sets["test"])
+        cells = [
+            [kind, *("; ".join(str(c) for c in sets[name] if c.kind == kind) for name in sets)]
+            for kind in kinds
+        ]
+        rows = [["Kind", *sets], ["---"] * 3, *cells]
+        env_id, env = sets["test"].env_id, getattr(changed_robots, f"Changed{robot}Env")
+        page += [
+            f"## {robot}",
+            f"`{env_id}`. {inspect.getdoc(env)}",
+            "\n".join(f"| {' | '.join(row)} |" for row in rows),
+            *(f"`{name}`: {len(each)} changes, hash `{each.hash}`" for name, each in sets.items()),
+        ]
+    return "\n\n".join(page) + "\n"
 
 
 _SECTIONS = Config(

@@ -154,6 +154,9 @@ def main() -> None:
         "",
         "Each family's robot and one of its task sets: meta-training in blue, meta-test in orange.",
         "Drawn by `docs/make_gallery.py`.",
+        "",
+        "Robots that change after training have [a page of their own]"
+        "(../environments/ChangedRobots.md).",
     ]
     for family, (name, draw) in PICTURES.items():
         tasks = mier_adapt_envs.task_set(family, name)
