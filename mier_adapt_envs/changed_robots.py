@@ -156,8 +156,8 @@ class ChangedRobotEnv(MujocoEnv, EzPickle):
     ## Description
     Gymnasium's HalfCheetah-v5, Ant-v5 (without contact forces in its observation), Hopper-v5 and
     Walker2d-v5, each with something changed that a policy of the intact robot then meets. The
-    change is a :class:`~mier_adapt_envs.RobotChange`; without one, episodes are gymnasium's own,
-    bit for bit.
+    change is a :class:`~mier_adapt_envs.RobotChange`; without one, and with actions within the box,
+    episodes are gymnasium's own, bit for bit.
 
     ## Action Space
     `Box(-1, 1, (A,), float32)`, as gymnasium's. Actions $a$ are clipped to the box. What the
