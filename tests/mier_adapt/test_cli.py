@@ -343,7 +343,7 @@ def test_an_evaluation_is_written_before_it_is_shown(command, finished_run, tmp_
     def fail(*_, **__):
         raise RuntimeError("no table")
 
-    monkeypatch.setattr(cli.Console, "print", fail)
+    monkeypatch.setattr(cli._console, "print", fail)
     with pytest.raises(RuntimeError, match="no table"):
         command("evaluate", copied, "--split", "test", "--episodes", 1)
     assert (copied / "evaluation.json").is_file()
