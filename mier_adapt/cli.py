@@ -71,7 +71,7 @@ class _Output:
             return
         try:
             getattr(stream, method)(*arguments)
-        except (OSError, ValueError):
+        except Exception:  # of a stream of anyone's, whatever that raises
             self._failed = stream
             # What the stream still holds would fail once more when the process ends.
             with suppress(AttributeError, OSError, ValueError), Path(os.devnull).open("wb") as it:

@@ -202,7 +202,8 @@ class GradientContextAdapter:
             first_order: Treat the context's steps as constants. Cheaper; not the paper.
 
         Returns:
-            The loss, the adapted contexts, and each task's evaluation loss.
+            The loss, the adapted contexts, and each task's evaluation loss. Where gradients are
+            disabled, by ``no_grad`` or in inference mode, the loss is a constant.
 
         Raises:
             ValueError: If the two differ in their tasks, or a shape does not fit.
@@ -216,6 +217,14 @@ class GradientContextAdapter:
                 "meta_loss expected adaptation and evaluation sets of the same T tasks, "
                 f"(T, B, dim), got obs {tuple(shapes[0])} and {tuple(shapes[1])}."
             )
+        differentiated = torch.is_grad_enabled()
+        # The inner loop takes gradients also where the caller, who evaluates, takes none.
+        with torch.inference_mode(False), torch.set_grad_enabled(differentiated):
+            return self._meta_loss(adaptation.detach(), evaluation.detach(), first_order)
+
+    def _meta_loss(
+        self, adaptation: Transitions, evaluation: Transitions, first_order: bool
+    ) -> MetaLoss:
         model, lrs = self.model, self.schedule()
         # The derivatives by hand are those of exactly this class: a subclass may predict otherwise.
         if type(model) is ContextModel and model.slope is not None and model.hidden_sizes:

@@ -1,6 +1,8 @@
 """Simulations that MuJoCo itself steps on several threads (MuJoCo 4.0 and later)."""
 
+import ctypes
 import os
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +34,8 @@ class BatchSimulations(Simulations):
         self._batch: Any = Batch(
             self.models[0], len(self.models), self._num_threads, persistent=True
         )
-        self._pid = os.getpid()
+        _BATCHES.add(self._batch)
+        self._pid: int | None = os.getpid()
         self._batch.set_models(self.models)
         self._fields = {name: self._batch.bind(name) for name in self._robot.reads}
         self._qpos_BQ, self._qvel_BV = self._batch.bind("qpos"), self._batch.bind("qvel")
@@ -83,10 +86,10 @@ class BatchSimulations(Simulations):
 
     @override
     def close(self) -> None:
-        if self._pid == os.getpid():
+        if self._pid is not None:
             # The batch's destructor ends the threads, once no array looks into it any more.
             del self._batch, self._fields, self._qpos_BQ, self._qvel_BV, self._ctrl_BA
-            self._pid = -1
+            self._pid = None
 
     def _restart(self, restarts: Restarts) -> None:
         if restarts:
@@ -104,10 +107,22 @@ class BatchSimulations(Simulations):
         # Threads do not survive a fork: a child process goes on with a batch of its own.
         if self._pid != os.getpid():
             inherited = self._batch
-            _INHERITED.append(inherited)
             self._open()
             self._batch.state[:] = inherited.state
 
 
-_INHERITED: list[Any] = []
-"""Batches whose threads were lost in a fork: their destructors would wait for these forever."""
+_BATCHES: "weakref.WeakSet[Any]" = weakref.WeakSet()
+
+
+def _keep_inherited() -> None:
+    """In a process that was forked, keep all batches for good, the interpreter's end included.
+
+    Their threads were lost in the fork, and their destructors would wait for these forever. No list
+    does: what refers to something is let go of in the end.
+    """
+    for batch in _BATCHES:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(batch))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_inherited)

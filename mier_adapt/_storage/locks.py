@@ -166,13 +166,15 @@ def _age(path: Path, found: dict[str, Any] | None) -> str:
 def _lives(pid: int) -> bool:
     if sys.platform == "win32":
         return True  # os.kill would end it; the message says what to do
+    if pid <= 0:  # to os.kill all processes, or a group of them
+        return False
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass  # another user's
-    return pid > 0 and _stat(pid)[:1] not in (["Z"], ["X"])  # ended, and not yet collected
+    return _stat(pid)[:1] not in (["Z"], ["X"])  # ended, and not yet collected
 
 
 def _process_start(pid: int) -> str | None:

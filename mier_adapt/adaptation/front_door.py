@@ -210,8 +210,8 @@ def adapt(
         earlier_tasks_loss=earlier_loss,
         disagreement=disagreement,
         weight_steps=tuple(each.weight_steps for each in fitted),
-        synthetic_transitions=config.relabel_rounds * config.relabel_size if trusted else 0,
-        updates=updates if trusted else 0,
+        synthetic_transitions=candidates[-1].synthetic_transitions,
+        updates=candidates[-1].updates,
         seconds=seconds,
     )
     return Adaptation(kept.algorithm, found.context, report)

@@ -1,5 +1,6 @@
 """Identification: gather a new task's real transitions, keep them safe, and find its context."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -75,8 +76,9 @@ def identify(
     cuts: list[NDArray[np.bool_]] = []
     meter = Meter(spent={"": Spent()})
     metered, identity = task.metered(meter), _identity(agent, task, config, seed)
-    if checkpoint is not None and checkpoint.exists():
-        parts, cuts = _load(checkpoint, identity, generator, meter.spent[""])
+    if checkpoint is not None:
+        with contextlib.suppress(FileNotFoundError):  # not asked before: it may go in between
+            parts, cuts = _load(checkpoint, identity, generator, meter.spent[""])
 
     def keep(rollout: Rollout, count: int) -> None:
         parts.append(rollout.transitions.flatten()[:count])

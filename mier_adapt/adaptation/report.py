@@ -89,9 +89,9 @@ class AdaptationReport:
     weight_steps: tuple[int, ...]
     """Weight steps behind each model that was kept."""
     synthetic_transitions: int
-    """Transitions that were relabeled."""
+    """Transitions that were relabeled, or made by sources of one's own."""
     updates: int
-    """SAC updates on them."""
+    """The algorithm's updates on them."""
     seconds: dict[str, float]
     """Wall-clock time of each stage."""
 

@@ -4,6 +4,7 @@
 """
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,10 @@ class PolicyCandidate:
     """A copy of the agent's, for itself."""
     actor: PolicyActor
     """Its policy, under what of the context it is given."""
+    synthetic_transitions: int = 0
+    """How many sources have made for it."""
+    updates: int = 0
+    """How often the algorithm was updated on them."""
 
     def act(self, obs: NDArray[np.floating], *, explore: bool) -> NDArray[np.floating]:
         """As :meth:`.Actor.act`."""
@@ -248,6 +253,7 @@ def train_on_synthetic(
     buffer.extend_real(found.real, truncated=found.truncated)
     averaged = AveragedModel(algorithm.policy)
     updates = config.relabel_rounds * config.updates_per_round
+    synthetic = made = 0
     with one_step_targets(algorithm):
         for done in range(config.relabel_rounds):
             shares = np.array_split(np.arange(config.relabel_size), len(sources))
@@ -255,6 +261,7 @@ def train_on_synthetic(
                 stored = draw_stored(agent, len(share), _CHUNK, generator)
                 for chunk in source.stream(stored):
                     buffer.extend_synthetic(chunk)
+                    synthetic += len(chunk)
             for count in range(config.updates_per_round):
                 losses = update(algorithm, buffer, config.batch_size)
                 if not all(math.isfinite(loss) for loss in losses.values()):
@@ -262,14 +269,16 @@ def train_on_synthetic(
                         f"The losses are {losses} at update {count} of relabeling {done}. The "
                         "agent is unchanged; lower critic_lr."
                     )
-                made = done * config.updates_per_round + count + 1
+                made += 1
                 if made > updates * (1 - config.averaged_share):
                     averaged.update_parameters(algorithm.policy)
                 on_update(made)
     if config.averaged_share:
         algorithm.policy.load_state_dict(averaged.module.state_dict())
     require_finite_parameters(algorithm, "The relabeled policy")
-    return start.evolved("relabeled", algorithm)
+    return dataclasses.replace(
+        start.evolved("relabeled", algorithm), synthetic_transitions=synthetic, updates=made
+    )
 
 
 _CHUNK = 16_384

@@ -3,6 +3,8 @@
 import importlib
 import itertools
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from mier_adapt._checks import checked, require_unit, shown
 from mier_adapt._spaces import vector_space
+from mier_adapt._storage.files import FOREIGN_ERRORS
 from mier_adapt.transitions import OneTask, Transitions
 
 
@@ -38,13 +41,15 @@ def from_minari(dataset: Any, *, dtype: torch.dtype = torch.float32) -> Transiti
         ImportError: If minari is not installed.
         FileNotFoundError: If there is no dataset of that name.
         ValueError: If observations or actions are not vectors, actions are unbounded and outside
-            [-1, 1], or a value is not finite.
+            [-1, 1], a value is not finite, or Minari cannot read the dataset.
         TypeError: If an argument is of another type.
     """
     minari = _import_minari()
     if not dtype.is_floating_point:
         raise TypeError(f"from_minari expected dtype to be a floating-point one, got {dtype!r}.")
-    dataset = minari.load_dataset(dataset) if isinstance(dataset, str) else dataset
+    if isinstance(dataset, str):
+        with _read_by_minari():
+            dataset = minari.load_dataset(dataset)
     if not isinstance(dataset, minari.MinariDataset):
         raise TypeError(
             f"from_minari expected dataset to be a MinariDataset or its name, got {shown(dataset)}."
@@ -54,13 +59,14 @@ def from_minari(dataset: Any, *, dtype: torch.dtype = torch.float32) -> Transiti
     columns: dict[str, list[NDArray[Any]]] = {
         name: [] for name in ("obs", "act", "rew", "obs_next", "terminated")
     }
-    for episode in dataset.iterate_episodes():
-        observations = np.asarray(episode.observations)
-        columns["obs"].append(observations[:-1])
-        columns["obs_next"].append(observations[1:])
-        columns["act"].append(_to_unit(np.asarray(episode.actions), dataset.action_space))
-        columns["rew"].append(np.asarray(episode.rewards))
-        columns["terminated"].append(np.asarray(episode.terminations, dtype=bool))
+    with _read_by_minari():
+        for episode in dataset.iterate_episodes():
+            observations = np.asarray(episode.observations)
+            columns["obs"].append(observations[:-1])
+            columns["obs_next"].append(observations[1:])
+            columns["act"].append(_to_unit(np.asarray(episode.actions), dataset.action_space))
+            columns["rew"].append(np.asarray(episode.rewards))
+            columns["terminated"].append(np.asarray(episode.terminations, dtype=bool))
     if not columns["obs"]:
         raise ValueError("from_minari expected a dataset with at least one episode, got none.")
     joined = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()}
@@ -123,6 +129,18 @@ def to_minari(transitions: OneTask, dataset_id: str, **metadata: Any) -> Any:
         action_space=spaces.Box(-1.0, 1.0, act.shape[1:], act.dtype.type),
         **metadata,
     )
+
+
+@contextmanager
+def _read_by_minari() -> Iterator[None]:
+    """A block in which Minari reads files that may be anyone's, and fails in ways of its own."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError):
+        raise
+    except (AssertionError, MemoryError, OSError, RuntimeError, *FOREIGN_ERRORS) as error:
+        problem = f"{type(error).__name__}: {str(error)[:200]}"
+        raise ValueError(f"from_minari expected a whole dataset, got {problem}") from error
 
 
 def _to_unit(act: NDArray[Any], space: spaces.Box) -> NDArray[Any]:

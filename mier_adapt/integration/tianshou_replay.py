@@ -7,6 +7,8 @@ import torch
 from tianshou.data import ReplayBuffer
 
 from mier_adapt._checks import checked
+from mier_adapt.integration.context_replay import ContextReplayBuffer
+from mier_adapt.integration.mixed_replay import MixedReplayBuffer
 from mier_adapt.transitions import Transitions
 
 _logger = logging.getLogger(__name__)
@@ -28,10 +30,17 @@ def from_tianshou(buffer: ReplayBuffer) -> Transitions:
             and actions that mean [-1, 1].
 
     Raises:
-        TypeError: If it is none.
+        TypeError: If it is none, or one of this library's that holds several parts.
         ValueError: If it is empty, what it holds is not what a collector stores, or observations
             are stacked in it, or of no transition the next one is known.
     """
+    if isinstance(buffer, ContextReplayBuffer | MixedReplayBuffer):
+        raise TypeError(
+            "from_tianshou expected a buffer of one task with bare observations, got a "
+            f"{type(buffer).__name__}, whose observations end in contexts. Give one of its parts, "
+            "buffer.buffers[n]: the nth task of a ContextReplayBuffer (all are .stored()); the "
+            "real (0) or the synthetic (1) transitions of a MixedReplayBuffer."
+        )
     indices, kept = buffer.sample_indices(0), len(buffer)
     if kept and not buffer._save_obs_next:
         last = buffer.next(indices) == indices

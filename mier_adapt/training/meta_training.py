@@ -340,7 +340,8 @@ def meta_train(
     """Meta-train into a directory, or go on with the run that it holds.
 
     An interrupted run that is called again ends with the parameters of an uninterrupted one,
-    bit for bit on the same machine's CPU. A finished one is left as it is. The global generators of
+    bit for bit on the same machine's CPU with as many of torch's threads; with another number of
+    them it goes on, and the log says so. A finished one is left as it is. The global generators of
     NumPy and torch, from which training draws, are given back as they were found.
 
     Args:
@@ -446,6 +447,8 @@ def _resume(directory: Path, trainer: MetaTrainer, run_file: RunFile) -> None:
     path, tree = load_checkpoint(directory, set_damaged_aside=True)
     try:
         run_file.require_same(RunFile.from_dict(tree["manifest"]), "it")
+        threads = tree["manifest"].get("threads", torch.get_num_threads())  # 0.1 says none
+        require_like(0, threads, "manifest/threads")
         trainer.load_state({name: part for name, part in tree.items() if name != "manifest"})
     except FOREIGN_ERRORS as error:
         raise CheckpointError(f"{path} does not fit its run: {error}") from error
@@ -454,13 +457,21 @@ def _resume(directory: Path, trainer: MetaTrainer, run_file: RunFile) -> None:
             f"{directory} has taken {trainer.updates} updates: ask for as many or for more, not "
             f"for {trainer.config.updates}, or choose another directory."
         )
+    now = torch.get_num_threads()
+    if threads != now and trainer.run.device.type == "cpu" and not trainer.finished:
+        _logger.warning(
+            "%s was trained on %d of torch's threads and goes on with %d. Last bits depend on "
+            "them: it will not end as one that was not stopped. OMP_NUM_THREADS=%d keeps them.",
+            *(directory, threads, now, threads),
+        )
 
 
 def _save(directory: Path, run_file: RunFile, trainer: MetaTrainer) -> None:
     if not (directory / RUN_FILE).is_file():  # the directory was made anew
         write_run_file(directory, run_file)
+    manifest = {**run_file.to_dict(), "threads": torch.get_num_threads()}
     try:
-        save_checkpoint(directory, {"manifest": run_file.to_dict(), **trainer.state()})
+        save_checkpoint(directory, {"manifest": manifest, **trainer.state()})
     except ValueError as error:
         raise FloatingPointError(f"After SAC update {trainer.updates}: {error}") from error
 

@@ -277,6 +277,7 @@ FAILURES = {
     "closed pipe": BrokenPipeError(32, "Broken pipe"),
     "full disk": OSError(28, "No space left on device"),
     "closed file": ValueError("I/O operation on closed file."),
+    "another's error": RuntimeError("the window is gone"),
 }
 
 
@@ -296,6 +297,10 @@ def test_output_that_fails_ends_no_work(
         (
             ("adapt", "{run}", "--task", "12", "3", "--episodes", "1", "--out", "{tmp}/adapt"),
             ["adapt/task-12-seed-0.json", "adapt/task-3-seed-0.png", "adapt/comparison.png"],
+        ),
+        (
+            ("evaluate", "{tmp}/run", "--split", "test", "--episodes", "1"),
+            ["run/evaluation.json"],
         ),
         (("plot", "{run}", "--out", "{tmp}/x.png"), ["x.png"]),
     ):
@@ -338,7 +343,7 @@ def test_an_evaluation_is_written_before_it_is_shown(command, finished_run, tmp_
     def fail(*_, **__):
         raise RuntimeError("no table")
 
-    monkeypatch.setattr(cli.Console, "print", fail)
+    monkeypatch.setattr(cli._console, "print", fail)
     with pytest.raises(RuntimeError, match="no table"):
         command("evaluate", copied, "--split", "test", "--episodes", 1)
     assert (copied / "evaluation.json").is_file()

@@ -570,3 +570,27 @@ def test_adapting_works_where_the_caller_takes_no_gradients(caller, frozen, mode
     assert torch.equal(adapted, expected)
     assert not adapted.requires_grad
     assert transitions.obs.grad is None
+
+
+@pytest.mark.parametrize("caller", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("kind", ["by hand", "by torch", "another's"])
+def test_the_meta_loss_is_known_where_the_caller_takes_no_gradients(caller, kind):
+    model = {
+        "by hand": lambda: random_model(activation="leaky_relu"),
+        "by torch": lambda: random_model(ScaledActions),
+        "another's": lambda: LinearModel(dtype=torch.float64),
+    }[kind]()
+    adapter = GradientContextAdapter(model)
+    sets = double(3, 8), double(3, 6, seed=1)
+    expected = adapter.meta_loss(*sets)
+    with caller():
+        for data in (sets, (double(3, 8), double(3, 6, seed=1))):
+            found = adapter.meta_loss(*data)
+            assert not found.loss.requires_grad
+            for name in ("loss", "contexts", "evaluation_loss"):
+                assert torch.equal(getattr(found, name), getattr(expected, name))
+                assert not getattr(found, name).is_inference()
+    again = adapter.meta_loss(*data)  # of what was made there
+    assert torch.equal(again.loss, expected.loss)
+    again.loss.backward()
+    assert data[0].obs.grad is None

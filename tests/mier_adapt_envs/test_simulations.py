@@ -11,9 +11,11 @@ import pytest
 from env_helpers import random_actions, spread_tasks
 
 from mier_adapt_envs import env_class, vector
-from mier_adapt_envs.batch_simulations import BatchSimulations
 from mier_adapt_envs.thread_simulations import ThreadSimulations
 from mier_adapt_envs.vector import TaskVectorEnv
+
+pytest.importorskip("mujoco.batch", reason="MuJoCo before 4.0 has no batches")
+from mier_adapt_envs.batch_simulations import BatchSimulations
 
 KINDS = [BatchSimulations, ThreadSimulations]
 

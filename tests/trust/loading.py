@@ -7,6 +7,7 @@ each line of standard output is a JSON object about it.
 import json
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from mier_adapt.agents.run import read_run_file
 from mier_adapt.training.meta_training import MetaTrainer, _resume
 from mier_adapt_envs import task_set
 
-_events: list[str] = []
 _HARMLESS = ("object.__getattr__", "builtins.id", "gc.", "sys._getframe")
 
 
@@ -49,14 +49,20 @@ def memory(name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def listen(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "open" and isinstance(arguments[0], (str, bytes)):
-        mode = arguments[1] or ""
-        name = Path(str(arguments[0])).name
-        if set("wax+") & set(mode) or not name.startswith("checkpoint"):
-            _events.append(f"open {arguments[0]!r} {mode}")
-    elif not event.startswith((*_HARMLESS, "open", "os.rename")):
-        _events.append(f"{event} {str(arguments)[:80]}")
+def watch(allowed: Callable[[Path], bool]) -> list[str]:
+    """From now on, what this process does but read the files that are allowed; clear it at will."""
+    events: list[str] = []
+
+    def listen(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], (str, bytes)):
+            mode = arguments[1] or ""
+            if set("wax+") & set(mode) or not allowed(Path(str(arguments[0]))):
+                events.append(f"open {arguments[0]!r} {mode}")
+        elif not event.startswith((*_HARMLESS, "open", "os.rename")):
+            events.append(f"{event} {str(arguments)[:80]}")
+
+    sys.addaudithook(listen)
+    return events
 
 
 def serve(run_directory: Path) -> None:
@@ -68,24 +74,24 @@ def serve(run_directory: Path) -> None:
         trainer = MetaTrainer(config, envs, seed=run_file.seed, adapt_config=run_file.adapt_config)
         _resume(run_directory, trainer, run_file)
         intact = checksum(trainer.state())
-        sys.addaudithook(listen)
+        events = watch(lambda path: path.name.startswith("checkpoint"))
         print("ready", flush=True)
         for line in sys.stdin:
             directory = Path(line.rstrip("\n")).parent
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
             before = memory("VmRSS")
-            _events.clear()
+            events.clear()
             error = None
             try:
                 _resume(directory, trainer, run_file)
             except Exception as raised:  # which one it is, is the question
                 error = [type(raised).__name__, str(raised)[:400]]
-            events = list(_events)
+            happened = list(events)
             growth = memory("VmHWM") - before
             changed = checksum(trainer.state()) != intact
             if error is None and changed:
                 _resume(run_directory, trainer, run_file)
-            report = {"error": error, "growth": growth, "changed": changed, "events": events}
+            report = {"error": error, "growth": growth, "changed": changed, "events": happened}
             print(json.dumps(report), flush=True)
 
 

@@ -133,7 +133,11 @@ def test_a_lock_without_an_owner_counts_once_it_is_old(
     assert "taking it over" in caplog.text
 
 
-def test_of_many_processes_that_find_a_stale_lock_one_takes_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", [True, False])
+def test_of_many_processes_that_start_at_once_one_takes_the_lock(
+    left: bool, tmp_path: Path
+) -> None:
+    """Whether one that died has left a lock there or not."""
     code = """
 import os, sys, time
 from pathlib import Path
@@ -155,11 +159,12 @@ codes = [os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(5)]
 os.close(release)
 print(*codes, os.waitstatus_to_exitcode(os.wait()[1]))
 """
-    stale = {"pid": a_dead_process(), "host": socket.gethostname(), "taken": 0.0}
-    (tmp_path / LOCK_FILE).write_text(json.dumps({**stale, "process_start": None}))
+    if left:
+        stale = {"pid": a_dead_process(), "host": socket.gethostname(), "taken": 0.0}
+        (tmp_path / LOCK_FILE).write_text(json.dumps({**stale, "process_start": None}))
     exit_code, output, errors = run_python(code, tmp_path)
     assert (exit_code, output) == (0, "4 4 4 4 4 3\n"), errors
-    assert errors.count("taking it over") == 1
+    assert errors.count("taking it over") == left
 
 
 def test_a_run_that_was_stopped_ends_like_another(tmp_path: Path, finished_run: Path) -> None:

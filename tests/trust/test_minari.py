@@ -117,6 +117,27 @@ def test_what_does_not_fit_is_refused() -> None:
         from_minari("test/nowhere-v0")
 
 
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        ("metadata.json", b"{}"),
+        ("metadata.json", b"[" * 100_000),
+        ("metadata.json", b"\xff"),
+        ("main_data.hdf5", b""),
+        ("main_data.hdf5", None),
+    ],
+)
+def test_a_damaged_dataset_is_a_value_error(
+    name: str, contents: bytes | None, tmp_path: Path
+) -> None:
+    to_minari(random_transitions(3), "test/random-v0", author="us")
+    (path,) = tmp_path.rglob(name)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if contents is None else contents)
+    with pytest.raises(ValueError, match=r"a whole dataset, got \w+Error: |JSON|codec"):
+        from_minari("test/random-v0")
+
+
 def test_a_missing_extra_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "minari", None)
     with pytest.raises(ImportError, match=r"pip install 'mier-adapt\[minari\]'"):

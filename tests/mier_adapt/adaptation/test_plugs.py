@@ -285,6 +285,30 @@ def test_sources_of_ones_own_make_the_synthetic_data(trained_on):
     assert np.abs(buffer.act[30:110]).max() <= 1
 
 
+@pytest.mark.parametrize("chunks", [1, 2, 5])
+def test_what_sources_have_made_is_counted(chunks, trained_on):
+    """Not what they were asked for: they may give less of it, or more."""
+
+    class Generous(Mirrored):
+        def stream(self, source):
+            stored, *_ = super().stream(source)
+            yield from [stored[:7]] * chunks
+
+    env = pendulum()
+    report = adapt(
+        agent_with(LinearModel(3, 1, 0), env),
+        NewTask.of_env(env),
+        CONFIG,
+        seed=0,
+        evaluation_episodes=1,
+        sources=lambda fitted: lambda policy: [Generous(policy)],
+    ).report
+    (buffer,) = trained_on
+    assert report.synthetic_transitions == CONFIG.relabel_rounds * 7 * chunks
+    assert buffer.num_synthetic == min(80, report.synthetic_transitions)
+    assert report.updates == CONFIG.relabel_rounds * CONFIG.updates_per_round
+
+
 # Gates --------------------------------------------------------------------------------------
 
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mier_adapt import NewTask, adapt, adapt_algorithm, load_run
+from mier_adapt._storage import checkpoints
 from mier_adapt._storage.checkpoints import load_tree
-from mier_adapt.adaptation import AlwaysGate, MarginGate
+from mier_adapt.adaptation import AlwaysGate, MarginGate, identification
 from mier_adapt.agents import FamilyEnvs
 
 from ..doubles import CountedEnv, DriftEnv, random_transitions, small_sac
@@ -152,6 +153,27 @@ def test_what_was_gathered_before_an_error_is_kept_and_not_gathered_again(tmp_pa
     assert env.steps - spent[0] == CONFIG.adaptation_steps - breaks + report.gate_transitions
     for name, value in load_tree(checkpoint)["real"].items():
         torch.testing.assert_close(value[:breaks], kept[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("goes", ["before it is read", "while it is read"])
+def test_a_checkpoint_that_another_process_deletes_is_none(tmp_path, monkeypatch, goes):
+    checkpoint = tmp_path / "real.safetensors"
+    agent, task = agent_of(), task_of(counted())
+    adapt(agent, task, CONFIG, seed=0, checkpoint=checkpoint, evaluation_episodes=0)
+    module, name = {
+        "before it is read": (identification, "load_tree"),
+        "while it is read": (checkpoints, "_load_tree"),
+    }[goes]
+    read = getattr(module, name)
+
+    def read_too_late(path):
+        path.unlink(missing_ok=True)
+        return read(path)
+
+    monkeypatch.setattr(module, name, read_too_late)
+    report = adapt(agent, task, CONFIG, seed=0, checkpoint=checkpoint, evaluation_episodes=0).report
+    assert report.real_transitions == CONFIG.adaptation_steps
+    assert checkpoint.exists()  # anew
 
 
 def test_a_checkpoint_asks_for_a_label_before_the_first_step(tmp_path):

@@ -17,9 +17,9 @@ from tianshou.data import (
 from tianshou.env import DummyVectorEnv
 from tianshou.exploration import GaussianNoise
 
-from mier_adapt.integration import from_tianshou
+from mier_adapt.integration import ContextReplayBuffer, MixedReplayBuffer, from_tianshou
 
-from ..doubles import ALGORITHMS
+from ..doubles import ALGORITHMS, assert_same_tree, random_transitions
 
 EPISODE = 7
 
@@ -146,3 +146,24 @@ def test_actions_are_those_that_the_environment_was_given(caplog):
     given = from_tianshou(buffer)
     np.testing.assert_allclose(given.act.numpy() * 3 + 1, env.received, atol=1e-6)
     assert not caplog.records
+
+
+def test_of_the_librarys_own_buffers_it_reads_the_parts():
+    """As a whole they give observations with contexts, of several tasks, or synthetic ones."""
+    first, second = random_transitions(5), random_transitions(4, seed=1)
+    options = {"obs_dim": 3, "act_dim": 2, "generator": np.random.default_rng(0)}
+    tasks = ContextReplayBuffer(2, 6, context_dim=2, **options)
+    tasks.extend(0, first)
+    tasks.extend(1, second)
+    mixed = MixedReplayBuffer(6, 6, context=torch.ones(2), real_fraction=0.5, **options)
+    mixed.extend_real(first)
+    mixed.extend_synthetic(second)
+    for buffer in (
+        tasks,
+        mixed,
+        ContextReplayBuffer.of([first, second], generator=tasks.generator),
+    ):
+        with pytest.raises(TypeError, match=r"of one task .* got a \w+, .*buffer\.buffers\[n\]"):
+            from_tianshou(buffer)
+        for part, expected in zip(buffer.buffers, (first, second), strict=True):
+            assert_same_tree(vars(from_tianshou(part)), vars(expected))

@@ -10,7 +10,7 @@ import torch
 
 import mier_adapt_envs
 from mier_adapt import meta_train
-from mier_adapt._storage.checkpoints import CheckpointError, load_tree
+from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt.agents import AdaptConfig, FamilyEnvs, ModelConfig, Run, evaluate, load_run
 from mier_adapt.gates import NeverGate
 from mier_adapt.protocols import MetaPolicy, Method
@@ -177,6 +177,44 @@ def test_a_run_that_stops_anywhere_ends_bit_for_bit_alike(negated_joints_run, tm
         load_tree(tmp_path / CHECKPOINT), load_tree(negated_joints_run / CHECKPOINT), ignore=TIMES
     )
     assert without_times(read_metrics(tmp_path)) == without_times(read_metrics(negated_joints_run))
+
+
+def test_another_number_of_threads_is_told(tmp_path, caplog):
+    def train(stop):
+        steps = iter(range(stop))
+        return meta_train(
+            tiny_config(),
+            tmp_path,
+            **ADAPT,
+            should_stop=lambda: next(steps, None) is None,
+        )
+
+    threads = torch.get_num_threads()
+    train(3)
+    assert load_tree(tmp_path / CHECKPOINT)["manifest"]["threads"] == threads
+    train(3)
+    assert not caplog.records
+    torch.set_num_threads(threads + 1)
+    try:
+        assert train(100)
+        (record,) = caplog.records
+        assert f"trained on {threads} of torch's threads and goes on with" in record.getMessage()
+        assert f"OMP_NUM_THREADS={threads} keeps them" in record.getMessage()
+        assert load_tree(tmp_path / CHECKPOINT)["manifest"]["threads"] == threads + 1
+    finally:
+        torch.set_num_threads(threads)
+    assert train(1)  # a finished run goes on with none
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("threads", ["1", [1], None])
+def test_a_number_of_threads_that_is_none_is_refused(negated_joints_run, tmp_path, threads):
+    shutil.copytree(negated_joints_run, tmp_path / "run")
+    tree = load_tree(tmp_path / "run" / CHECKPOINT)
+    tree["manifest"]["threads"] = threads
+    save_tree(tmp_path / "run" / CHECKPOINT, tree)
+    with pytest.raises(CheckpointError, match="manifest/threads"):
+        meta_train(tiny_config(updates=30), tmp_path / "run", **ADAPT, seed=1)
 
 
 def test_step_sizes_fall_in_the_last_part_of_a_run(tmp_path):
