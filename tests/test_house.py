@@ -26,9 +26,13 @@ MOST_OF_A_ROOM = 0.25
 FOREIGN_FILES = "_storage"
 """The room that reads what others may have written."""
 COMPONENTS = {
+    "_evidence",
     "_meta_gradient",
+    "changes",
+    "compensation",
     "context_adapter",
     "context_model",
+    "diagnosis",
     "gates",
     "model_fitting",
     "protocols",

@@ -1,0 +1,248 @@
+"""A task's transitions as evidence for and against changes: search, gradients, held-out losses."""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import torch
+
+from mier_adapt._typing import Bool, Float, Int, Tensor
+from mier_adapt.changes import Actuators, Change, ChangedModel, Together
+from mier_adapt.protocols import TaskModel
+from mier_adapt.transitions import Transitions
+
+NOTHING = Together()
+"""The change that is none."""
+
+SOFT = 5.0
+"""Loss above the known tasks' at which a transition begins to count less."""
+_HELD_OUT = 0.2
+"""Share of the transitions that judges."""
+_SEARCHED, _FITTED = 128, 192
+"""Transitions on which alternatives are compared, and on which gradients are taken."""
+_BEAM = 3
+"""Alternatives that are kept while others are tried."""
+_WORTH = 0.15
+"""Loss that a parameter has to save to be moved."""
+_STEPS, _LR, _SHRINKAGE = 80, 0.05, 0.02
+"""Adam's on a change's parameters, and the weight of their squared distance from the start."""
+_MANY = 200
+"""Parameters from which on a third of the step size is taken: a residual's."""
+_CHUNK = 20_000
+"""Transitions that a model predicts at once."""
+
+
+@dataclass(eq=False)
+class Evidence:
+    """The transitions of one task, split into those that fit changes and those that judge them."""
+
+    model: TaskModel
+    """Of the known tasks."""
+    contexts: Float[Tensor, "K C"]
+    """Theirs."""
+    transitions: Transitions
+    """Shape ``(B, ...)``, in order."""
+    started: Bool[Tensor, " B"]
+    """Where an episode starts."""
+    floor: float
+    """Loss from which on losses grow with their logarithm."""
+    generator: torch.Generator | None
+    """Draws the split."""
+    train: Int[Tensor, " N"] = field(init=False)
+    held_out: Int[Tensor, " M"] = field(init=False)
+    _searches: dict[int, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        order = torch.randperm(len(self.transitions), generator=self.generator)
+        count = max(1, round(_HELD_OUT * len(order)))
+        order = order.to(self.contexts.device)
+        self.held_out, self.train = order[:count], order[count:]
+
+    def of(self, change: Change, rows: Tensor) -> Transitions:
+        """Some of the transitions, their actions as late as a change supposes."""
+        if not change.lag:
+            return self.transitions[rows]
+        act = self.transitions.act
+        for _ in range(change.lag):
+            act = torch.where(self.started.unsqueeze(-1), 0.0, act.roll(1, 0))
+        return dataclasses.replace(self.transitions, act=act)[rows]
+
+    # Losses -----------------------------------------------------------------------------------
+
+    def losses(
+        self, change: Change, parameters: Float[Tensor, "N P"], contexts: Tensor, rows: Tensor
+    ) -> Float[Tensor, "N B"]:
+        """Of these transitions, one by one, for N sets of parameters under a context for each."""
+        many = self.of(change, rows)._map(lambda each: each.expand(len(parameters), *each.shape))
+        changed = ChangedModel(self.model, change, parameters)
+        return softened(changed.losses(many, contexts), self.floor)
+
+    @torch.no_grad()
+    def held_out_losses(
+        self, change: Change, parameters: Float[Tensor, " P"], task: int
+    ) -> Float[Tensor, " M"]:
+        """Of the transitions that judge."""
+        one = parameters.unsqueeze(0), self.contexts[[task]]
+        return self.losses(change, *one, self.held_out)[0]
+
+    @torch.no_grad()
+    def scores(
+        self,
+        change: Change,
+        parameters: Float[Tensor, "N P"],
+        tasks: Int[Tensor, " N"],
+        rows: Tensor,
+    ) -> Float[Tensor, " N"]:
+        """Mean loss, and what moved parameters cost."""
+        size = max(1, _CHUNK // len(rows))
+        found = [
+            self.losses(change, some, self.contexts[of], rows).mean(-1)
+            for some, of in zip(
+                torch.split(parameters, size), torch.split(tasks, size), strict=True
+            )
+        ]
+        moved = parameters != change.identity().to(parameters)
+        return torch.cat(found) + _WORTH * moved.sum(-1)
+
+    # Fitting ----------------------------------------------------------------------------------
+
+    def fit(self, change: Change) -> tuple[Float[Tensor, " P"], int]:
+        """A change's best parameters, and which known task it makes of the new one."""
+        parameters, tasks = self.search(change)
+        if bool(change.free(change.identity()).any()):
+            # Signs and orders may have been misled by what only gradients find.
+            parameters = torch.cat((change.identity().to(parameters).unsqueeze(0), parameters))
+            tasks = torch.cat((self.search(NOTHING)[1][:1], tasks))
+        parameters = self.descend(change, parameters, self.contexts[tasks], self.train[:_FITTED])
+        best = int(self.scores(change, parameters, tasks, self.train).argmin())
+        return parameters[best], int(tasks[best])
+
+    def search(self, change: Change) -> tuple[Float[Tensor, "N P"], Int[Tensor, " N"]]:
+        """The most promising parameters and known tasks: a beam through a change's alternatives."""
+        if id(change) in self._searches:
+            return self._searches[id(change)]
+        if isinstance(change, Together) and len(change.changes) > 1:
+            # From what the first part's search has found already.
+            parameters, tasks = self.search(change.changes[0])
+            others = change.identity().to(parameters)[parameters.shape[-1] :]
+            parameters = torch.cat((parameters, others.expand(len(parameters), -1)), -1)
+        else:
+            tasks = torch.arange(len(self.contexts), device=self.contexts.device)
+            parameters = change.identity().to(self.contexts).expand(len(tasks), -1)
+        rows = self.train[:_SEARCHED]
+        scores = self.scores(change, parameters, tasks, rows)
+        best = scores.argsort()[:_BEAM]
+        parameters, tasks, scores = parameters[best], tasks[best], scores[best]
+        tried: set[tuple[float, ...]] = set()
+        while True:
+            candidates = [
+                (other, task)
+                for own, task in zip(parameters, tasks.tolist(), strict=True)
+                for other in change.alternatives(own)
+            ]
+            candidates = [each for each in candidates if (each[1], *each[0].tolist()) not in tried]
+            if not candidates:
+                break
+            tried |= {(task, *other.tolist()) for other, task in candidates}
+            others = torch.stack([other for other, _ in candidates])
+            of = tasks.new_tensor([task for _, task in candidates])
+            found = self.scores(change, others, of, rows)
+            better = bool(found.min() < scores[0])
+            best = torch.cat((scores, found)).argsort()[:_BEAM]
+            parameters, tasks = torch.cat((parameters, others))[best], torch.cat((tasks, of))[best]
+            scores = torch.cat((scores, found))[best]
+            if not better:
+                break
+        self._searches[id(change)] = parameters, tasks
+        return parameters, tasks
+
+    def descend(
+        self, change: Change, start: Float[Tensor, "N P"], contexts: Tensor, rows: Tensor
+    ) -> Float[Tensor, "N P"]:
+        """Follow gradients from these parameters.
+
+        Raises:
+            TypeError: If the model's loss has none.
+        """
+        free = change.free(start)
+        if not bool(free.any()):
+            return start
+        theta = start.clone().requires_grad_()
+        lr = _LR if start.shape[-1] < _MANY else _LR / 3
+        optimizer = torch.optim.Adam([theta], lr=lr)
+        for step in range(_STEPS):
+            optimizer.param_groups[0]["lr"] = lr * min(1.0, 2 * (1 - step / _STEPS))
+            loss = self.losses(change, theta, contexts, rows).mean(-1)
+            loss = loss + _SHRINKAGE * (theta - start).square().sum(-1)
+            (grad,) = torch.autograd.grad(loss.sum(), theta)
+            theta.grad = grad * free
+            optimizer.step()
+        return theta.detach()
+
+    def polished(
+        self, change: Change, parameters: Float[Tensor, " P"], task: int
+    ) -> Float[Tensor, " P"]:
+        """Fitted to all of the transitions, at simple values where these do as well."""
+        rows = torch.cat((self.train, self.held_out))
+        tasks = rows.new_tensor([task, task])
+        (exact,) = self.descend(change, parameters.unsqueeze(0), self.contexts[tasks[:1]], rows)
+        both = torch.stack((exact, change.rounded(exact)))
+        scores = self.scores(change, both, tasks, rows)
+        return both[int(scores[1] <= scores[0])]
+
+    def flattery(self, changes: list[Change]) -> tuple[list[float], float]:
+        """What each change wins over none where nothing changed, and the loss of none."""
+        none, task = self.held_out_losses(NOTHING, NOTHING.identity(), 0), 0
+        rows = self.train[:_FITTED]
+        won = []
+        for change in changes:
+            start = change.identity().to(self.contexts).unsqueeze(0)
+            (parameters,) = self.descend(change, start, self.contexts[:1], rows)
+            fitted = self.held_out_losses(change, parameters, task)
+            won.append(max(0.0, float((none - fitted).mean())))
+        return won, float(none.mean())
+
+    def gain_errors(
+        self, change: Change, parameters: Float[Tensor, " P"], context: Float[Tensor, " C"]
+    ) -> tuple[Float[Tensor, " A"], Float[Tensor, " A"]]:
+        """Gains of all motors on top of a change, and their standard errors: one Newton step.
+
+        By the sandwich of the losses' curvature and the spread of their gradients, since the model
+        need not be true (White 1982, Maximum likelihood estimation of misspecified models).
+        """
+        dim = self.model.act_dim
+        gains = Actuators(dim, "gains")
+        probe = Together(change, gains)
+        rows = torch.cat((self.train, self.held_out))
+        one = torch.ones(dim, device=context.device, dtype=context.dtype)
+
+        def losses(each: Tensor) -> Tensor:  # (N, A) -> (N, B)
+            whole = torch.cat((parameters.expand(len(each), -1), each), -1)
+            return self.losses(probe, whole, context.expand(len(each), -1), rows)
+
+        hessian = torch.autograd.functional.hessian(  # type: ignore[no-untyped-call]
+            lambda each: losses(each.unsqueeze(0)).mean(), one
+        )
+        alone = self.of(change, rows)._map(lambda value: value.unsqueeze(1))
+        each = one.repeat(len(rows), 1).requires_grad_()
+        whole = torch.cat((parameters.expand(len(rows), -1), each), -1)
+        changed = ChangedModel(self.model, probe, whole)
+        every = softened(changed.losses(alone, context.expand(len(rows), -1)), self.floor)
+        (scores,) = torch.autograd.grad(every.sum(), each)
+        values, vectors = torch.linalg.eigh(hessian)
+        flat = values <= 1e-4 * values.abs().max().clamp_min(1e-12)
+        inverse = vectors / torch.where(flat, torch.ones_like(values), values) @ vectors.mT
+        unknown = (vectors.square() * flat).sum(-1) > 0.01
+        step = -inverse @ scores.mean(0)
+        spread = scores.mT @ scores / len(rows)
+        errors = (inverse @ spread @ inverse / len(rows)).diagonal().clamp_min(0).sqrt()
+        return 1 + step, torch.where(unknown, torch.inf, errors)
+
+
+def softened(losses: Tensor, floor: float) -> Tensor:
+    """Losses that grow with their logarithm where they are far above a floor.
+
+    A model that is too sure of itself gives single transitions, such as falls, losses of hundreds,
+    in which all others would drown.
+    """
+    above = (losses - floor).clamp_min(0)
+    return torch.where(losses > floor, floor + SOFT * torch.log1p(above / SOFT), losses)

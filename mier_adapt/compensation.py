@@ -1,0 +1,115 @@
+"""Compensation: undoes a changed interface in front of a policy that does not know of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mier_adapt._checks import checked, require_array, shown
+
+_STEPS = 30
+"""Projected gradient steps where an exact command lies outside of [-1, 1]."""
+_WEAKEST = 0.05
+"""Strength, as a share of the strongest, below which a direction of the motors counts as dead."""
+
+
+@dataclass(frozen=True, eq=False)
+class Compensation:
+    """What to command and what to believe, so that a changed robot does what the known one did.
+
+    The changed robot executes ``act_matrix act + act_offset``, and the known one would have shown
+    ``obs_matrix obs + obs_offset``. All actions are in [-1, 1].
+
+    Example:
+        >>> reversed_motor = Compensation([[-1.0, 0.0], [0.0, 1.0]], [0.0, 0.0])
+        >>> reversed_motor.action([0.5, 0.5]).tolist()
+        [-0.5, 0.5]
+
+    Raises:
+        ValueError: If shapes do not fit, or a value is not finite.
+    """
+
+    act_matrix: NDArray[np.float64]
+    """Shape ``(A, A)``."""
+    act_offset: NDArray[np.float64]
+    """Shape ``(A,)``."""
+    obs_matrix: NDArray[np.float64] | None = None
+    """Shape ``(O, O)``; None where sensors are as they were."""
+    obs_offset: NDArray[np.float64] | None = None
+    """Shape ``(O,)``; None where sensors are as they were."""
+
+    def __post_init__(self) -> None:
+        for kind in ("act", "obs"):
+            names = f"{kind}_matrix", f"{kind}_offset"
+            given = [getattr(self, name) for name in names]
+            if kind == "obs" and given == [None, None]:
+                continue
+            matrix, offset = (
+                require_array("Compensation", name, value, np.float64)
+                for name, value in zip(names, given, strict=True)
+            )
+            fits = matrix.shape == (*offset.shape, *offset.shape) and offset.ndim == 1
+            if not fits or not np.isfinite(matrix).all() or not np.isfinite(offset).all():
+                raise ValueError(
+                    f"Compensation expected {names[0]} of shape (D, D) and {names[1]} of shape "
+                    f"(D,), finite, got {shown(given[0])} and {shown(given[1])}."
+                )
+            for name, value in zip(names, (matrix, offset), strict=True):
+                object.__setattr__(self, name, value)
+
+    def action(self, act: ArrayLike) -> NDArray[Any]:
+        """What to command, for the changed robot to execute this.
+
+        Exact where the motors can; otherwise the command in [-1, 1] whose effect is nearest, by
+        least squares: a dead motor gets none.
+
+        Args:
+            act: What the known robot would be told, ``(A,)`` or ``(B, A)``.
+
+        Raises:
+            ValueError: If the shape does not fit, or a value is not finite.
+        """
+        wanted = self._rows("act", act, len(self.act_offset))
+        matrix, offset = self.act_matrix, self.act_offset
+        if np.array_equal(matrix, np.eye(len(matrix))) and not offset.any():
+            return wanted  # to the last bit
+        exact = (wanted - offset) @ np.linalg.pinv(matrix, rcond=_WEAKEST).T
+        command = np.clip(exact, -1, 1)
+        if not np.array_equal(command, exact):
+            rate = 1 / np.linalg.norm(matrix, 2) ** 2 if matrix.any() else 0.0
+            for _ in range(_STEPS):
+                error = command @ matrix.T + offset - wanted
+                command = np.clip(command - rate * error @ matrix, -1, 1)
+        return command.astype(wanted.dtype)
+
+    def observation(self, obs: ArrayLike) -> NDArray[Any]:
+        """What the known robot would have shown, where the changed one shows this.
+
+        Args:
+            obs: Shape ``(O,)`` or ``(B, O)``.
+
+        Raises:
+            ValueError: If the shape does not fit.
+        """
+        if self.obs_matrix is None or self.obs_offset is None:
+            return np.asarray(obs)
+        shown_obs = self._rows("obs", obs, len(self.obs_offset))
+        return (shown_obs @ self.obs_matrix.T + self.obs_offset).astype(shown_obs.dtype)
+
+    @checked
+    def policy(
+        self, policy: Callable[[NDArray[Any]], ArrayLike]
+    ) -> Callable[[NDArray[Any]], NDArray[Any]]:
+        """A policy of any make, ``obs -> act`` in [-1, 1], as one for the changed robot."""
+        return lambda obs: self.action(policy(self.observation(obs)))
+
+    def _rows(self, name: str, values: ArrayLike, dim: int) -> NDArray[Any]:
+        rows = require_array("Compensation", name, values, None)
+        if rows.shape[-1:] != (dim,) or rows.ndim > 2 or not np.isfinite(rows).all():
+            raise ValueError(
+                f"Compensation expected {name} of shape ({dim},) or (B, {dim}), finite, got "
+                f"{shown(values)}."
+            )
+        return rows if rows.dtype.kind == "f" else rows.astype(np.float64)

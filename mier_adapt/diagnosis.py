@@ -1,0 +1,460 @@
+"""diagnose: which is the simplest hypothesis that explains what a new task shows?
+
+Nothing changed, or a known task; a known task behind changed actuators or sensors, or a delay; a
+new context; a linear residual; new weights. Each is fitted to the same transitions and judged on
+others, and the simplest one wins that is not worse than the best.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from mier_adapt._checks import NonNegative, Share, checked, require_tensor
+from mier_adapt._evidence import NOTHING, Evidence, softened
+from mier_adapt._typing import Bool, Float, Tensor
+from mier_adapt.changes import (
+    Actuators,
+    Change,
+    ChangedModel,
+    Delay,
+    LinearResidual,
+    Sensors,
+    Together,
+)
+from mier_adapt.protocols import TaskModel
+from mier_adapt.transitions import OneTask, Transitions
+
+_FEWEST = 10
+"""Transitions with which anything can be told."""
+_ERRORS = 2.0
+"""Standard errors by which an explanation has to be worse to be given up."""
+_AS_WELL = 3.0
+"""Loss beyond that of known tasks up to which a new one is explained."""
+_UNTOLD = 0.25
+"""Standard error of a gain from which on the transitions do not tell it."""
+
+_LAST = 6
+"""Level of hypotheses that are no changes."""
+_STILL = 1e-3
+"""Standard deviation of a motor's commands below which nothing can be told of it."""
+_MIXED, _DEAD, _SHIFTED = 0.1, 0.1, 0.05
+"""Shares of a motor's strength, and shifts, that are worth a word."""
+
+Fitter = Callable[[Transitions], tuple[TaskModel, Tensor]]
+"""Fits another hypothesis to some transitions ``(B, ...)``: a model and the context that it has."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Explanation:
+    """One hypothesis, as well as it can be made to explain the transitions."""
+
+    name: str
+    """What it supposes."""
+    model: TaskModel
+    """Predicts the new task by it."""
+    context: Float[Tensor, " C"]
+    """Under which the model does."""
+    change: Change
+    """What stands between the known task and the new one."""
+    parameters: Float[Tensor, " P"]
+    """The change's."""
+    level: int
+    """How simple it is; see :class:`.Change`."""
+    known_task: int | None
+    """Which of the known tasks' contexts it is; None for a new one."""
+    losses: Float[Tensor, " M"]
+    """Of the held-out transitions, in the units of the model's; softened, see :func:`diagnose`."""
+    worse: float = 0.0
+    """Than the best explanation, in the mean over held-out transitions."""
+    worse_error: float = 0.0
+    """Standard error of that."""
+
+    @property
+    def loss(self) -> float:
+        """Mean of :attr:`losses`."""
+        return float(self.losses.mean())
+
+
+def default_changes(model: TaskModel, transitions: Transitions) -> list[Change]:
+    """What may have happened to a robot, the simplest first.
+
+    Args:
+        model: Of the known tasks.
+        transitions: Of these or the new one, ``(B, ...)``; they say how much each dimension varies.
+    """
+    obs_dim, act_dim = model.obs_dim, model.act_dim
+    inputs = torch.cat((transitions.obs, transitions.act), -1)
+    targets = torch.cat((transitions.rew.unsqueeze(-1), transitions.obs_next - transitions.obs), -1)
+    spread = [getattr(model, f"{name}_std", None) for name in ("input", "target")]
+    input_std, target_std = (
+        _positive_std(values) if known is None or len(known) != values.shape[-1] else known
+        for known, values in zip(spread, (inputs, targets), strict=True)
+    )
+    order = Actuators(act_dim, "order")
+    gains, offset = Actuators(act_dim, "gains"), Actuators(act_dim, "offset")
+    scale = input_std[:obs_dim]
+    found: list[Change] = [
+        Actuators(act_dim, "signs"),
+        order,
+        Together(order, Actuators(act_dim, "gain")),
+        Together(order, gains),
+        offset,
+        Together(order, gains, offset),
+        Delay(),
+    ]
+    if model.varies != "reward":
+        found += [
+            Sensors(obs_dim, "signs", sparse=True),
+            Sensors(obs_dim, "offset", sparse=True, scale=scale),
+            Sensors(obs_dim, "gains", sparse=True),
+            Sensors(obs_dim, "order", sparse=True),
+        ]
+    found.append(Actuators(act_dim, "affine"))
+    if model.varies != "reward":
+        found.append(LinearResidual(inputs.mean(0), input_std, target_std))
+    return found
+
+
+def _positive_std(values: Tensor) -> Tensor:
+    std = values.std(0)
+    return torch.where(std > 0, std, torch.ones_like(std))
+
+
+class Estimate(NamedTuple):
+    """A number and its standard error; infinite where the transitions do not tell."""
+
+    value: float
+    error: float
+
+    @property
+    def told(self) -> bool:
+        """Whether the transitions tell it."""
+        return self.error < _UNTOLD
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ± {self.error:.2f}" if self.told else "not told"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Diagnosis:
+    """What changed, by the simplest hypothesis that explains it.
+
+    ``print(diagnosis)`` says it in words, with the hypotheses in a table.
+    """
+
+    explanations: tuple[Explanation, ...]
+    """All that were tried, the simplest first."""
+    chosen: Explanation
+    """The simplest one that is not worse than the best; fitted to all of the transitions."""
+    known_loss: float | None
+    """Mean loss of known tasks' transitions, where such were given."""
+    gains: tuple[Estimate, ...]
+    """What each motor executes, in units of what the chosen explanation says of it: around 1."""
+    sentences: tuple[str, ...]
+    """What changed, in words."""
+
+    @property
+    def explained(self) -> bool:
+        """Whether the chosen explanation does about as well as the model does in known tasks."""
+        return self.known_loss is None or self.chosen.loss < self.known_loss + _AS_WELL
+
+    def __str__(self) -> str:
+        width = max(len(each.name) for each in self.explanations)
+        lines = [*(f"{each}." for each in self.sentences), f"{'':{width}}      loss  worse by"]
+        for each in self.explanations:
+            mark = "*" if each.name == self.chosen.name else " "
+            worse = f"{each.worse:5.2f} ± {each.worse_error:.2f}"
+            lines.append(f"{each.name:{width}} {mark} {each.loss:7.2f}  {worse}")
+        if self.known_loss is not None:
+            lines.append(f"loss in known tasks: {self.known_loss:.2f}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        numbers = ("name", "loss", "worse", "worse_error")
+        return {
+            "sentences": list(self.sentences),
+            "chosen": self.chosen.name,
+            "known_task": self.chosen.known_task,
+            "parameters": self.chosen.parameters.tolist(),
+            "explained": self.explained,
+            "known_loss": self.known_loss,
+            "gains": [list(each) if math.isfinite(each.error) else None for each in self.gains],
+            "explanations": [
+                {name: getattr(each, name) for name in numbers} for each in self.explanations
+            ],
+        }
+
+
+@checked
+@torch.inference_mode(False)  # also where the caller evaluates in it
+def diagnose(
+    model: TaskModel,
+    transitions: OneTask,
+    *,
+    contexts: Float[Tensor, "K C"] | None = None,
+    known: Transitions | None = None,
+    started: Bool[Tensor, " B"] | None = None,
+    changes: Sequence[Change] | None = None,
+    others: Mapping[str, Fitter] | None = None,
+    names: Sequence[str] = (),
+    margin: NonNegative = 0.5,
+    share: Share = 0.15,
+    generator: torch.Generator | None = None,
+) -> Diagnosis:
+    """Find the simplest hypothesis that explains a new task's transitions.
+
+    Every change is fitted to 80% of them behind every known task at once: signs and orders by
+    trying, the rest by gradients from the most promising. On the other 20% hypotheses are compared
+    transition by transition. What one wins over "nothing changed" where indeed nothing did, on a
+    known task's transitions, is taken off what it wins here. The first, and so the simplest, is
+    chosen of those that explain as well as the model explains known tasks, or as the best one does,
+    but for ``margin`` or ``share``, or two standard errors.
+
+    Losses are softened: above the known tasks' median they grow with their logarithm, since a model
+    that is too sure of itself gives single transitions, such as falls, losses of hundreds.
+
+    Args:
+        model: Of the known tasks, fitted to them already.
+        transitions: The new task's, ``(B, ...)``, in the order in which they were gathered.
+        contexts: The known tasks', ``(K, C)``; by default the model's initial one alone.
+        known: Transitions of each known task, ``(K, B', ...)``, best such as the policy meets now.
+        started: Where an episode starts; by default only the first does. A delay is told by it.
+        changes: What may have happened, the simplest first; :func:`default_changes` by default.
+        others: Hypotheses that are less simple than all changes, by name: functions that fit them
+            to the training part. A new context, new weights.
+        names: What sentences call the known tasks.
+        margin: In units of the model's loss; half a unit is a quarter of a standard deviation.
+        share: Of what the best explanation wins over none; the simpler one may leave so much of it.
+            In states that the known tasks rarely met a model errs, and flexible hypotheses mend
+            that, too.
+        generator: Draws the split; torch's global one when ``None``.
+
+    Raises:
+        ValueError: If there are fewer than 10 transitions, or shapes do not fit.
+        TypeError: If the model's loss cannot be differentiated by the transitions, and a change has
+            parameters that only gradients find.
+
+    Source:
+        Ours. Mendonca et al. (2020), arXiv:2006.07178, identify a context alone.
+    """
+    if len(transitions) < _FEWEST:
+        raise ValueError(
+            f"diagnose expected at least {_FEWEST} transitions, a fifth of which are held out, got "
+            f"{len(transitions)}. Gather more."
+        )
+    if contexts is None:
+        contexts = model.initial_context.detach().unsqueeze(0)
+    require_tensor("diagnose", "contexts", contexts, (len(contexts), model.context_dim))
+    transitions = transitions.detach()
+    tried = [NOTHING, *(default_changes(model, transitions) if changes is None else changes)]
+
+    first = torch.zeros(len(transitions), dtype=torch.bool, device=contexts.device)
+    first[0] = True
+    if started is not None:
+        first |= started
+    floor = 0.0
+    if known is not None:
+        alone = ChangedModel(model, NOTHING, contexts[:, :0])
+        with torch.no_grad():
+            floor = float(alone.losses(known, contexts).median())
+    evidence = Evidence(model, contexts, transitions, first, floor, generator)
+    fits = [(each, *evidence.fit(each)) for each in tried]
+    losses = [evidence.held_out_losses(*each) for each in fits]
+    flattery: list[float] = [0.0] * len(fits)
+    known_loss = None
+    if known is not None:
+        task = fits[min(range(len(fits)), key=lambda each: float(losses[each].mean()))][2]
+        same = known[task][: len(transitions)]
+        control = Evidence(
+            model, contexts[[task]], same, torch.zeros_like(same.terminated), floor, generator
+        )
+        flattery, known_loss = control.flattery(tried)
+    found = [
+        Explanation(
+            name=change.name or "nothing changed",
+            model=model if change is NOTHING else ChangedModel(model, change, parameters),
+            context=contexts[task],
+            change=change,
+            parameters=parameters,
+            level=change.level,
+            known_task=task,
+            losses=each + won,
+        )
+        for (change, parameters, task), each, won in zip(fits, losses, flattery, strict=True)
+    ]
+    for name, fitter in (others or {}).items():
+        other, context = fitter(transitions[evidence.train])
+        alone = ChangedModel(other, NOTHING, context[:0].unsqueeze(0))
+        with torch.no_grad():
+            judged = alone.losses(
+                transitions[evidence.held_out]._map(lambda each: each.unsqueeze(0)),
+                context.unsqueeze(0),
+            )[0]
+        found.append(
+            Explanation(
+                name=name,
+                model=other,
+                context=context,
+                change=NOTHING,
+                parameters=NOTHING.identity(),
+                level=_LAST,
+                known_task=None,
+                losses=softened(judged, floor),
+            )
+        )
+    found = _compared(found)
+    best = min(each.loss for each in found)
+    enough = max(best, -math.inf if known_loss is None else known_loss)
+    allowed = enough + max(margin, share * (found[0].loss - enough))
+    good = [
+        each for each in found if each.loss <= allowed or each.worse <= _ERRORS * each.worse_error
+    ]
+    simplest = min(each.level for each in good)
+    chosen = min((each for each in good if each.level == simplest), key=lambda each: each.loss)
+    if chosen.change is not NOTHING and chosen.known_task is not None:
+        parameters = evidence.polished(chosen.change, chosen.parameters, chosen.known_task)
+        changed = ChangedModel(model, chosen.change, parameters)
+        chosen = dataclasses.replace(chosen, model=changed, parameters=parameters)
+    gains: tuple[Estimate, ...] = ()
+    if chosen.known_task is not None:
+        estimates = evidence.gain_errors(chosen.change, chosen.parameters, chosen.context)
+        gains = tuple(Estimate(*each) for each in torch.stack(estimates, -1).tolist())
+    return Diagnosis(
+        explanations=tuple(found),
+        chosen=chosen,
+        known_loss=known_loss,
+        gains=gains,
+        sentences=_sentences(chosen, gains, transitions, names),
+    )
+
+
+def _compared(found: list[Explanation]) -> list[Explanation]:
+    """The same, with how much worse each is than the best."""
+    best = min(found, key=lambda each: each.loss)
+    compared = []
+    for each in found:
+        difference = each.losses - best.losses
+        error = float(difference.std(correction=1)) / math.sqrt(len(difference))
+        compared.append(
+            dataclasses.replace(each, worse=float(difference.mean()), worse_error=error)
+        )
+    return compared
+
+
+# Words ----------------------------------------------------------------------------------------
+
+
+def _sentences(
+    chosen: Explanation,
+    gains: tuple[Estimate, ...],
+    transitions: Transitions,
+    names: Sequence[str],
+) -> tuple[str, ...]:
+    """What changed, in words."""
+    change, parameters = chosen.change, chosen.parameters
+    said: list[str] = []
+    for number, spread in enumerate(transitions.act.std(0).tolist(), start=1):
+        if spread < _STILL:
+            said.append(f"not identifiable from these transitions: motor {number} never moved")
+    if chosen.known_task is None:
+        return (*said, f"{chosen.name} explain it, no change of actuators or sensors does")
+    known = ""
+    if names:
+        known = f"known task {names[chosen.known_task]!r}"
+    if change is NOTHING:
+        return (*said, f"this is the {known}" if known else "nothing changed")
+    if known:
+        said.append(f"this is the {known}, but")
+    parts = change.parts(parameters) if isinstance(change, Together) else [(change, parameters)]
+    matrix, offset = affine(
+        lambda act: change.executed(parameters, act), transitions.act.shape[-1], parameters
+    )
+    motors = _motors(matrix, offset, gains)
+    obs_matrix, obs_offset = affine(
+        lambda obs: change.restored(parameters, obs), transitions.obs.shape[-1], parameters
+    )
+    said += motors + _sensors(obs_matrix, obs_offset)
+    if change.lag:
+        said.append(f"actions arrive {change.lag} step late")
+    if any(isinstance(each, LinearResidual) for each, _ in parts):
+        said.append(
+            "something in the dynamics changed that is no matter of actuators or sensors (masses, "
+            "friction or the like)"
+        )
+    return tuple(said or [f"{change.name} explains it"])
+
+
+def affine(function: Callable[[Tensor], Tensor], dim: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """``W`` and ``b`` of an affine function of rows."""
+    zero = torch.zeros(1, dim).to(like)
+    offset = function(zero)[0]
+    return (function(torch.eye(dim).to(like)) - offset).mT, offset
+
+
+def _motors(matrix: Tensor, offset: Tensor, gains: tuple[Estimate, ...]) -> list[str]:
+    """What happened to motors, from what they execute: ``matrix act + offset``."""
+    dim = len(matrix)
+    diagonal = matrix.diagonal()
+    if dim > 1 and bool(((matrix - diagonal[0] * torch.eye(dim).to(matrix)).abs() < 1e-3).all()):
+        common = float(diagonal[0])
+        if common not in (1.0, -1.0):
+            return [f"all motors are at {common:.2f} of their strength", *_offsets(offset)]
+    said = []
+    for number, row in enumerate(matrix):
+        own = float(row[number])
+        told = ""
+        if number < len(gains) and gains[number].told and own:
+            told = f" (gain {Estimate(own * gains[number].value, abs(own) * gains[number].error)})"
+        others = (row.abs() > _MIXED).nonzero().flatten().tolist()
+        motor = f"motor {number + 1}"
+        if others in ([], [number]):
+            if abs(own) < _DEAD:
+                said.append(f"{motor} is dead")
+            elif own < 0:
+                weak = f" and at {-own:.2f} of its strength" if own > -1 + _MIXED else ""
+                said.append(f"{motor} is reversed{weak}{told}")
+            elif abs(own - 1) >= _MIXED:
+                said.append(f"{motor} is at {own:.2f} of its strength{told}")
+        elif len(others) == 1:
+            how = "" if float(row[others[0]]) > 0 else ", reversed"
+            at = abs(float(row[others[0]]))
+            weak = f" at {at:.2f} of its strength" if abs(at - 1) >= _MIXED else ""
+            said.append(f"{motor} follows what is meant for motor {others[0] + 1}{how}{weak}")
+        else:
+            mix = " ".join(f"{float(row[other]):+.2f} a{other + 1}" for other in others)
+            said.append(f"{motor} executes a mixture, {mix}")
+    if said and len(said) < dim:
+        said[-1] += "; the others are as they were"
+    return said + _offsets(offset)
+
+
+def _offsets(offset: Tensor) -> list[str]:
+    return [
+        f"motor {number} is shifted by {value:+.2f}"
+        for number, value in enumerate(offset.tolist(), start=1)
+        if abs(value) >= _SHIFTED
+    ]
+
+
+def _sensors(matrix: Tensor, offset: Tensor) -> list[str]:
+    """What happened to sensors, from what the known robot would have shown."""
+    said = []
+    for number, row in enumerate(matrix):
+        (others,) = (row.abs() > 1e-3).nonzero(as_tuple=True)
+        sensor = f"sensor {number + 1}"
+        own = float(row[number])
+        if others.tolist() == [number]:
+            if own < 0:
+                said.append(f"{sensor} is reversed")
+            if abs(abs(own) - 1) > 1e-3:
+                said.append(f"{sensor} shows {1 / abs(own):.2f} times what it did")
+        else:
+            said.append(f"what sensor {number + 1} did show is at {[int(o) + 1 for o in others]}")
+        if shift := float(offset[number]):
+            said.append(f"{sensor} is shifted by {-shift / own if own else -shift:+.3g}")
+    return said

@@ -1,0 +1,197 @@
+"""A robot whose physics are known in closed form, behind changes that are known, too."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mier_adapt import Transitions
+from mier_adapt.changes import (
+    Actuators,
+    ChangedModel,
+    Delay,
+    LinearResidual,
+    Sensors,
+    Together,
+)
+from mier_adapt.compensation import Compensation
+from mier_adapt.diagnosis import diagnose
+
+OBS, ACT = 4, 3
+PULL = torch.tensor([[0.5, 0.1, 0.0, -0.2], [0.0, 0.4, 0.2, 0.1], [-0.1, 0.0, 0.3, 0.3]])
+
+
+class Robot:
+    """Pushes its state by known amounts, and curves; knows how sure it is."""
+
+    obs_dim, act_dim, context_dim = OBS, ACT, 0
+    varies = "reward_and_dynamics"
+    initial_context = torch.zeros(0)
+
+    def mean(self, obs, act, context):
+        pushed = act + 0.3 * act.square()
+        return pushed.sum(-1), obs + pushed @ PULL + 0.3 * torch.sin(2 * obs)
+
+    def sample(self, obs, act, context, *, generator=None):
+        return self.mean(obs, act, context)
+
+    def loss(self, transitions, context):
+        rew, obs_next = self.mean(transitions.obs, transitions.act, context)
+        error = ((obs_next - transitions.obs_next) / 0.01).square().mean(-1)
+        return (error + ((rew - transitions.rew) / 0.01).square()).mean(-1)
+
+
+def gathered(
+    count=120, matrix=None, offset=0.0, gain=1.0, shift=0.0, delay=False, pull=0.0, still=()
+):
+    """Transitions of a robot that executes ``matrix act + offset``, shows ``gain obs + shift``."""
+    generator = torch.Generator().manual_seed(0)
+    state = torch.randn(count, OBS, generator=generator)
+    act = torch.rand(count, ACT, generator=generator) * 1.6 - 0.8
+    act[:, list(still)] = 0.0
+    executed = act if matrix is None else act @ torch.as_tensor(matrix).float().T
+    executed = (executed + torch.as_tensor(offset)).clamp(-1, 1)
+    if delay:
+        executed = torch.cat((torch.zeros(1, ACT), executed[:-1]))
+    rew, after = Robot().mean(state, executed, torch.zeros(0))
+    after = after + pull * state
+    after = after + 0.01 * torch.randn(count, OBS, generator=generator)
+    rew = rew + 0.01 * torch.randn(count, generator=generator)
+    shown = [torch.as_tensor(gain) * each + torch.as_tensor(shift) for each in (state, after)]
+    return Transitions(shown[0], act, rew, shown[1], torch.zeros(count, dtype=torch.bool))
+
+
+def found(transitions):
+    return diagnose(
+        Robot(),
+        transitions,
+        known=gathered()._map(lambda each: each.unsqueeze(0)),
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def test_nothing_changed() -> None:
+    diagnosis = found(gathered())
+    assert diagnosis.sentences == ("nothing changed",)
+    assert diagnosis.explained
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"matrix": np.diag([1, -1, 1])}, "motor 2 is reversed (gain -1.0"),
+        ({"matrix": np.eye(ACT)[[2, 1, 0]]}, "motor 1 follows what is meant for motor 3"),
+        ({"matrix": 0.6 * np.eye(ACT)}, "all motors are at 0.60 of their strength"),
+        ({"matrix": np.diag([1, 1, 0.4])}, "motor 3 is at 0.40 of its strength"),
+        ({"matrix": np.diag([0, 1, 1])}, "motor 1 is dead"),
+        ({"offset": (0.2, 0.0, -0.1)}, "motor 1 is shifted by +0.2"),
+        ({"gain": (1, 1, -1, 1)}, "sensor 3 is reversed"),
+        ({"shift": (0, 0.5, 0, 0)}, "sensor 2 is shifted by +0."),
+        ({"delay": True}, "actions arrive 1 step late"),
+        ({"pull": 0.3}, "something in the dynamics changed"),
+    ],
+)
+def test_what_changed_is_said(changed, said) -> None:
+    diagnosis = found(gathered(**changed))
+    assert any(each.startswith(said) for each in diagnosis.sentences), str(diagnosis)
+    assert said in str(diagnosis)
+    assert len(diagnosis.to_dict()["explanations"]) == len(diagnosis.explanations)
+
+
+def test_what_never_moved_is_not_told() -> None:
+    diagnosis = found(gathered(still=(1,)))
+    assert diagnosis.sentences[0].endswith("motor 2 never moved")
+    assert not diagnosis.gains[1].told
+    assert diagnosis.gains[0].told
+
+
+def test_too_few_transitions_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 10 transitions"):
+        diagnose(Robot(), gathered()[:3])
+
+
+# Changes --------------------------------------------------------------------------------------
+
+CHANGES = [
+    *(Actuators(ACT, each) for each in ("signs", "order", "gain", "gains", "offset", "affine")),
+    *(Sensors(OBS, each) for each in ("signs", "order", "gains", "offset")),
+    Delay(),
+    LinearResidual(torch.zeros(OBS + ACT), torch.ones(OBS + ACT), torch.ones(1 + OBS)),
+    Together(Actuators(ACT, "order"), Sensors(OBS, "gains", sparse=True)),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda each: each.name)
+def test_the_identity_changes_nothing(change) -> None:
+    transitions = gathered(10)
+    model = ChangedModel(Robot(), change, change.identity())
+    known = model.known(transitions)
+    for name in ("obs", "act", "rew", "obs_next"):
+        assert torch.equal(getattr(known, name), getattr(transitions, name))
+    assert torch.equal(
+        model.loss(transitions, torch.zeros(0)), Robot().loss(transitions, torch.zeros(0))
+    )
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda each: each.name)
+def test_predictions_undo_what_the_loss_does(change) -> None:
+    own = change.identity()
+    moved = change.alternatives(own)
+    own = moved[0] if len(moved) else own + 0.1
+    model = ChangedModel(Robot(), change, own)
+    transitions = gathered(10)
+    rew, obs_next = model.mean(transitions.obs, transitions.act, torch.zeros(0))
+    made = Transitions(transitions.obs, transitions.act, rew, obs_next, transitions.terminated)
+    known = model.known(made)
+    expected = Robot().mean(known.obs, known.act, torch.zeros(0))
+    torch.testing.assert_close(known.rew, expected[0])
+    torch.testing.assert_close(known.obs_next, expected[1])
+
+
+def test_a_densitys_volume_is_paid_for() -> None:
+    change = Sensors(OBS, "gains")
+    shrunk = ChangedModel(Robot(), change, torch.full((OBS,), 0.5))
+    known = shrunk.known(gathered(10))
+    paid = shrunk.loss(gathered(10), torch.zeros(0)) - Robot().loss(known, torch.zeros(0))
+    assert float(paid) == pytest.approx(2 * np.log(2), rel=1e-5)
+
+
+# Compensation ---------------------------------------------------------------------------------
+
+
+@given(
+    st.permutations(range(ACT)),
+    st.lists(st.sampled_from((-1.0, 1.0)), min_size=ACT, max_size=ACT),
+    st.lists(st.floats(-1, 1), min_size=ACT, max_size=ACT),
+)
+def test_compensation_inverts_a_change(order, signs, wanted) -> None:
+    matrix = np.diag(signs) @ np.eye(ACT)[list(order)]
+    command = Compensation(matrix, np.zeros(ACT)).action(wanted)
+    np.testing.assert_allclose(matrix @ command, wanted, atol=1e-12)
+
+
+def test_what_motors_cannot_do_is_done_as_nearly_as_they_can() -> None:
+    angle = np.radians(60)
+    turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    wanted = np.array([1.0, 0.9])
+    command = Compensation(turned, np.zeros(2)).action(wanted)
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 401)] * 2), -1).reshape(-1, 2)
+    nearest = np.square(grid @ turned.T - wanted).sum(-1).min()
+    assert np.square(turned @ command - wanted).sum() <= nearest + 1e-3
+    assert Compensation(np.zeros((2, 2)), np.zeros(2)).action(wanted).tolist() == [0, 0]
+
+
+def test_no_change_is_compensated_to_the_last_bit() -> None:
+    act = np.random.default_rng(0).uniform(-1, 1, (5, ACT)).astype(np.float32)
+    same = Compensation(np.eye(ACT), np.zeros(ACT))
+    assert same.action(act) is act or np.array_equal(same.action(act), act)
+    assert np.array_equal(same.observation(act), act)
+    assert np.array_equal(same.policy(lambda obs: obs)(act), act)
+
+
+def test_compensation_of_other_shapes_is_refused() -> None:
+    with pytest.raises(ValueError, match="act_matrix of shape"):
+        Compensation(np.eye(3), np.zeros(2))
+    with pytest.raises(ValueError, match="act of shape"):
+        Compensation(np.eye(3), np.zeros(3)).action(np.zeros(2))
