@@ -16,6 +16,9 @@ from mier_adapt.protocols import Varies
 from mier_adapt.training.meta_step import Place, meta_step
 from mier_adapt.transitions import Transitions
 
+_ANNEALED_SHARE = 0.5
+"""Last share of the steps, over which the step size falls linearly to zero."""
+
 
 @checked
 @torch.inference_mode(False)
@@ -39,7 +42,7 @@ def meta_train_offline(
 
     Args:
         earlier: ``(B, ...)`` of each task.
-        steps: Meta-steps.
+        steps: Meta-steps, of a size that falls linearly to zero over the last half of them.
         seed: Fixes weights and samples.
         config: Shape and step sizes; ``pretrain_steps`` plays no part.
         varies: As :class:`.ContextModel`'s.
@@ -76,6 +79,8 @@ def meta_train_offline(
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
     num_tasks = min(config.tasks_per_batch, len(earlier))
     for step in range(1, steps + 1):
+        left = (steps + 1 - step) / (_ANNEALED_SHARE * steps)
+        optimizer.param_groups[0]["lr"] = config.lr * min(1.0, left)
         place = Place(
             step=f"step {step}",
             tasks=[f"earlier[{number}]" for number in range(len(earlier))],
