@@ -1,8 +1,6 @@
 """Sets of changes to gymnasium's robots: what to develop a method on, and what to test it on."""
 
 import functools
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -12,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mier_adapt_envs.changed_robots import ROBOTS, RobotChange
-from mier_adapt_envs.tasks import freeze
+from mier_adapt_envs.tasks import canonical_hash, freeze
 
 _FACTORS = {kind: kind for kind in ("damping", "friction", "gravity")} | {"masses": "mass"}
 """The field of a change that a kind of change is about."""
@@ -83,8 +81,7 @@ class ChangeSet(Sequence[RobotChange]):
             "env_id": self.env_id,
             "changes": [replace(change, label="").to_dict() for change in self.changes],
         }
-        canonical = json.dumps(numbers, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return canonical_hash(numbers)
 
 
 class _Parts(NamedTuple):

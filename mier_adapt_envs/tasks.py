@@ -161,8 +161,7 @@ class TaskSet(Sequence[Task]):
             "meta_train": [task.parameters for task in self.meta_train],
             "meta_test": [task.parameters for task in self.meta_test],
         }
-        canonical = json.dumps(numbers, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return canonical_hash(numbers)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the set as plain strings, floats and lists, ready for JSON."""
@@ -206,6 +205,12 @@ class TaskSet(Sequence[Task]):
         """
         with foreign("a task set"):
             return cls.from_dict(json.loads(text))
+
+
+def canonical_hash(numbers: Mapping[str, Any]) -> str:
+    """SHA-256 over the one JSON text that says these, in hexadecimal."""
+    canonical = json.dumps(numbers, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 @contextmanager

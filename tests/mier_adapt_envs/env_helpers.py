@@ -1,5 +1,10 @@
 """What several tests of the environments need."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 
@@ -28,3 +33,16 @@ def random_actions(family, num_steps, *leading, seed=0):
     shape = (num_steps, *leading, *env.action_space.shape)
     env.close()
     return np.random.default_rng(seed).uniform(-1.5, 1.5, shape).astype(np.float32)
+
+
+def run_silently(code, directory):
+    """Run ``code`` in a process of its own, there; it may neither say nor write anything."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(Path(mier_adapt_envs.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(directory.iterdir()) == []

@@ -3,24 +3,20 @@
 import copy
 import json
 import math
-import os
 import pickle
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import gymnasium
 import mujoco
 import numpy as np
 import pytest
+from env_helpers import run_silently
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import mier_adapt_envs
 from mier_adapt_envs import ChangeSet, RobotChange, change_set
 
 ROBOTS = ("HalfCheetah", "Ant", "Hopper", "Walker2d")
@@ -166,15 +162,7 @@ for robot in {ROBOTS}:
         env.step(env.action_space.sample())
         env.close()
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(mier_adapt_envs.__file__).parents[1])},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert list(tmp_path.iterdir()) == []
+    run_silently(code, tmp_path)
 
 
 # Against the stock environments -----------------------------------------------------------------
