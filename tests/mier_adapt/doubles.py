@@ -1,5 +1,6 @@
 """Shared doubles: transitions, linear-Gaussian tasks and models, algorithms, tiny runs."""
 
+import json
 import os
 import subprocess
 import sys
@@ -512,6 +513,21 @@ def run_python(code: str, *arguments: object, **kwargs: Any) -> tuple[int, str, 
     with start_python(code, *arguments, **kwargs) as process:
         out, err = process.communicate(timeout=120)
     return process.returncode, out, err
+
+
+def reported(module: str, *arguments: object, timeout: float | None = None) -> Any:
+    """What a module of the tests prints as JSON, run on one thread in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    print(done.stderr)  # which pytest shows where a test fails
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def example_report(**changes: Any) -> AdaptationReport:

@@ -1,30 +1,17 @@
 """Work that is killed with SIGKILL at random moments ends as if it had not been."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.mier_adapt.doubles import REPOSITORY
+from tests.mier_adapt.doubles import reported
 
 
 def kill_often(kind: str, finished: Path, directory: Path, kills: int) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.trust.killing", kind, finished, directory, str(kills)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=3600,
-    )
-    assert done.returncode == 0, done.stderr
-    print(done.stdout)
-    result = json.loads(done.stdout)
-    assert result["different"] == result["failed"] == 0, done.stderr
+    result = reported("tests.trust.killing", kind, finished, directory, kills, timeout=3600)
+    print(result)
+    assert result["different"] == result["failed"] == 0
     assert result["kills"] >= kills
     assert result["completed"] >= 1
     return result

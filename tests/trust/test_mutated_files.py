@@ -1,14 +1,10 @@
 """Every kind of file that the library reads, mutated thousands of times: refused, or read."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.mier_adapt.doubles import REPOSITORY
+from tests.mier_adapt.doubles import reported
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc"
@@ -16,16 +12,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def attack(files: int, run: Path, scratch: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.trust.mutating", run, scratch, str(files)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=3600,
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = reported("tests.trust.mutating", run, scratch, files, timeout=3600)
     for name, outcomes in report["kinds"].items():
         print(f"{name}: {outcomes}")
     print(f"{report['files']} files in {report['seconds']} s")

@@ -1,30 +1,19 @@
 """Adapting, evaluating and resetting on changing tasks for long: nothing grows, nothing leaks."""
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.mier_adapt.doubles import REPOSITORY
+from tests.mier_adapt.doubles import reported
 
 SECONDS = float(os.environ.get("MIER_ADAPT_SOAK_SECONDS", "1800"))
 """Length of the slow test; half an hour unless told otherwise."""
 
 
 def soak(run: Path, seconds: float) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.trust.soaking", run, str(seconds)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = reported("tests.trust.soaking", run, seconds)
     print({name: value for name, value in report.items() if name != "rss_kib"})
     assert report["rounds"] >= 4
     assert report["mj_data_made"] >= report["rounds"]
