@@ -69,10 +69,14 @@ class Evidence:
     # Losses -----------------------------------------------------------------------------------
 
     def losses(
-        self, change: Change, parameters: Float[Tensor, "N P"], contexts: Tensor, rows: Tensor
+        self,
+        change: Change,
+        parameters: Float[Tensor, "N P"],
+        contexts: Tensor,
+        some: Transitions,
     ) -> Float[Tensor, "N B"]:
         """Of these transitions, one by one, for N sets of parameters under a context for each."""
-        many = self.of(change, rows)._map(lambda each: each.expand(len(parameters), *each.shape))
+        many = some._map(lambda each: each.expand(len(parameters), *each.shape))
         changed = ChangedModel(self.model, change, parameters)
         return softened(changed.losses(many, contexts), self.floor)
 
@@ -82,7 +86,7 @@ class Evidence:
     ) -> Float[Tensor, " M"]:
         """Of the transitions that judge."""
         one = parameters.unsqueeze(0), self.contexts[[task]]
-        return self.losses(change, *one, self.held_out)[0]
+        return self.losses(change, *one, self.of(change, self.held_out))[0]
 
     @torch.no_grad()
     def scores(
@@ -93,9 +97,9 @@ class Evidence:
         rows: Tensor,
     ) -> Float[Tensor, " N"]:
         """Mean loss, and what moved parameters cost."""
-        size = max(1, _CHUNK // len(rows))
+        size, judged = max(1, _CHUNK // len(rows)), self.of(change, rows)
         found = [
-            self.losses(change, some, self.contexts[of], rows).mean(-1)
+            self.losses(change, some, self.contexts[of], judged).mean(-1)
             for some, of in zip(
                 torch.split(parameters, size), torch.split(tasks, size), strict=True
             )
@@ -166,12 +170,13 @@ class Evidence:
         free = change.free(start)
         if not bool(free.any()):
             return start
+        some = self.of(change, rows)
         theta = start.clone().requires_grad_()
         lr = _LR if start.shape[-1] < _MANY else _LR / 3
         optimizer = torch.optim.Adam([theta], lr=lr)
         for step in range(_STEPS):
             optimizer.param_groups[0]["lr"] = lr * min(1.0, 2 * (1 - step / _STEPS))
-            loss = self.losses(change, theta, contexts, rows).mean(-1)
+            loss = self.losses(change, theta, contexts, some).mean(-1)
             loss = loss + _SHRINKAGE * (theta - start).square().sum(-1)
             (grad,) = torch.autograd.grad(loss.sum(), theta)
             theta.grad = grad * free
@@ -191,13 +196,13 @@ class Evidence:
 
     def flattery(self, changes: list[Change]) -> tuple[list[float], float]:
         """What each change wins over none where nothing changed, and the loss of none."""
-        none, task = self.held_out_losses(NOTHING, NOTHING.identity(), 0), 0
+        none = self.held_out_losses(NOTHING, NOTHING.identity(), 0)
         rows = self.train[:_FITTED]
         won = []
         for change in changes:
             start = change.identity().to(self.contexts).unsqueeze(0)
             (parameters,) = self.descend(change, start, self.contexts[:1], rows)
-            fitted = self.held_out_losses(change, parameters, task)
+            fitted = self.held_out_losses(change, parameters, 0)
             won.append(max(0.0, float((none - fitted).mean())))
         return won, float(none.mean())
 
@@ -212,29 +217,30 @@ class Evidence:
         dim = self.model.act_dim
         gains = Actuators(dim, "gains")
         probe = Together(change, gains)
-        rows = torch.cat((self.train, self.held_out))
+        some = self.of(change, torch.cat((self.train, self.held_out)))
         one = torch.ones(dim, device=context.device, dtype=context.dtype)
 
-        def losses(each: Tensor) -> Tensor:  # (N, A) -> (N, B)
-            whole = torch.cat((parameters.expand(len(each), -1), each), -1)
-            return self.losses(probe, whole, context.expand(len(each), -1), rows)
+        def probed(each: Tensor) -> Tensor:  # (N, A) -> (N, P + A)
+            return torch.cat((parameters.expand(len(each), -1), each), -1)
 
         hessian = torch.autograd.functional.hessian(  # type: ignore[no-untyped-call]
-            lambda each: losses(each.unsqueeze(0)).mean(), one
+            lambda each: self.losses(
+                probe, probed(each.unsqueeze(0)), context.unsqueeze(0), some
+            ).mean(),
+            one,
         )
-        alone = self.of(change, rows)._map(lambda value: value.unsqueeze(1))
-        each = one.repeat(len(rows), 1).requires_grad_()
-        whole = torch.cat((parameters.expand(len(rows), -1), each), -1)
-        changed = ChangedModel(self.model, probe, whole)
-        every = softened(changed.losses(alone, context.expand(len(rows), -1)), self.floor)
+        each = one.repeat(len(some), 1).requires_grad_()  # for each transition, gains of its own
+        changed = ChangedModel(self.model, probe, probed(each))
+        alone = some._map(lambda value: value.unsqueeze(1))
+        every = softened(changed.losses(alone, context.expand(len(some), -1)), self.floor)
         (scores,) = torch.autograd.grad(every.sum(), each)
         values, vectors = torch.linalg.eigh(hessian)
         flat = values <= 1e-4 * values.abs().max().clamp_min(1e-12)
         inverse = vectors / torch.where(flat, torch.ones_like(values), values) @ vectors.mT
         unknown = (vectors.square() * flat).sum(-1) > 0.01
         step = -inverse @ scores.mean(0)
-        spread = scores.mT @ scores / len(rows)
-        errors = (inverse @ spread @ inverse / len(rows)).diagonal().clamp_min(0).sqrt()
+        spread = scores.mT @ scores / len(some)
+        errors = (inverse @ spread @ inverse / len(some)).diagonal().clamp_min(0).sqrt()
         return 1 + step, torch.where(unknown, torch.inf, errors)
 
 

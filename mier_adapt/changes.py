@@ -160,11 +160,16 @@ class AffineChange(Change):
         if self.structure in ("order", "affine"):
             matrix = parameters[..., : dim * dim].reshape(*axes, dim, dim)
             return matrix, parameters[..., dim * dim :] if self.structure == "affine" else offset
-        if self.structure == "gain":
-            return parameters.unsqueeze(-1) * eye, offset
         if self.structure == "offset":
             return eye.expand(*axes, dim, dim), parameters * self.scale
-        return parameters.unsqueeze(-1) * eye, offset
+        return parameters.unsqueeze(-1) * eye, offset  # one gain for all, or one for each
+
+    def mapped(
+        self, parameters: Float[Tensor, "*axes P"], values: Float[Tensor, "*axes B D"]
+    ) -> Float[Tensor, "*axes B D"]:
+        """``W x + b`` of each row."""
+        matrix, offset = self.map(parameters)
+        return values @ matrix.mT + offset.unsqueeze(-2)
 
     def alternatives(self, parameters: Float[Tensor, " P"]) -> Float[Tensor, "S P"]:
         """As :meth:`Change.alternatives`: other signs and orders."""
@@ -229,8 +234,7 @@ class Actuators(AffineChange):
         self, parameters: Float[Tensor, "*axes P"], act: Float[Tensor, "*axes B A"]
     ) -> Float[Tensor, "*axes B A"]:
         """As :meth:`Change.executed`."""
-        matrix, offset = self.map(parameters)
-        return act @ matrix.mT + offset.unsqueeze(-2)
+        return self.mapped(parameters, act)
 
 
 class Sensors(AffineChange):
@@ -251,8 +255,7 @@ class Sensors(AffineChange):
         self, parameters: Float[Tensor, "*axes P"], obs: Float[Tensor, "*axes B O"]
     ) -> Float[Tensor, "*axes B O"]:
         """As :meth:`Change.restored`."""
-        matrix, offset = self.map(parameters)
-        return obs @ matrix.mT + offset.unsqueeze(-2)
+        return self.mapped(parameters, obs)
 
     def measured(
         self, parameters: Float[Tensor, "*axes P"], obs: Float[Tensor, "*axes B O"]
@@ -441,8 +444,7 @@ class ChangedModel(nn.Module):
     def known(self, transitions: Transitions) -> Transitions:
         """What the known task would have shown: the transitions that its model has to explain."""
         parameters = self.change_parameters
-        obs = self.change.restored(parameters, transitions.obs)
-        act = self.change.executed(parameters, transitions.act).clamp(-1, 1)
+        obs, act = self._inputs(transitions.obs, transitions.act)
         obs_next = self.change.restored(parameters, transitions.obs_next)
         rew = transitions.rew
         if (added := self.change.residual(parameters, obs, act)) is not None:
@@ -494,12 +496,17 @@ class ChangedModel(nn.Module):
         """As :meth:`.TaskModel.sample`."""
         return self._predicted(self.model.sample, obs, act, context, generator=generator)
 
+    def _inputs(self, obs: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
+        """What the known task would have shown and been told."""
+        parameters = self.change_parameters
+        executed = self.change.executed(parameters, act).clamp(-1, 1)
+        return self.change.restored(parameters, obs), executed
+
     def _predicted(
         self, predict: Any, obs: Tensor, act: Tensor, context: Tensor, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
         parameters = self.change_parameters
-        obs = self.change.restored(parameters, obs)
-        act = self.change.executed(parameters, act).clamp(-1, 1)
+        obs, act = self._inputs(obs, act)
         rew, obs_next = predict(obs, act, context, **options)
         if (added := self.change.residual(parameters, obs, act)) is not None:
             rew = rew + added[0]

@@ -307,9 +307,9 @@ def diagnose(
                 losses=softened(judged, floor),
             )
         )
-    found = _compared(found)
-    best = min(each.loss for each in found)
-    enough = max(best, -math.inf if known_loss is None else known_loss)
+    best = min(found, key=lambda each: each.loss)
+    found = [_compared(each, best) for each in found]
+    enough = max(best.loss, -math.inf if known_loss is None else known_loss)
     allowed = enough + max(margin, share * (found[0].loss - enough))
     good = [
         each for each in found if each.loss <= allowed or each.worse <= _ERRORS * each.worse_error
@@ -333,17 +333,11 @@ def diagnose(
     )
 
 
-def _compared(found: list[Explanation]) -> list[Explanation]:
-    """The same, with how much worse each is than the best."""
-    best = min(found, key=lambda each: each.loss)
-    compared = []
-    for each in found:
-        difference = each.losses - best.losses
-        error = float(difference.std(correction=1)) / math.sqrt(len(difference))
-        compared.append(
-            dataclasses.replace(each, worse=float(difference.mean()), worse_error=error)
-        )
-    return compared
+def _compared(one: Explanation, best: Explanation) -> Explanation:
+    """The same, with how much worse it is than the best."""
+    difference = one.losses - best.losses
+    error = float(difference.std(correction=1)) / math.sqrt(len(difference))
+    return dataclasses.replace(one, worse=float(difference.mean()), worse_error=error)
 
 
 # Words ----------------------------------------------------------------------------------------
