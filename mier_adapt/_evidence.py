@@ -165,7 +165,7 @@ class Evidence:
         """Follow gradients from these parameters.
 
         Raises:
-            TypeError: If the model's loss has none.
+            TypeError: If the model's loss has no gradient.
         """
         free = change.free(start)
         if not bool(free.any()):
@@ -177,6 +177,12 @@ class Evidence:
         for step in range(_STEPS):
             optimizer.param_groups[0]["lr"] = lr * min(1.0, 2 * (1 - step / _STEPS))
             loss = self.losses(change, theta, contexts, some).mean(-1)
+            if not loss.requires_grad:
+                raise TypeError(
+                    f"diagnose expected a model whose loss torch can differentiate by transitions, "
+                    f"to fit {change.name!r}, got one with no graph. Have it compute in torch, or "
+                    "give only changes that are not trained."
+                )
             loss = loss + _SHRINKAGE * (theta - start).square().sum(-1)
             (grad,) = torch.autograd.grad(loss.sum(), theta)
             theta.grad = grad * free
@@ -213,6 +219,7 @@ class Evidence:
 
         By the sandwich of the losses' curvature and the spread of their gradients, since the model
         need not be true (White 1982, Maximum likelihood estimation of misspecified models).
+        Infinite where the model's loss has no gradient.
         """
         dim = self.model.act_dim
         gains = Actuators(dim, "gains")
@@ -223,17 +230,19 @@ class Evidence:
         def probed(each: Tensor) -> Tensor:  # (N, A) -> (N, P + A)
             return torch.cat((parameters.expand(len(each), -1), each), -1)
 
+        each = one.repeat(len(some), 1).requires_grad_()  # for each transition, gains of its own
+        changed = ChangedModel(self.model, probe, probed(each))
+        alone = some._map(lambda value: value.unsqueeze(1))
+        every = softened(changed.losses(alone, context.expand(len(some), -1)), self.floor)
+        if not every.requires_grad:
+            return one, torch.full_like(one, torch.inf)
+        (scores,) = torch.autograd.grad(every.sum(), each)
         hessian = torch.autograd.functional.hessian(  # type: ignore[no-untyped-call]
             lambda each: self.losses(
                 probe, probed(each.unsqueeze(0)), context.unsqueeze(0), some
             ).mean(),
             one,
         )
-        each = one.repeat(len(some), 1).requires_grad_()  # for each transition, gains of its own
-        changed = ChangedModel(self.model, probe, probed(each))
-        alone = some._map(lambda value: value.unsqueeze(1))
-        every = softened(changed.losses(alone, context.expand(len(some), -1)), self.floor)
-        (scores,) = torch.autograd.grad(every.sum(), each)
         values, vectors = torch.linalg.eigh(hessian)
         flat = values <= 1e-4 * values.abs().max().clamp_min(1e-12)
         inverse = vectors / torch.where(flat, torch.ones_like(values), values) @ vectors.mT

@@ -357,13 +357,11 @@ def _sentences(
             said.append(f"not identifiable from these transitions: motor {number} never moved")
     if chosen.known_task is None:
         return (*said, f"{chosen.name} explain it, no change of actuators or sensors does")
-    known = ""
-    if names:
-        known = f"known task {names[chosen.known_task]!r}"
+    known = f"the known task {names[chosen.known_task]!r}" if names else ""
     if change is NOTHING:
-        return (*said, f"this is the {known}" if known else "nothing changed")
+        return (*said, f"this is {known}" if known else "nothing changed")
     if known:
-        said.append(f"this is the {known}, but")
+        said.append(f"it is nearest to {known}")
     parts = change.parts(parameters) if isinstance(change, Together) else [(change, parameters)]
     matrix, offset = affine(
         lambda act: change.executed(parameters, act), transitions.act.shape[-1], parameters
@@ -396,7 +394,7 @@ def _motors(matrix: Tensor, offset: Tensor, gains: tuple[Estimate, ...]) -> list
     diagonal = matrix.diagonal()
     if dim > 1 and bool(((matrix - diagonal[0] * torch.eye(dim).to(matrix)).abs() < 1e-3).all()):
         common = float(diagonal[0])
-        if common not in (1.0, -1.0):
+        if abs(abs(common) - 1) >= 1e-3:
             return [f"all motors are at {common:.2f} of their strength", *_offsets(offset)]
     said = []
     for number, row in enumerate(matrix):

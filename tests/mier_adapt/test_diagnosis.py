@@ -99,6 +99,93 @@ def test_what_changed_is_said(changed, said) -> None:
     assert len(diagnosis.to_dict()["explanations"]) == len(diagnosis.explanations)
 
 
+def test_shifted_motors_are_not_called_weak_as_well() -> None:
+    said = found(gathered(offset=(0.2, -0.25, 0.15))).sentences
+    assert [each.split(" is ")[0] for each in said] == ["motor 1", "motor 2", "motor 3"]
+    assert all("shifted" in each for each in said)
+
+
+class TwoRobots(Robot):
+    """The context says which way all motors are wired."""
+
+    context_dim = 1
+    initial_context = torch.zeros(1)
+
+    def mean(self, obs, act, context):
+        if context.ndim == act.ndim - 1:
+            context = context.unsqueeze(-2)
+        return super().mean(obs, act * context, context)
+
+    def loss(self, transitions, context):
+        rew, obs_next = self.mean(transitions.obs, transitions.act, context)
+        error = ((obs_next - transitions.obs_next) / 0.01).square().mean(-1)
+        return (error + ((rew - transitions.rew) / 0.01).square()).mean(-1)
+
+
+@pytest.mark.parametrize(
+    ("signs", "said"),
+    [
+        ((-1, -1, -1), ("this is the known task 'backwards'",)),
+        ((-1, -1, 1), ("it is nearest to the known task 'backwards'", "motor 3 is reversed")),
+    ],
+)
+def test_a_known_task_is_told_by_its_name(signs, said) -> None:
+    diagnosis = diagnose(
+        TwoRobots(),
+        gathered(matrix=np.diag(signs)),
+        contexts=torch.tensor([[1.0], [-1.0]]),
+        names=["forwards", "backwards"],
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert diagnosis.chosen.known_task == 1
+    for each, start in zip(diagnosis.sentences, said, strict=True):
+        assert each.startswith(start)
+
+
+def test_another_hypothesis_wins_only_where_changes_do_not_explain() -> None:
+    class Pulled(Robot):
+        """Curves the other way; no interface does that."""
+
+        def mean(self, obs, act, context):
+            rew, obs_next = super().mean(obs, act, context)
+            return rew, obs_next - 2 * torch.sin(2 * obs)
+
+    given = []
+
+    def fitter(transitions):
+        given.append(len(transitions))
+        return Pulled(), torch.zeros(0)
+
+    def chosen(transitions):
+        return diagnose(Robot(), transitions, others={"new weights": fitter}).chosen
+
+    plain = gathered()
+    torch.manual_seed(0)
+    assert chosen(plain).name == "nothing changed"
+    curved = plain.obs_next - 2 * torch.sin(2 * plain.obs)
+    other = chosen(Transitions(plain.obs, plain.act, plain.rew, curved, plain.terminated))
+    assert (other.name, type(other.model), other.known_task) == ("new weights", Pulled, None)
+    assert given == [96, 96]  # the training part alone
+
+
+def test_a_model_without_gradients_is_refused_where_they_are_needed() -> None:
+    class Opaque(Robot):
+        def loss(self, transitions, context):
+            return super().loss(transitions, context).detach()
+
+    signs = [Actuators(ACT, "signs")]
+    assert diagnose(Opaque(), gathered(matrix=np.diag([1, -1, 1])), changes=signs).chosen
+    with pytest.raises(TypeError, match=r"no graph.*trained"):
+        diagnose(Opaque(), gathered(), changes=[Actuators(ACT, "gains")])
+
+
+def test_a_caller_without_gradients_gets_the_same() -> None:
+    said = found(gathered(matrix=np.diag([1, 1, 0.4]))).to_dict()
+    for guard in (torch.no_grad, torch.inference_mode):
+        with guard():
+            assert found(gathered(matrix=np.diag([1, 1, 0.4]))).to_dict() == said
+
+
 def test_what_never_moved_is_not_told() -> None:
     diagnosis = found(gathered(still=(1,)))
     assert diagnosis.sentences[0].endswith("motor 2 never moved")
