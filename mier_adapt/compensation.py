@@ -23,7 +23,7 @@ class Compensation:
     ``obs_matrix obs + obs_offset``. All actions are in [-1, 1].
 
     Example:
-        >>> reversed_motor = Compensation([[-1.0, 0.0], [0.0, 1.0]], [0.0, 0.0])
+        >>> reversed_motor = Compensation(np.diag([-1.0, 1.0]), np.zeros(2))
         >>> reversed_motor.action([0.5, 0.5]).tolist()
         [-0.5, 0.5]
 

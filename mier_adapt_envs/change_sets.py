@@ -34,14 +34,14 @@ class ChangeSet(Sequence[RobotChange]):
     """What changes, one after the other."""
 
     def __post_init__(self) -> None:
-        if self.robot not in ROBOTS or not isinstance(self.name, str):
+        if {type(self.robot), type(self.name)} != {str} or self.robot not in ROBOTS:
             raise ValueError(
                 f"robot must be one of {', '.join(ROBOTS)} and name a string, got "
                 f"{self.robot!r:.80} and {self.name!r:.80}."
             )
         try:
             changes = tuple(self.changes)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(
                 f"changes must be a sequence of RobotChange, got {self.changes!r:.80}."
             ) from error
@@ -146,7 +146,7 @@ def change_set(robot: str, name: str) -> ChangeSet:
     Raises:
         ValueError: If there is no such robot or set.
     """
-    if robot not in ROBOTS:
+    if not isinstance(robot, str) or robot not in ROBOTS:
         raise ValueError(f"robot must be one of {', '.join(ROBOTS)}, got {robot!r:.80}.")
     sets = _change_sets(robot)
     if not isinstance(name, str) or name not in sets:

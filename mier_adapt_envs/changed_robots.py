@@ -138,7 +138,7 @@ class RobotChange:
 def _frozen(name: str, values: Any, axes: int) -> tuple[Any, ...]:
     """Return numbers as a tuple, or as a tuple of rows."""
     try:
-        array = np.array(values, dtype=np.float64)
+        array = np.asarray(values, dtype=np.float64)
     except (OverflowError, TypeError, ValueError):
         array = np.array(np.nan)
     if array.ndim != axes or not np.isfinite(array).all() or len({*array.shape}) > 1:

@@ -289,7 +289,7 @@ def targets() -> Iterator[Target]:
             "algorithm_class": FastSAC,
         },
     )
-    yield Target("from_tianshou", from_tianshou, {"buffer": filled(mixed())})
+    yield Target("from_tianshou", from_tianshou, {"buffer": filled(mixed()).buffers[0]})
     algorithm = small_sac()
     policy = algorithm.policy
     yield Target("PolicyActor", PolicyActor, {"policy": policy, "contexts": torch.zeros(2, 2)})
@@ -435,6 +435,15 @@ def targets() -> Iterator[Target]:
     robot = mier_adapt_envs.env_class(TASKS.family).robot
     yield Target("Robot", mier_adapt_envs.Robot, fields_of(robot))
     yield Target("task_set", mier_adapt_envs.task_set, {"family": TASKS.family, "name": TASKS.name})
+    changes = mier_adapt_envs.change_set("Hopper", "test")
+    yield Target("change_set", mier_adapt_envs.change_set, {"robot": "Hopper", "name": "test"})
+    yield Target(
+        "ChangeSet",
+        mier_adapt_envs.ChangeSet,
+        {"robot": "Hopper", "name": "mine", "changes": changes.changes},
+    )
+    different = {"motor_offset": (0.1,) * 3, "sensor_gain": (1.0,) * 11, "delay": 1, "mass": 2.0}
+    yield Target("RobotChange", mier_adapt_envs.RobotChange, {"kind": "mine", **different})
     yield Target("task_sets", mier_adapt_envs.task_sets, {"family": TASKS.family})
     env, many_envs = single_env().unwrapped, vector_env()
     env.reset(seed=0)
