@@ -1,18 +1,31 @@
 """Compensation: undoes a changed interface in front of a policy that does not know of it."""
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mier_adapt._checks import checked, require_array, shown
+from mier_adapt._storage.files import CheckpointError, read_json, replace_text
+
+__all__ = ["Compensation"]
 
 _STEPS = 30
 """Projected gradient steps where an exact command lies outside of [-1, 1]."""
 _WEAKEST = 0.05
 """Strength, as a share of the strongest, below which a direction of the motors counts as dead."""
+
+_FILE = {
+    "act_matrix": [[float]],
+    "act_offset": [float],
+    "obs_matrix": [[float]],
+    "obs_offset": [float],
+}
+"""What its file holds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,26 +48,24 @@ class Compensation:
     """Shape ``(A, A)``."""
     act_offset: NDArray[np.float64]
     """Shape ``(A,)``."""
-    obs_matrix: NDArray[np.float64] | None = None
-    """Shape ``(O, O)``; None where sensors are as they were."""
-    obs_offset: NDArray[np.float64] | None = None
-    """Shape ``(O,)``; None where sensors are as they were."""
+    obs_matrix: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
+    """Shape ``(O, O)``; empty where sensors are as they were."""
+    obs_offset: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    """Shape ``(O,)``; empty where sensors are as they were."""
 
     def __post_init__(self) -> None:
         for kind in ("act", "obs"):
             names = f"{kind}_matrix", f"{kind}_offset"
-            given = [getattr(self, name) for name in names]
-            if kind == "obs" and given == [None, None]:
-                continue
             matrix, offset = (
-                require_array("Compensation", name, value, np.float64)
-                for name, value in zip(names, given, strict=True)
+                require_array("Compensation", name, getattr(self, name), np.float64)
+                for name in names
             )
-            fits = matrix.shape == (*offset.shape, *offset.shape) and offset.ndim == 1
+            empty = kind == "obs" and matrix.size == offset.size == 0
+            fits = empty or (matrix.shape == 2 * offset.shape and offset.ndim == 1)
             if not fits or not np.isfinite(matrix).all() or not np.isfinite(offset).all():
                 raise ValueError(
                     f"Compensation expected {names[0]} of shape (D, D) and {names[1]} of shape "
-                    f"(D,), finite, got {shown(given[0])} and {shown(given[1])}."
+                    f"(D,), finite, got {shown(matrix)} and {shown(offset)}."
                 )
             for name, value in zip(names, (matrix, offset), strict=True):
                 object.__setattr__(self, name, value)
@@ -84,6 +95,19 @@ class Compensation:
                 command = np.clip(command - rate * error @ matrix, -1, 1)
         return command.astype(wanted.dtype)
 
+    def shortfall(self, act: ArrayLike) -> float:
+        """How far from these actions the robot stays, whatever it is told; mean over all of them.
+
+        Args:
+            act: What the known robot would be told, ``(B, A)``, in [-1, 1].
+
+        Raises:
+            ValueError: If the shape does not fit, or a value is not finite.
+        """
+        command = self.action(act)
+        executed = np.clip(command @ self.act_matrix.T + self.act_offset, -1, 1)
+        return float(np.abs(executed - np.asarray(act)).mean())
+
     def observation(self, obs: ArrayLike) -> NDArray[Any]:
         """What the known robot would have shown, where the changed one shows this.
 
@@ -93,7 +117,7 @@ class Compensation:
         Raises:
             ValueError: If the shape does not fit.
         """
-        if self.obs_matrix is None or self.obs_offset is None:
+        if not len(self.obs_offset):
             return np.asarray(obs)
         shown_obs = self._rows("obs", obs, len(self.obs_offset))
         return (shown_obs @ self.obs_matrix.T + self.obs_offset).astype(shown_obs.dtype)
@@ -104,6 +128,30 @@ class Compensation:
     ) -> Callable[[NDArray[Any]], NDArray[Any]]:
         """A policy of any make, ``obs -> act`` in [-1, 1], as one for the changed robot."""
         return lambda obs: self.action(policy(self.observation(obs)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {name: getattr(self, name).tolist() for name in _FILE}
+
+    @checked
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        replace_text(path, json.dumps(self.to_dict()) + "\n")
+
+    @classmethod
+    @checked
+    def load(cls, path: Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: If the file is damaged.
+            OSError: If it cannot be read.
+        """
+        kept = read_json(path, _FILE)
+        try:
+            return cls(**{name: np.array(kept[name], np.float64) for name in _FILE})
+        except ValueError as error:
+            raise CheckpointError(f"{path} holds no compensation: {error}") from error
 
     def _rows(self, name: str, values: ArrayLike, dim: int) -> NDArray[Any]:
         rows = require_array("Compensation", name, values, None)

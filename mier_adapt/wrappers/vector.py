@@ -1,4 +1,4 @@
-"""ContextObservation for vector environments: a context of its own for every slot."""
+"""The wrappers for vector environments: contexts of all slots, a compensation for all of them."""
 
 from typing import Any
 
@@ -9,9 +9,11 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from mier_adapt._checks import Count, checked, require_array, shown
+from mier_adapt.compensation import Compensation
+from mier_adapt.wrappers.compensated_action import command, known_space
 from mier_adapt.wrappers.context_observation import append_context_space
 
-__all__ = ["ContextObservation"]
+__all__ = ["CompensatedAction", "ContextObservation"]
 
 
 class ContextObservation(VectorObservationWrapper, gym.utils.RecordConstructorArgs):
@@ -73,3 +75,33 @@ class ContextObservation(VectorObservationWrapper, gym.utils.RecordConstructorAr
     def observations(self, observations: NDArray[Any]) -> NDArray[Any]:
         """The environment's observations with each slot's context behind them."""
         return np.concatenate((observations, self._contexts), axis=-1)
+
+
+class CompensatedAction(VectorObservationWrapper, gym.utils.RecordConstructorArgs):
+    """As :class:`mier_adapt.wrappers.CompensatedAction`, the same compensation for all slots.
+
+    Args:
+        env: Environments of the changed robot.
+        compensation: What to undo.
+
+    Raises:
+        ValueError: If spaces are no vectors, or of other dimensions than the compensation.
+    """
+
+    @checked
+    def __init__(self, env: VectorEnv[Any, Any, Any], compensation: Compensation) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, compensation=compensation)
+        VectorObservationWrapper.__init__(self, env)
+        self.compensation = compensation
+        self.single_observation_space = known_space(
+            compensation, env.single_observation_space, env.single_action_space
+        )
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+
+    def step(self, actions: NDArray[Any]) -> Any:
+        """The environments', told what makes the changed robots do this."""
+        return super().step(command(self.compensation, actions, self.single_action_space))
+
+    def observations(self, observations: NDArray[Any]) -> NDArray[Any]:
+        """What the known robots would have shown."""
+        return self.compensation.observation(observations)
