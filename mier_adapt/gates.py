@@ -11,10 +11,11 @@ from mier_adapt.protocols import Candidate
 
 @dataclass(frozen=True, kw_only=True)
 class MarginGate:
-    """The last candidate replaces the first where its episodes are better by a margin.
+    """A candidate replaces the one before where its episodes are better by a margin.
 
-    While the pairs of episodes, which share their starts, leave doubt on which side of the margin
-    the mean difference lies, another pair is played, up to ``most_episodes``.
+    The first stands until another is better; the others come in turn. While the pairs of episodes,
+    which share their starts, leave doubt on which side of the margin the mean difference lies,
+    another pair is played, up to ``most_episodes``.
 
     Raises:
         ValueError: If there are no episodes, or a number is out of range.
@@ -38,20 +39,29 @@ class MarginGate:
         self, candidates: Sequence[Candidate], play: Callable[[Any, int], tuple[float, ...]]
     ) -> tuple[Candidate, str]:
         """As :meth:`.Gate.choose`."""
-        safe, last = candidates[0], candidates[-1]
-        if safe is last:
-            return safe, "nothing else was made"
-        before, after = (play(each, self.episodes) for each in (safe, last))
-        while len(after) < self.most_episodes and self._doubt(before, after):
-            before, after = before + play(safe, 1), after + play(last, 1)
-        old, new = (math.fsum(each) / len(each) for each in (before, after))
-        told = f"{new:.0f} in {len(after)} real episode(s), against {old:.0f} before"
-        if len(after) > 1 and self.most_episodes > self.episodes:
-            told += f" (doubt {self._p_value(before, after):.2f})"
-        if new > old + self.margin * abs(old):
-            return last, f"it returned {told}"
-        wanted = f"and has to be {self.margin:.0%} better"
-        return safe, f"the candidate returned {told}, {wanted}"
+        kept, told = candidates[0], "nothing else was made"
+        played: dict[int, tuple[float, ...]] = {id(each): () for each in candidates}
+
+        def returns(candidate: Candidate, episodes: int) -> tuple[float, ...]:
+            """Of so many episodes, those that were played before among them."""
+            if missing := episodes - len(played[id(candidate)]):
+                played[id(candidate)] += play(candidate, max(0, missing))
+            return played[id(candidate)][:episodes]
+
+        for other in candidates[1:]:
+            pair = kept, other
+            before, after = (returns(each, self.episodes) for each in pair)
+            while len(after) < self.most_episodes and self._doubt(before, after):
+                before, after = (returns(each, len(after) + 1) for each in pair)
+            old, new = (math.fsum(each) / len(each) for each in (before, after))
+            said = f"{new:.0f} in {len(after)} real episode(s), against {old:.0f} before"
+            if len(after) > 1 and self.most_episodes > self.episodes:
+                said += f" (doubt {self._p_value(before, after):.2f})"
+            if new > old + self.margin * abs(old):
+                kept, told = other, f"it returned {said}"
+            elif kept is candidates[0]:
+                told = f"the candidate returned {said}, and has to be {self.margin:.0%} better"
+        return kept, told
 
     def _doubt(self, before: Sequence[float], after: Sequence[float]) -> bool:
         return len(after) < 2 or self._p_value(before, after) > 1 - self.confidence

@@ -54,15 +54,9 @@ def test_doubles_and_gates_are_what_the_protocols_say():
 def test_a_margin_gate_lets_pass_what_is_better_by_a_share_of_the_first_ones_return(
     before, after, episodes, margin
 ):
-    first, between, last = (
-        Scripted("first", tuple(before)),
-        Scripted("between", (1e9,) * 3),
-        Scripted("last", tuple(after)),
-    )
+    first, last = Scripted("first", tuple(before)), Scripted("last", tuple(after))
     plays = Plays()
-    kept, reason = MarginGate(episodes=episodes, margin=margin).choose(
-        (first, between, last), plays
-    )
+    kept, reason = MarginGate(episodes=episodes, margin=margin).choose((first, last), plays)
     assert plays.episodes == {"first": episodes, "last": episodes}
     before, after = np.mean(before[:episodes]), np.mean(after[:episodes])
     needed = before + margin * abs(before)
@@ -74,6 +68,21 @@ def test_a_margin_gate_lets_pass_what_is_better_by_a_share_of_the_first_ones_ret
         if kept is last
         else f"the candidate returned {told}, and has to be {margin:.0%} better"
     )
+
+
+@pytest.mark.parametrize(
+    ("between", "last", "kept"),
+    [(150.0, 155.0, "between"), (150.0, 157.0, "last"), (90.0, 105.0, "last"), (1, 1, "first")],
+)
+def test_each_candidate_has_to_beat_what_stands(between, last, kept):
+    returns = {"first": 100.0, "between": between, "last": last}
+    plays = Plays()
+    candidates = [Scripted(name, (value,) * 2) for name, value in returns.items()]
+    found, reason = MarginGate(episodes=2, margin=0.04).choose(candidates, plays)
+    assert found.name == kept
+    told = "the candidate" if kept == "first" else f"it returned {returns[kept]:.0f}"
+    assert reason.startswith(told)
+    assert plays.episodes == {"first": 2, "between": 2, "last": 2}  # none is played twice
 
 
 @pytest.mark.parametrize(
