@@ -15,7 +15,7 @@ from mier_adapt._checks import checked, shown
 from mier_adapt._storage.files import replacing
 from mier_adapt.statistics import bootstrap_interval
 
-__all__ = ["plot_adaptation", "plot_comparison"]
+__all__ = ["plot_adaptation", "plot_comparison", "plot_diagnosis"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
@@ -300,6 +300,7 @@ def plot_adaptation(report: Mapping[str, Any], path: Path) -> None:
         title = "Evaluation, on common starts" if after else "Gate, on common starts"
         after = after or report["gate_returns"]
         curves = [report[f"{key}_loss"] for key in ("train", "validation", "earlier_tasks")]
+        diagnosis = report["diagnosis"]
     except LookupError as error:
         raise ValueError(
             f"plot_adaptation expected report as AdaptationReport.to_dict() gives it, without "
@@ -323,15 +324,18 @@ def plot_adaptation(report: Mapping[str, Any], path: Path) -> None:
     returns.set_xticks(range(len(names)), names)
     returns.set_xlim(-0.5, len(after) - 0.2)
     returns.set(ylabel="return of an episode", title=title)
-    for label, positions, values, colour in (
-        ("new task", (0, 1, 2), curves[0], _BLUE),
-        ("new task, held out", (0, 1, 2), curves[1], _ORANGE),
-        ("earlier tasks", (0, 2), curves[2], _GREY),
-    ):
-        losses.plot(positions, values, marker="o", color=colour, label=label)
-    losses.set_xticks(range(3), ["before", "context", "weights"])
-    losses.set(ylabel="model loss", title="Model")
-    if novelty is not None:
+    if curves[0] is None:  # nothing had to be learned
+        _draw_hypotheses(losses, diagnosis)
+    else:
+        for label, positions, values, colour in (
+            ("new task", (0, 1, 2), curves[0], _BLUE),
+            ("new task, held out", (0, 1, 2), curves[1], _ORANGE),
+            ("earlier tasks", (0, 2), curves[2], _GREY),
+        ):
+            losses.plot(positions, values, marker="o", color=colour, label=label)
+        losses.set_xticks(range(3), ["before", "context", "weights"])
+        losses.set(ylabel="model loss", title="Model")
+    if curves[0] is not None and novelty is not None:
         losses.set_xlabel(
             f"novelty: context distance {novelty['context_distance']:.1f}, "
             f"loss excess {novelty['loss_excess']:.1f}\n(a training task's: 1 and 0)",
@@ -340,6 +344,68 @@ def plot_adaptation(report: Mapping[str, Any], path: Path) -> None:
     for axes in (returns, losses):
         _finish(axes)
     _save(figure, path)
+
+
+@checked
+def plot_diagnosis(diagnosis: Mapping[str, Any], path: Path) -> None:
+    """Draw what changed: what each motor does with what it is told, and every hypothesis's loss.
+
+    Args:
+        diagnosis: As :meth:`.Diagnosis.to_dict` gives it, and reports hold it.
+        path: File to write; its ending gives the format.
+
+    Raises:
+        ValueError: If the diagnosis is none.
+    """
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    motors, losses = figure.subplots(1, 2, width_ratios=(2, 3))
+    try:
+        figure.suptitle("; ".join(diagnosis["sentences"]), fontsize="medium", wrap=True)
+        _draw_motors(motors, diagnosis)
+        _draw_hypotheses(losses, diagnosis)
+    except (LookupError, TypeError) as error:
+        raise ValueError(
+            f"plot_diagnosis expected diagnosis as Diagnosis.to_dict() gives it, without {error}."
+        ) from error
+    for axes in (motors, losses):
+        _finish(axes)
+    _save(figure, path)
+
+
+def _draw_motors(axes: Axes, diagnosis: Mapping[str, Any]) -> None:
+    """Gains of all motors with 95% intervals, each beside the command that it follows."""
+    undone = diagnosis["compensation"]
+    gains = diagnosis["gains"]
+    matrix = np.eye(len(gains)) if undone is None else np.array(undone["act_matrix"])
+    for number, (row, gain) in enumerate(zip(matrix, gains, strict=True)):
+        command = int(np.abs(row).argmax())
+        value, error = (1.0, 0.0) if gain is None else gain
+        own = row[command]
+        changed = command != number or abs(own - 1) >= 0.1
+        colour = _ORANGE if changed else _BLUE
+        reach = 1.96 * abs(own) * error
+        axes.errorbar(own * value, number, xerr=reach, fmt="o", color=colour, capsize=3)
+        if command != number:
+            axes.annotate(f" command {command + 1}", (own * value, number), va="bottom")
+    for known in (-1, 0, 1):
+        axes.axvline(known, color="black", linewidth=0.6, linestyle=":", zorder=0)
+    axes.set_yticks(range(len(gains)), [f"motor {number + 1}" for number in range(len(gains))])
+    axes.invert_yaxis()
+    axes.set(xlabel="gain", title="What each motor does")
+
+
+def _draw_hypotheses(axes: Axes, diagnosis: Mapping[str, Any]) -> None:
+    """Held-out losses of all hypotheses, the chosen one in colour, beside the known tasks'."""
+    tried = diagnosis["explanations"]
+    for position, each in enumerate(tried):
+        chosen = each["name"] == diagnosis["chosen"]
+        colour = _BLUE if chosen else _GREY
+        axes.plot(each["loss"], position, "o", color=colour)
+    if diagnosis["known_loss"] is not None:
+        axes.axvline(diagnosis["known_loss"], color=_GREEN, label="known tasks")
+    axes.set_yticks(range(len(tried)), [each["name"] for each in tried], fontsize="x-small")
+    axes.invert_yaxis()
+    axes.set(xlabel="held-out loss", title="Hypotheses")
 
 
 @checked

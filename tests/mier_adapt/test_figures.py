@@ -8,7 +8,7 @@ from mier_adapt import figures
 from mier_adapt.adaptation import compare
 from mier_adapt.statistics import bootstrap_interval
 
-from .doubles import example_report
+from .doubles import example_diagnosis, example_report
 
 STEPS = (1000, 2000, 3000)
 
@@ -128,6 +128,30 @@ def test_an_adaptation_shows_every_episode_of_every_stage(axes, tmp_path, stages
     written = json.loads(json.dumps(example_report().to_dict()))  # as it is in its file
     figures.plot_adaptation(written, tmp_path / "x.png")
     assert "novelty: context distance 2.5" in axes[3].get_xlabel()
+
+
+def test_where_nothing_was_learned_hypotheses_are_shown(axes, tmp_path):
+    nothing = dict.fromkeys(("train_loss", "validation_loss", "earlier_tasks_loss"))
+    report = example_report(diagnosis=example_diagnosis(), **nothing)
+    figures.plot_adaptation(report.to_dict(), tmp_path / "x.png")
+    assert [line.get_xdata()[0] for line in axes[1].lines] == [9.0, -2.0, -2.5]
+    names = [label.get_text() for label in axes[1].get_yticklabels()]
+    assert names == ["nothing changed", "actuators order"]
+
+
+def test_a_diagnosis_shows_what_each_motor_does_and_how_sure_that_is(axes, tmp_path):
+    figures.plot_diagnosis(example_diagnosis(), tmp_path / "x.png")
+    motors, losses = axes
+    drawn = [(*bar[0].get_xdata(), *bar[0].get_ydata()) for bar in motors.containers]
+    np.testing.assert_allclose(drawn, [(1.02, 0), (-0.98, 1), (1.0, 2)])
+    reach = [np.ptp(bar[2][0].get_segments()[0][:, 0]) / 2 for bar in motors.containers]
+    np.testing.assert_allclose(reach, [1.96 * 0.03, 1.96 * 0.04, 0])
+    assert [text.get_text() for text in motors.texts] == [" command 2", " command 1"]
+    assert "motor 3 never moved" in motors.figure.get_suptitle()
+    colours = [line.get_color() for line in losses.lines]
+    assert colours[1] not in (colours[0], colours[2])
+    with pytest.raises(ValueError, match=r"plot_diagnosis expected diagnosis .*without 'sent"):
+        figures.plot_diagnosis({}, tmp_path / "x.png")
 
 
 def test_a_comparison_shows_each_task_after_each_stage(axes, tmp_path):
