@@ -2,10 +2,11 @@
 
 The components work alone, on plain tensors: :class:`ContextModel`,
 :class:`GradientContextAdapter`, :func:`fit_model`, :class:`ExperienceRelabeler`,
-:class:`Transitions`, and the :class:`ContextObservation` wrapper. ``mier_adapt.protocols`` says
-what plugs in, ``mier_adapt.integration`` plugs it into Tianshou. :func:`meta_train` makes a run,
-:func:`load_run` reads one (some come with the library), :func:`adapt` takes it to a new task, and
-:func:`adapt_algorithm` a policy of your own.
+:class:`Transitions`, :func:`diagnose`, and the wrappers :class:`ContextObservation` and
+:class:`CompensatedAction`. ``mier_adapt.protocols`` says what plugs in, ``mier_adapt.changes`` what
+may have happened to a robot, ``mier_adapt.integration`` plugs it all into Tianshou.
+:func:`meta_train` makes a run, :func:`load_run` reads one (some come with the library),
+:func:`adapt` takes it to a new task, and :func:`adapt_algorithm` a policy of your own.
 """
 
 import importlib
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mier_adapt._version import __version__
 from mier_adapt.context_adapter import GradientContextAdapter
 from mier_adapt.context_model import ContextModel
+from mier_adapt.diagnosis import diagnose
 from mier_adapt.model_fitting import FittedModel, fit_model
 from mier_adapt.relabeler import ExperienceRelabeler
 from mier_adapt.transitions import Transitions
@@ -22,12 +24,13 @@ if TYPE_CHECKING:
     from mier_adapt.adaptation import AdaptationReport, adapt, adapt_algorithm
     from mier_adapt.agents import AdaptConfig, Agent, NewTask, load_run, preset
     from mier_adapt.training import meta_train, meta_train_offline
-    from mier_adapt.wrappers import ContextObservation
+    from mier_adapt.wrappers import CompensatedAction, ContextObservation
 
 __all__ = [
     "AdaptConfig",
     "AdaptationReport",
     "Agent",
+    "CompensatedAction",
     "ContextModel",
     "ContextObservation",
     "ExperienceRelabeler",
@@ -38,6 +41,7 @@ __all__ = [
     "__version__",
     "adapt",
     "adapt_algorithm",
+    "diagnose",
     "fit_model",
     "load_run",
     "meta_train",
@@ -50,7 +54,7 @@ def __getattr__(name: str) -> Any:
     # Gymnasium takes as long to import as the rest of this package, Tianshou and MuJoCo longer:
     # load them when asked for.
     rooms = {
-        "wrappers": ("ContextObservation",),
+        "wrappers": ("CompensatedAction", "ContextObservation"),
         "agents": ("AdaptConfig", "Agent", "NewTask", "load_run", "preset"),
         "training": ("meta_train", "meta_train_offline"),
         "adaptation": ("AdaptationReport", "adapt", "adapt_algorithm"),

@@ -47,6 +47,8 @@ class Evidence:
     """Loss from which on losses grow with their logarithm."""
     generator: torch.Generator | None
     """Draws the split."""
+    gradients: bool = field(init=False)
+    """Whether the model's loss can be differentiated by the transitions."""
     train: Int[Tensor, " N"] = field(init=False)
     held_out: Int[Tensor, " M"] = field(init=False)
     _searches: dict[int, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)
@@ -56,6 +58,16 @@ class Evidence:
         count = max(1, round(_HELD_OUT * len(order)))
         order = order.to(self.contexts.device)
         self.held_out, self.train = order[:count], order[count:]
+        self.gradients = self._gradients()
+
+    def _gradients(self) -> bool:
+        some = self.transitions[:2]
+        act = some.act.clone().requires_grad_()
+        try:
+            loss = self.model.loss(dataclasses.replace(some, act=act), self.contexts[0])
+        except RuntimeError:  # as torch says of a tensor that is to become an array
+            return False
+        return loss.requires_grad
 
     def of(self, change: Change, rows: Tensor) -> Transitions:
         """Some of the transitions, their actions as late as a change supposes."""
@@ -170,6 +182,12 @@ class Evidence:
         free = change.free(start)
         if not bool(free.any()):
             return start
+        if not self.gradients:
+            raise TypeError(
+                f"diagnose expected a model whose loss torch can differentiate by transitions, to "
+                f"fit {change.name!r}, got one with no graph. Have it compute in torch, or give "
+                "only changes that are not trained."
+            )
         some = self.of(change, rows)
         theta = start.clone().requires_grad_()
         lr = _LR if start.shape[-1] < _MANY else _LR / 3
@@ -177,12 +195,6 @@ class Evidence:
         for step in range(_STEPS):
             optimizer.param_groups[0]["lr"] = lr * min(1.0, 2 * (1 - step / _STEPS))
             loss = self.losses(change, theta, contexts, some).mean(-1)
-            if not loss.requires_grad:
-                raise TypeError(
-                    f"diagnose expected a model whose loss torch can differentiate by transitions, "
-                    f"to fit {change.name!r}, got one with no graph. Have it compute in torch, or "
-                    "give only changes that are not trained."
-                )
             loss = loss + _SHRINKAGE * (theta - start).square().sum(-1)
             (grad,) = torch.autograd.grad(loss.sum(), theta)
             theta.grad = grad * free
@@ -226,6 +238,8 @@ class Evidence:
         probe = Together(change, gains)
         some = self.of(change, torch.cat((self.train, self.held_out)))
         one = torch.ones(dim, device=context.device, dtype=context.dtype)
+        if not self.gradients:
+            return one, torch.full_like(one, torch.inf)
 
         def probed(each: Tensor) -> Tensor:  # (N, A) -> (N, P + A)
             return torch.cat((parameters.expand(len(each), -1), each), -1)
@@ -234,8 +248,6 @@ class Evidence:
         changed = ChangedModel(self.model, probe, probed(each))
         alone = some._map(lambda value: value.unsqueeze(1))
         every = softened(changed.losses(alone, context.expand(len(some), -1)), self.floor)
-        if not every.requires_grad:
-            return one, torch.full_like(one, torch.inf)
         (scores,) = torch.autograd.grad(every.sum(), each)
         hessian = torch.autograd.functional.hessian(  # type: ignore[no-untyped-call]
             lambda each: self.losses(

@@ -12,10 +12,20 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from mier_adapt._checks import Size, checked
+from mier_adapt._checks import Size, checked, shown
 from mier_adapt._typing import Bool, Float, Tensor
 from mier_adapt.protocols import TaskModel
 from mier_adapt.transitions import Transitions
+
+__all__ = [
+    "Actuators",
+    "Change",
+    "ChangedModel",
+    "Delay",
+    "LinearResidual",
+    "Sensors",
+    "Together",
+]
 
 Structure = Literal["signs", "order", "gain", "gains", "offset", "affine"]
 """What an affine map may do: reverse; reorder and reverse; scale all, or each; shift; anything."""
@@ -326,9 +336,16 @@ class LinearResidual(Change):
 
 
 class Together(Change):
-    """Several changes at once; the first one is nearest to the new robot."""
+    """Several changes at once; the first one is nearest to the new robot.
+
+    Raises:
+        TypeError: If one is none.
+    """
 
     def __init__(self, *changes: Change) -> None:
+        for each in changes:
+            if not isinstance(each, Change):
+                raise TypeError(f"Together expected changes to be Change, got {shown(each)}.")
         self.changes = changes
         self.name = " and ".join(each.name for each in changes)
         # Two of one level are less simple than either.
@@ -493,7 +510,14 @@ class ChangedModel(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes O"] | None]:
-        """As :meth:`.TaskModel.sample`."""
+        """As :meth:`.TaskModel.sample`.
+
+        Args:
+            obs: Any leading axes.
+            act: In [-1, 1], with the same leading axes.
+            context: ``(C,)``, or one for each task or transition.
+            generator: Draws the prediction; torch's global one when ``None``.
+        """
         return self._predicted(self.model.sample, obs, act, context, generator=generator)
 
     def _inputs(self, obs: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:

@@ -115,7 +115,6 @@ class Quickstart:
         from mier_adapt.agents.environments import FamilyEnvs
         from mier_adapt.agents.films import film_side_by_side, find_gl_backend
         from mier_adapt.agents.run import load_run
-        from mier_adapt.integration import PolicyActor
 
         run = load_run(_QUICKSTART_RUN)
         tasks = run.task_set
@@ -132,10 +131,7 @@ class Quickstart:
                 episodes=self.episodes,
             )
         film = self.out / f"task-{self.task}-seed-{self.seed}.gif"
-        actors = {
-            "before": run.initial_actor(1),
-            "after": PolicyActor(adaptation.algorithm.policy, adaptation.context),
-        }
+        actors = {"before": run.initial_actor(1), "after": adaptation.actor}
         try:
             os.environ["MUJOCO_GL"] = find_gl_backend()
         except RuntimeError as error:
@@ -237,13 +233,17 @@ class Adapt:
     seed: tuple[int, ...] = (0,)
     """One adaptation of each task for each seed."""
     compare: bool = False
-    """Run all stages, also those that the run leaves out, and compare."""
+    """Run all stages, also those that are left out or not needed."""
+    diagnose: bool = True
+    """Look for what changed, and undo it (ours)."""
+    transitions: int | None = None
+    """Real transitions of each task, if not the run's number."""
     episodes: int = 4
     """Deterministic evaluation episodes after each stage."""
     device: str = "cpu"
     """Where networks live and learn: cpu, cuda."""
     out: Path | None = None
-    """Directory for JSON and figures; RUN_DIRECTORY/adapt if not given."""
+    """Directory for files; RUN_DIRECTORY/adapt if not given."""
 
     def run(self) -> int:
         """Adapt to each task in turn."""
@@ -254,23 +254,28 @@ class Adapt:
         from mier_adapt.agents.run import find_run, load_run, read_run_file
 
         directory = find_run(self.run_directory)
-        config = read_run_file(directory).config
-        tasks = mier_adapt_envs.task_set(config.family, config.task_set)
+        trained = read_run_file(directory).config
+        tasks = mier_adapt_envs.task_set(trained.family, trained.task_set)
         if bool(self.task) == self.all_ood or not self.seed:
             raise ValueError("Expected --task INDEX ... or --all-ood, and at least one --seed.")
         first = len(tasks.meta_train)
         indices = tuple(range(first, len(tasks))) if self.all_ood else self.task
         for index in indices:
-            _require_task(index, range(len(tasks)), config.family)
+            _require_task(index, range(len(tasks)), trained.family)
         out = self.out or self.run_directory / "adapt"
         if self.out is None:
             require_no_link(out)
         with FamilyEnvs(tasks) as envs:
             run = load_run(directory, envs, device=self.device)
+            config = dataclasses.replace(
+                run.adapt_config,
+                diagnose=self.diagnose and run.adapt_config.diagnose,
+                adaptation_steps=self.transitions or run.adapt_config.adaptation_steps,
+            )
             adaptations = _adapt_to_each(
                 run,
                 {f"task-{index}": run.new_task(envs, tasks[index]) for index in indices},
-                with_all_stages(run.adapt_config) if self.compare else run.adapt_config,
+                with_all_stages(config) if self.compare else config,
                 seeds=self.seed,
                 out=out,
                 episodes=self.episodes,
@@ -583,10 +588,13 @@ def _require_known_words(arguments: Sequence[str]) -> None:
     name, *rest = arguments
     _require_known("subcommand", name, _COMMANDS)
     fields = dataclasses.fields(_COMMANDS[name])
+    switches = [f"--{field.name.replace('_', '-')}" for field in fields if field.type is bool]
     options = ["--help", *(f"--{field.name.replace('_', '-')}" for field in fields)]
     for word in rest:
         if word.startswith("--"):
             option = word.partition("=")[0].replace("_", "-")
+            if f"--{option.removeprefix('--no-')}" in switches:
+                continue
             _require_known(f"option of {name}", option, options)
 
 

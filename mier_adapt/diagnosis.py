@@ -6,16 +6,18 @@ others, and the simplest one wins that is not worse than the best.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from mier_adapt._checks import NonNegative, Share, checked, require_tensor
 from mier_adapt._evidence import NOTHING, Evidence, softened
-from mier_adapt._typing import Bool, Float, Tensor
+from mier_adapt._typing import Float, Tensor
 from mier_adapt.changes import (
     Actuators,
     Change,
@@ -25,15 +27,19 @@ from mier_adapt.changes import (
     Sensors,
     Together,
 )
+from mier_adapt.compensation import Compensation
 from mier_adapt.protocols import TaskModel
 from mier_adapt.transitions import OneTask, Transitions
 
-_FEWEST = 10
+__all__ = ["Diagnosis", "diagnose"]
+
+FEWEST = 10
 """Transitions with which anything can be told."""
 _ERRORS = 2.0
 """Standard errors by which an explanation has to be worse to be given up."""
-_AS_WELL = 3.0
-"""Loss beyond that of known tasks up to which a new one is explained."""
+_AS_WELL, _MOST_LEFT = 3.0, 0.25
+"""Loss beyond that of known tasks up to which a new one is explained, or the share of what is to be
+explained that may be left: in states that known tasks rarely met, the model errs."""
 _UNTOLD = 0.25
 """Standard error of a gain from which on the transitions do not tell it."""
 
@@ -156,11 +162,22 @@ class Diagnosis:
     """What each motor executes, in units of what the chosen explanation says of it: around 1."""
     sentences: tuple[str, ...]
     """What changed, in words."""
+    compensation: Compensation | None
+    """What undoes it in front of a policy of the known task, which :attr:`Explanation.context` of
+    the chosen explanation tells from others; None where no map of actions and observations does."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything did: whether this is none of the known tasks."""
+        return self.chosen.known_task is None or self.chosen.change is not NOTHING
 
     @property
     def explained(self) -> bool:
         """Whether the chosen explanation does about as well as the model does in known tasks."""
-        return self.known_loss is None or self.chosen.loss < self.known_loss + _AS_WELL
+        if self.known_loss is None:
+            return True
+        to_explain = self.explanations[0].loss - self.known_loss
+        return self.chosen.loss < self.known_loss + max(_AS_WELL, _MOST_LEFT * to_explain)
 
     def __str__(self) -> str:
         width = max(len(each.name) for each in self.explanations)
@@ -183,6 +200,7 @@ class Diagnosis:
             "parameters": self.chosen.parameters.tolist(),
             "explained": self.explained,
             "known_loss": self.known_loss,
+            "compensation": None if self.compensation is None else self.compensation.to_dict(),
             "gains": [list(each) if math.isfinite(each.error) else None for each in self.gains],
             "explanations": [
                 {name: getattr(each, name) for name in numbers} for each in self.explanations
@@ -198,7 +216,6 @@ def diagnose(
     *,
     contexts: Float[Tensor, "K C"] | None = None,
     known: Transitions | None = None,
-    started: Bool[Tensor, " B"] | None = None,
     changes: Sequence[Change] | None = None,
     others: Mapping[str, Fitter] | None = None,
     names: Sequence[str] = (),
@@ -220,14 +237,16 @@ def diagnose(
 
     Args:
         model: Of the known tasks, fitted to them already.
-        transitions: The new task's, ``(B, ...)``, in the order in which they were gathered.
+        transitions: The new task's, ``(B, ...)``, in the order in which they were gathered, by
+            which a delay is told; an episode starts where an observation is not the next one of
+            the transition before.
         contexts: The known tasks', ``(K, C)``; by default the model's initial one alone.
         known: Transitions of each known task, ``(K, B', ...)``, best such as the policy meets now.
-        started: Where an episode starts; by default only the first does. A delay is told by it.
-        changes: What may have happened, the simplest first; :func:`default_changes` by default.
+        changes: What may have happened, the simplest first; :func:`default_changes` by default, of
+            which a model without gradients gets those that are only tried.
         others: Hypotheses that are less simple than all changes, by name: functions that fit them
             to the training part. A new context, new weights.
-        names: What sentences call the known tasks.
+        names: What sentences call the known tasks; where there are several, their numbers, from 0.
         margin: In units of the model's loss; half a unit is a quarter of a standard deviation.
         share: Of what the best explanation wins over none; the simpler one may leave so much of it.
             In states that the known tasks rarely met a model errs, and flexible hypotheses mend
@@ -236,40 +255,55 @@ def diagnose(
 
     Raises:
         ValueError: If there are fewer than 10 transitions, or shapes do not fit.
-        TypeError: If the model's loss cannot be differentiated by the transitions, and a change has
-            parameters that only gradients find.
+        TypeError: If the model's loss cannot be differentiated by the transitions, and one of
+            ``changes`` has parameters that only gradients find.
 
     Source:
         Ours. Mendonca et al. (2020), arXiv:2006.07178, identify a context alone.
     """
-    if len(transitions) < _FEWEST:
+    if len(transitions) < FEWEST:
         raise ValueError(
-            f"diagnose expected at least {_FEWEST} transitions, a fifth of which are held out, got "
+            f"diagnose expected at least {FEWEST} transitions, a fifth of which are held out, got "
             f"{len(transitions)}. Gather more."
         )
     if contexts is None:
         contexts = model.initial_context.detach().unsqueeze(0)
-    require_tensor("diagnose", "contexts", contexts, (len(contexts), model.context_dim))
+    require_tensor("diagnose", "contexts", contexts, (*contexts.shape[:1], model.context_dim))
+    others = others or {}
+    if wrong := [name for name, fitter in others.items() if not callable(fitter)]:
+        raise TypeError(f"diagnose expected others to be functions, got none for {wrong}.")
+    if names and len(names) != len(contexts):
+        raise ValueError(
+            f"diagnose expected one of names for each of {len(contexts)} known tasks, got {names}."
+        )
+    if len(contexts) > 1:
+        names = names or [f"number {task}" for task in range(len(contexts))]
     transitions = transitions.detach()
-    tried = [NOTHING, *(default_changes(model, transitions) if changes is None else changes)]
 
-    first = torch.zeros(len(transitions), dtype=torch.bool, device=contexts.device)
-    first[0] = True
-    if started is not None:
-        first |= started
+    goes_on = (transitions.obs[1:] == transitions.obs_next[:-1]).all(-1)
+    first = torch.cat((torch.ones_like(goes_on[:1]), ~goes_on))
     floor = 0.0
     if known is not None:
+        if known.rew.ndim != 2 or len(known) != len(contexts):
+            raise ValueError(
+                f"diagnose expected known to hold as many transitions of each of {len(contexts)} "
+                f"known tasks, (K, B, ...), got rewards of shape {tuple(known.rew.shape)}."
+            )
         alone = ChangedModel(model, NOTHING, contexts[:, :0])
         with torch.no_grad():
             floor = float(alone.losses(known, contexts).median())
     evidence = Evidence(model, contexts, transitions, first, floor, generator)
+    if changes is None:
+        possible = default_changes(model, transitions)
+        changes = [each for each in possible if evidence.gradients or not each.trained]
+    tried = [NOTHING, *changes]
     fits = [(each, *evidence.fit(each)) for each in tried]
     losses = [evidence.held_out_losses(*each) for each in fits]
     flattery: list[float] = [0.0] * len(fits)
     known_loss = None
     if known is not None:
         task = fits[min(range(len(fits)), key=lambda each: float(losses[each].mean()))][2]
-        same = known[task][: len(transitions)]
+        same = known[task][-len(transitions) :]
         control = Evidence(
             model, contexts[[task]], same, torch.zeros_like(same.terminated), floor, generator
         )
@@ -287,7 +321,7 @@ def diagnose(
         )
         for (change, parameters, task), each, won in zip(fits, losses, flattery, strict=True)
     ]
-    for name, fitter in (others or {}).items():
+    for name, fitter in others.items():
         other, context = fitter(transitions[evidence.train])
         alone = ChangedModel(other, NOTHING, context[:0].unsqueeze(0))
         with torch.no_grad():
@@ -330,7 +364,27 @@ def diagnose(
         known_loss=known_loss,
         gains=gains,
         sentences=_sentences(chosen, gains, transitions, names),
+        compensation=_compensation(chosen, transitions),
     )
+
+
+def _compensation(chosen: Explanation, transitions: Transitions) -> Compensation | None:
+    """What undoes a change, where all that it does to these transitions is an affine map."""
+    change, parameters = chosen.change, chosen.parameters
+    act, obs = transitions.act, transitions.obs
+    late = change.lag or change.residual(parameters, obs, act) is not None
+    if chosen.known_task is None or late:
+        return None
+    maps = []
+    for function, rows in ((change.executed, act), (change.restored, obs)):
+        of_rows = functools.partial(function, parameters)
+        matrix, offset = affine(of_rows, rows.shape[-1], rows)
+        if not torch.allclose(rows @ matrix.mT + offset, of_rows(rows), 1e-4, 1e-4):
+            return None
+        maps += [matrix.double().cpu().numpy(), offset.double().cpu().numpy()]
+    if not (maps[3].any() or (maps[2] != np.eye(len(maps[2]))).any()):
+        maps = maps[:2]  # sensors are as they were
+    return Compensation(*maps)
 
 
 def _compared(one: Explanation, best: Explanation) -> Explanation:
@@ -445,8 +499,11 @@ def _sensors(matrix: Tensor, offset: Tensor) -> list[str]:
                 said.append(f"{sensor} is reversed")
             if abs(abs(own) - 1) > 1e-3:
                 said.append(f"{sensor} shows {1 / abs(own):.2f} times what it did")
+        elif len(others) == 1:
+            sign = "minus " if float(row[others[0]]) < 0 else ""
+            said.append(f"sensor {int(others[0]) + 1} shows {sign}what {sensor} did")
         else:
-            said.append(f"what sensor {number + 1} did show is at {[int(o) + 1 for o in others]}")
+            said.append(f"what {sensor} did show is spread over {[int(o) + 1 for o in others]}")
         if shift := float(offset[number]):
             said.append(f"{sensor} is shifted by {-shift / own if own else -shift:+.3g}")
     return said

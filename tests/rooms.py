@@ -11,6 +11,9 @@ import mier_adapt_envs
 
 PACKAGES = (mier_adapt, mier_adapt_envs)
 ONE_FILE_ROOMS = (
+    "mier_adapt.changes",
+    "mier_adapt.compensation",
+    "mier_adapt.diagnosis",
     "mier_adapt.figures",
     "mier_adapt.protocols",
     "mier_adapt.statistics",

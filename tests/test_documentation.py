@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 
 import mier_adapt
-from mier_adapt.adaptation.front_door import Adaptation
 
 ROOT = Path(__file__).parent.parent
 GENERATED = {"_build", "environments", "tutorials"}
@@ -76,13 +75,13 @@ def test_readmes_lines_for_a_policy_of_ones_own_call_what_there_is(monkeypatch, 
 
     def adapt(*args, **options):
         given.update(signature.bind(*args, **options).arguments)
-        return Adaptation(SimpleNamespace(policy="adapted"), None, "the report")
+        return SimpleNamespace(actor=SimpleNamespace(act="adapted"), report="the report")
 
     monkeypatch.setattr(mier_adapt, "adapt_algorithm", adapt)
     names = {"algorithm": "mine", "buffer": "stored"}
     exec(block, names)
     names["env"].close()
-    assert (given["algorithm"], given["earlier"], names["policy"]) == (
+    assert (given["algorithm"], given["earlier"], names["act"]) == (
         "mine",
         ["stored"],
         "adapted",

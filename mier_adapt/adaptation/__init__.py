@@ -6,6 +6,8 @@ from mier_adapt.adaptation.identification import identify
 from mier_adapt.adaptation.own_policy import adapt_algorithm
 from mier_adapt.adaptation.report import AdaptationReport
 from mier_adapt.adaptation.stages import (
+    compensated,
+    explain,
     first_candidate,
     refine,
     refresh,
@@ -22,6 +24,8 @@ __all__ = [
     "adapt",
     "adapt_algorithm",
     "compare",
+    "compensated",
+    "explain",
     "first_candidate",
     "identify",
     "refine",

@@ -15,14 +15,16 @@ from mier_adapt.statistics import bootstrap_interval, summarize
 def with_all_stages(config: AdaptConfig) -> AdaptConfig:
     """The same, adapting through every stage.
 
-    Stages that the configuration leaves out get their default length, and relabeling no longer
-    waits for a validation loss, so that every adaptation has the same arms.
+    Stages that the configuration leaves out get their default length, those that learn run also
+    where undoing a change suffices, and relabeling no longer waits for a validation loss, so that
+    every adaptation has the same arms.
     """
     default = AdaptConfig()
     return dataclasses.replace(
         config,
         refresh_updates=config.refresh_updates or default.refresh_updates,
         relabel_rounds=config.relabel_rounds or default.relabel_rounds,
+        learn_always=True,
         validation_threshold=None,
     )
 

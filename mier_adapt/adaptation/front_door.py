@@ -1,14 +1,16 @@
 """adapt: Algorithm 2, stage by stage, for any agent in any new task.
 
-identify → refresh the actor → refine the model → relabel and train → gate. ``AdaptConfig`` switches
-stages off; the preset ``…-paper`` keeps what the paper has.
+identify → diagnose → refresh the actor → refine the model → relabel and train → gate. What learns
+is left out where undoing what changed suffices. ``AdaptConfig`` switches stages off; the preset
+``…-paper`` keeps what the paper has.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +22,9 @@ from mier_adapt.adaptation.report import AdaptationReport, novelty
 from mier_adapt.adaptation.stages import (
     PolicyCandidate,
     SourcesOf,
+    compensated,
     draw_stored,
+    explain,
     first_candidate,
     refine,
     refresh,
@@ -31,6 +35,8 @@ from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig
 from mier_adapt.agents.metering import Meter
 from mier_adapt.agents.new_task import NewTask
+from mier_adapt.compensation import Compensation
+from mier_adapt.diagnosis import FEWEST, Diagnosis
 from mier_adapt.integration.actor_training import require_refreshable
 from mier_adapt.integration.actors import require_fitting_policy
 from mier_adapt.model_fitting import FittedModel, require_weights
@@ -39,15 +45,37 @@ _PROBE = 1024
 """Transitions on which the refined models are compared."""
 
 
-class Adaptation(NamedTuple):
+_REACHED = 0.1
+"""Mean shortfall of the commands up to which undoing a change suffices."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Adaptation:
     """What an adaptation hands back."""
 
-    algorithm: Any
-    """A copy of the agent's, adapted, whose policy takes what the agent's does."""
+    actor: PolicyCandidate
+    """What acts in the new task, ``act(obs (B, O), explore=False)``: the policy under its context,
+    behind the compensation where there is one."""
     context: torch.Tensor
-    """The task's context, as the model knows it, ``(C,)``."""
+    """The task's context, as the model knows it, ``(C,)``; behind a compensation, the known
+    task's."""
+    diagnosis: Diagnosis | None
+    """What changed; None where that was not asked."""
     report: AdaptationReport
     """What it cost, what it achieved, and why this policy and no other."""
+
+    @property
+    def algorithm(self) -> Any:
+        """A copy of the agent's, adapted, whose policy takes what the agent's does.
+
+        Put :class:`.CompensatedAction` around the environment where there is a compensation.
+        """
+        return self.actor.algorithm
+
+    @property
+    def compensation(self) -> Compensation | None:
+        """What undoes the change in front of the policy, where that is what was handed back."""
+        return self.actor.compensation
 
 
 @checked
@@ -65,11 +93,13 @@ def adapt(
 ) -> Adaptation:
     """Adapt to a task that the agent has not seen.
 
-    Gathers real transitions and identifies the task's context; trains the actor alone against
+    Gathers real transitions, identifies the task's context, and looks for the simplest hypothesis
+    of what changed. A known task behind changed actuators or sensors gets the known task's policy
+    behind what undoes the change. Where that does not suffice, it trains the actor alone against
     the critics; fits copies of the model to the new task while they rehearse the earlier ones;
     predicts what earlier tasks' stored experience would have been in this task, and goes on with
-    the algorithm's own updates on a mixture of both; and lets the gate decide by real episodes what
-    is handed back. The agent itself is not changed.
+    the algorithm's own updates on a mixture of both. The gate decides by real episodes what is
+    handed back. The agent itself is not changed.
 
     For a policy that knows no context there is no new context to learn under: the actor-only stage
     falls away (``refresh_updates`` has to be 0), and the policy to beat is the one that came,
@@ -150,18 +180,29 @@ def adapt(
             evaluate("initial context", agent.initial_actor(1))
         start = first_candidate(agent, found.context)
         add(start)
-        if config.refresh_updates:
+        diagnosis, suffices, told = None, False, ""
+        if _diagnoses(agent, config):
+            with stage("diagnose"):
+                diagnosis = explain(agent, config, found, contexts, generator)
+            if (undone := compensated(agent, start, diagnosis)) is not None:
+                add(undone)
+            suffices = _suffices(diagnosis, found)
+            told = diagnosis.sentences[-1] if suffices else ""
+        learns = config.learn_always or not suffices
+        promising = list(candidates)
+
+        if learns and config.refresh_updates:
             with stage("refresh"):
                 refreshed = refresh(agent, config, start, generator)
             add(refreshed)
 
-        with stage("refine"):
-            fitted = refine(agent, config, found.real, contexts, generator)
-        earlier_loss = _earlier_loss(agent, fitted, contexts)
-        disagreement = _disagreement(agent, fitted)
-
+        losses, fitted, trusted = {}, [], False
+        if learns:
+            with stage("refine"):
+                fitted = refine(agent, config, found.real, contexts, generator)
+            losses = _losses(agent, fitted, contexts)
+            trusted, told = _trust(fitted, found, task, config)
         updates = config.relabel_rounds * config.updates_per_round
-        trusted, told = _trust(fitted, found, task, config)
         if trusted:
             with stage("relabel"):
                 make = sources or (lambda models: relabelers(task, models, generator))
@@ -175,10 +216,12 @@ def adapt(
                     on_update=lambda made: on_stage("relabel", made / updates),
                 )
             add(relabeled)
+        if candidates[-1] is not promising[-1]:
+            promising.append(candidates[-1])
 
         gate_returns: dict[str, tuple[float, ...]] = {}
         common = int(generator.integers(2**31))  # starts of all candidates, in turn
-        starts = {each.name: np.random.default_rng(common) for each in candidates}
+        starts = {each.name: np.random.default_rng(common) for each in promising}
 
         def play(candidate: PolicyCandidate, episodes: int) -> tuple[float, ...]:
             played = metered.returns(candidate, episodes=episodes, generator=starts[candidate.name])
@@ -186,7 +229,7 @@ def adapt(
             return played
 
         with stage("gate"):
-            kept, reason = config.gate.choose(candidates, play)
+            kept, reason = config.gate.choose(promising, play)
 
     report = AdaptationReport(
         task=task.label,
@@ -205,16 +248,30 @@ def adapt(
         returns=returns,
         gate_returns=gate_returns,
         novelty=novelty(agent, found.real, found.context, contexts),
-        train_loss=_mean_losses(fitted, "train"),
-        validation_loss=_mean_losses(fitted, "validation"),
-        earlier_tasks_loss=earlier_loss,
-        disagreement=disagreement,
+        diagnosis=None if diagnosis is None else diagnosis.to_dict(),
+        **losses,
         weight_steps=tuple(each.weight_steps for each in fitted),
         synthetic_transitions=candidates[-1].synthetic_transitions,
         updates=candidates[-1].updates,
         seconds=seconds,
     )
-    return Adaptation(kept.algorithm, found.context, report)
+    context = found.context
+    if diagnosis is not None and kept.compensation is not None:
+        context = diagnosis.chosen.context
+    return Adaptation(actor=kept, context=context, diagnosis=diagnosis, report=report)
+
+
+def _diagnoses(agent: Agent, config: AdaptConfig) -> bool:
+    """Whether a diagnosis is asked for, and there is something that a model can tell."""
+    return config.diagnose and agent.model.varies != "reward"
+
+
+def _suffices(diagnosis: Diagnosis, found: Identified) -> bool:
+    """Whether nothing is left to be learned once the change is undone, or where there is none."""
+    if not diagnosis.explained or not diagnosis.changed:
+        return diagnosis.explained
+    undone = diagnosis.compensation
+    return undone is not None and undone.shortfall(found.real.act.cpu().numpy()) <= _REACHED
 
 
 def _require_ready(agent: Agent, task: NewTask, config: AdaptConfig, *, relabels: bool) -> None:
@@ -240,6 +297,11 @@ def _require_ready(agent: Agent, task: NewTask, config: AdaptConfig, *, relabels
         )
     if config.refresh_updates:
         require_refreshable("adapt", agent.algorithm)
+    if _diagnoses(agent, config) and config.adaptation_steps < FEWEST:
+        raise ValueError(
+            f"adapt expected adaptation_steps of at least {FEWEST} to tell from what changed, got "
+            f"{config.adaptation_steps}. Gather more, or set diagnose=False."
+        )
     if config.weight_steps:
         require_weights("adapt", "weight_steps", model)
 
@@ -291,6 +353,16 @@ def _trust(
     if loss < threshold:
         return True, f"validation loss {loss:.2f} is below the threshold {threshold:g}"
     return False, f"validation loss {loss:.2f} is not below the threshold {threshold:g}"
+
+
+def _losses(agent: Agent, fitted: list[FittedModel], contexts: torch.Tensor) -> dict[str, Any]:
+    """What reports say of the refined models."""
+    return {
+        "train_loss": _mean_losses(fitted, "train"),
+        "validation_loss": _mean_losses(fitted, "validation"),
+        "earlier_tasks_loss": _earlier_loss(agent, fitted, contexts),
+        "disagreement": _disagreement(agent, fitted),
+    }
 
 
 def _mean_losses(fitted: list[FittedModel], part: str) -> tuple[float, float, float]:

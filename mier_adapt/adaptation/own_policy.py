@@ -21,7 +21,7 @@ from mier_adapt.protocols import TerminationFn
 from mier_adapt.training.offline_training import meta_train_offline
 from mier_adapt.transitions import Transitions
 
-_MODEL_STEPS = 4_000
+_MODEL_STEPS = 5_000
 
 
 @checked
@@ -43,10 +43,12 @@ def adapt_algorithm(
     """Adapt a Tianshou algorithm that knows no context to a changed task.
 
     Trains an ordinary model of reward and dynamics on earlier experience; spends
-    ``config.adaptation_steps`` real transitions with the policy as it is; fits copies of the model
-    to them; predicts with these what the policy would have met in the new task wherever it has
-    been before; goes on with the algorithm's own updates on that, mixed with the real transitions;
-    and lets real episodes decide whether the result is better than what came.
+    ``config.adaptation_steps`` real transitions with the policy as it is; and looks for the
+    simplest hypothesis of what changed. Changed actuators or sensors are undone in front of the
+    policy. Where that does not suffice it fits copies of the model to the new transitions; predicts
+    with these what the policy would have met in the new task wherever it has been before; and goes
+    on with the algorithm's own updates on that, mixed with the real transitions. Real episodes
+    decide whether the result is better than what came.
 
     A policy of another make can be imitated first:
     :func:`.imitate`.

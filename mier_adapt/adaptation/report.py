@@ -1,6 +1,7 @@
 """AdaptationReport: what an adaptation spent, what each stage achieved, what it decided and why."""
 
 import dataclasses
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ _NEEDS = {
     "initial context": (),
     "unchanged": (),
     "adapted context": ("identify",),
+    "compensated": ("identify", "diagnose"),
     "actor only": ("identify", "refresh"),
 }
 """What has to be done for a stage's policy; for any other, all but that."""
@@ -56,7 +58,7 @@ class AdaptationReport:
     """Of torch, on which the order of sums and so the last bits depend."""
     decision: str
     """Which stage's policy was handed back: ``unchanged`` (one that knows no context), ``adapted
-    context``, ``actor only`` or ``relabeled``."""
+    context``, ``compensated``, ``actor only`` or ``relabeled``."""
     reason: str
     """Why."""
     real_transitions: int
@@ -69,20 +71,23 @@ class AdaptationReport:
     """Resets of the environment in ``identify``, ``gate`` and ``evaluate``."""
     returns: dict[str, tuple[float, ...]]
     """Returns of deterministic episodes from common starts after each stage that ran: ``initial
-    context``, ``adapted context`` and ``actor only``, or ``unchanged``; and ``relabeled``."""
+    context`` and ``adapted context``, or ``unchanged``; ``compensated``, ``actor only`` and
+    ``relabeled``."""
     gate_returns: dict[str, tuple[float, ...]]
     """Returns of the episodes that the gate compared, by stage; empty without a gate."""
     novelty: Novelty | None
     """How far from the earlier tasks this one is; None with fewer than three of them."""
-    train_loss: tuple[float, float, float]
+    diagnosis: dict[str, Any] | None
+    """What changed, as :meth:`.Diagnosis.to_dict` gives it; None where that was not asked."""
+    train_loss: tuple[float, float, float] | None = None
     """Model loss on the identification data: at first, with the adapted context, and with refined
-    weights (mean over the models)."""
-    validation_loss: tuple[float, float, float]
+    weights (mean over the models); None, as the next three, where nothing had to be learned."""
+    validation_loss: tuple[float, float, float] | None = None
     """The same on the held-out fifth."""
-    earlier_tasks_loss: tuple[float, float]
+    earlier_tasks_loss: tuple[float, float] | None = None
     """Model loss on earlier tasks' transitions under their own contexts, before and after
     refinement: what the model forgot about the states that are to be relabeled."""
-    disagreement: float
+    disagreement: float | None = None
     """Standard deviation between the refined models' predictions of next observations and reward
     on relabeled states, in standard deviations of the model's targets, mean over dimensions; 0
     where there is one model."""
@@ -118,24 +123,30 @@ class AdaptationReport:
             rows.append(("gate", told, f"{self.gate_transitions:,}", f"{seconds:.0f}"))
         first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
         lines = [f"{self.task}, seed {self.seed}. Kept {self.decision}: {self.reason}."]
+        if self.diagnosis is not None:
+            lines += textwrap.wrap(f"What changed: {'; '.join(self.diagnosis['sentences'])}.", 100)
         for name, *cells in rows:
             padded = (cell.rjust(width) for cell, width in zip(cells, others, strict=True))
             lines.append("   ".join((name.ljust(first), *padded)))
+        if self.novelty is not None:
+            lines.append(f"novelty: {self.novelty}")
         losses = {
             "new task": self.train_loss,
             "held out": self.validation_loss,
             "earlier tasks": self.earlier_tasks_loss,
         }
-        told = "; ".join(
-            f"{name} {' → '.join(f'{loss:.2f}' for loss in each)}" for name, each in losses.items()
-        )
-        lines.append(f"model loss: {told}")
-        if self.novelty is not None:
-            lines.append(f"novelty: {self.novelty}")
-        lines.append(
-            f"relabeled: {self.synthetic_transitions:,} transitions for {self.updates:,} updates; "
-            f"models disagree by {self.disagreement:.2f}"
-        )
+        if told := "; ".join(
+            f"{name} {' → '.join(f'{loss:.2f}' for loss in each)}"
+            for name, each in losses.items()
+            if each is not None
+        ):
+            lines.append(f"model loss: {told}")
+            lines.append(
+                f"relabeled: {self.synthetic_transitions:,} transitions for {self.updates:,} "
+                f"updates; models disagree by {self.disagreement:.2f}"
+            )
+        else:
+            lines.append("nothing had to be learned")
         return "\n".join(lines)
 
 

@@ -20,12 +20,14 @@ from mier_adapt.adaptation.identification import Identified, adapter_for
 from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig
 from mier_adapt.agents.new_task import NewTask
+from mier_adapt.compensation import Compensation
+from mier_adapt.diagnosis import Diagnosis, Fitter, diagnose
 from mier_adapt.integration import MixedReplayBuffer, relabeling_policy, update
 from mier_adapt.integration.actor_training import refresh_actor, require_refreshable
 from mier_adapt.integration.actors import PolicyActor, require_finite_parameters
 from mier_adapt.integration.algorithms import one_step_targets, restart_optimizers
 from mier_adapt.model_fitting import FittedModel, Rehearsal, fit_model
-from mier_adapt.protocols import SyntheticSource
+from mier_adapt.protocols import SyntheticSource, TaskModel
 from mier_adapt.relabeler import ExperienceRelabeler
 from mier_adapt.transitions import Transitions
 
@@ -43,6 +45,8 @@ class PolicyCandidate:
     """A copy of the agent's, for itself."""
     actor: PolicyActor
     """Its policy, under what of the context it is given."""
+    compensation: Compensation | None = None
+    """What stands between policy and robot."""
     synthetic_transitions: int = 0
     """How many sources have made for it."""
     updates: int = 0
@@ -50,7 +54,10 @@ class PolicyCandidate:
 
     def act(self, obs: NDArray[np.floating], *, explore: bool) -> NDArray[np.floating]:
         """As :meth:`.Actor.act`."""
-        return self.actor.act(obs, explore=explore)
+        if self.compensation is None:
+            return self.actor.act(obs, explore=explore)
+        known = self.compensation.observation(obs)
+        return self.compensation.action(self.actor.act(known, explore=explore))
 
     def evolved(self, name: str, algorithm: Any) -> "PolicyCandidate":
         """What a stage made of it."""
@@ -75,6 +82,99 @@ def first_candidate(agent: Agent, context: torch.Tensor) -> PolicyCandidate:
         name="adapted context" if agent.conditioned else "unchanged",
         algorithm=algorithm,
         actor=PolicyActor(algorithm.policy, agent.actor(context).contexts),
+    )
+
+
+@checked
+def explain(
+    agent: Agent,
+    config: AdaptConfig,
+    found: Identified,
+    contexts: torch.Tensor,
+    generator: np.random.Generator,
+) -> Diagnosis:
+    """Find the simplest hypothesis of what changed, by :func:`.diagnose`.
+
+    Beside changes of actuators and sensors it tries a new context, where the model has one, and new
+    weights, where it can be fitted and ``config.weight_steps`` are not 0.
+
+    Args:
+        agent: Has model and experience: what it stored last is what known tasks look like.
+        config: Says how contexts and weights are fitted.
+        found: The new task's transitions.
+        contexts: Of the earlier tasks, ``(T, C)``.
+        generator: Draws splits and batches.
+
+    Raises:
+        ValueError: If there are fewer than 10 transitions, or the contexts have another shape or
+            are not finite.
+        TypeError: If the model's loss cannot be differentiated by the transitions.
+    """
+    model, num_tasks = agent.model, agent.replay.num_tasks
+    require_tensor("explain", "contexts", contexts, (num_tasks, model.context_dim))
+    known = agent.replay.recent_transitions(max(len(found.real), _KNOWN // num_tasks))
+    names = agent.task_names
+    if not model.context_dim:  # all earlier tasks are one to the model
+        known = known.flatten()._map(lambda each: each.unsqueeze(0))
+        contexts, names = contexts[:1], ()
+    draws = torch.Generator().manual_seed(int(generator.integers(2**31)))
+    adapter = adapter_for(agent, config)
+
+    def new_weights(train: Transitions) -> tuple[TaskModel, torch.Tensor]:
+        fitted = fit_model(
+            adapter,
+            train,
+            weight_steps=min(_FEW_STEPS, config.weight_steps),
+            weight_lr=config.weight_lr,
+            context_lr=config.context_lr,
+            batch_size=config.model_batch_size,
+            validate_every=config.validate_every,
+            generator=draws,
+        )
+        return fitted.model, fitted.context
+
+    others: dict[str, Fitter] = {}
+    if model.context_dim:
+        others["a new context"] = lambda train: (model, adapter.adapt(train))
+    if config.weight_steps:
+        others["new weights"] = new_weights
+    return diagnose(
+        model,
+        found.real,
+        contexts=contexts,
+        known=known.to(agent.device),
+        others=others,
+        names=names,
+        generator=draws,
+    )
+
+
+_KNOWN = 4_000
+"""Stored transitions, of all tasks together, that say how well the model does in known tasks."""
+_FEW_STEPS = 200
+"""Weight steps that tell whether new weights are worth learning."""
+
+
+@checked
+def compensated(
+    agent: Agent, start: PolicyCandidate, diagnosis: Diagnosis
+) -> PolicyCandidate | None:
+    """The policy of the known task behind what undoes the change; None where nothing does.
+
+    Args:
+        agent: Says which context the known task has.
+        start: What is copied.
+        diagnosis: What changed.
+    """
+    if diagnosis.compensation is None or not diagnosis.changed:
+        return None
+    algorithm = copy.deepcopy(start.algorithm)
+    context = agent.actor(diagnosis.chosen.context).contexts
+    return PolicyCandidate(
+        name="compensated",
+        algorithm=algorithm,
+        actor=PolicyActor(algorithm.policy, context),
+        compensation=diagnosis.compensation,
     )
 
 

@@ -1,5 +1,6 @@
 """Agent: the parts that adaptation needs, wherever they come from; a :class:`.MetaPolicy`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,11 @@ class Agent:
     """One buffer for each earlier task."""
     conditioned: bool = True
     """Whether the policy acts on ``[obs, context]``, or on ``obs`` alone."""
+
+    @property
+    def task_names(self) -> Sequence[str]:
+        """What reports call the earlier tasks, in the replay's order."""
+        return [f"number {task}" for task in range(self.replay.num_tasks)]
 
     def __post_init__(self) -> None:
         checked_fields(self)

@@ -97,6 +97,12 @@ class AdaptConfig:
     later_context_lr: Positive = 0.1
     """Size of the context steps beyond those of meta-training (a tenth of theirs, as in the
     released code)."""
+    diagnose: bool = True
+    """Look for the simplest hypothesis of what changed, and undo it in front of the policy where
+    that can be done; nothing else is tried where it suffices. Ours. Where only rewards vary there
+    is nothing to look for."""
+    learn_always: bool = False
+    """Go through the stages that follow, which learn, also where undoing a change suffices."""
     refresh_updates: Count = 500
     """Updates of the actor alone, against the frozen critics; 0 leaves the stage out (paper)."""
     num_models: Size = 4
@@ -158,7 +164,6 @@ class AdaptConfig:
             **changes: Fields that are to be different.
         """
         options: dict[str, Any] = {
-            "adaptation_steps": 1_000,
             "collection_rounds": 1,
             "refresh_updates": 0,
             "num_models": 2,

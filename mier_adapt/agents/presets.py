@@ -83,6 +83,7 @@ PRESETS: dict[str, Preset] = {
         AdaptConfig(
             collection_rounds=1,
             later_context_lr=0.001,
+            diagnose=False,
             refresh_updates=0,
             num_models=1,
             weight_steps=0,

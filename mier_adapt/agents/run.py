@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
@@ -107,6 +107,11 @@ class Run(Agent):
     """How it meets new tasks."""
     task_set: TaskSet
     """Its tasks, meta-training and meta-test."""
+
+    @property
+    def task_names(self) -> Sequence[str]:
+        """As :attr:`.Agent.task_names`: the tasks as they print."""
+        return [str(task) for task in self.task_set.meta_train]
 
     @classmethod
     @checked

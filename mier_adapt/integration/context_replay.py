@@ -200,6 +200,27 @@ class ContextReplayBuffer(FilledByStretches, ReplayBufferManager):
                 rows[its] = picks[its] * self._lengths[task]
         return gather(self._meta, rows + self._offset[tasks][:, None])
 
+    @checked
+    def recent_transitions(self, count: Size) -> Transitions:
+        """What was stored last of every task, in order and without contexts.
+
+        Args:
+            count: Transitions of each task; fewer where the shortest buffer holds fewer.
+
+        Returns:
+            Transitions of shape ``(T, B, ...)``.
+
+        Raises:
+            ValueError: If a task has none.
+        """
+        self._require_data(np.arange(self.num_tasks), adaptation=False)
+        count = min(count, int(self._lengths.min()))
+        rows = [
+            offset + self.task_buffer(task).last_indices(count)
+            for task, offset in enumerate(self._offset)
+        ]
+        return gather(self._meta, np.stack(rows))
+
     def sample_indices(self, batch_size: int | None) -> NDArray[np.int_]:
         """Draw in equal shares from the current tasks; 0 gives all of their indices in order."""
         lengths, offsets = self._lengths[self._active], self._offset[self._active]

@@ -132,6 +132,10 @@ class TaskReplayBuffer(FilledByStretches):
             self._adaptation_indices = np.flatnonzero(held)
         return self._adaptation_indices
 
+    def last_indices(self, count: int) -> NDArray[np.int_]:
+        """Indices of the ``count`` transitions that were stored last, in order."""
+        return (self._insertion_idx - count + np.arange(count)) % len(self)
+
     def transitions(self, indices: NDArray[np.int_]) -> Transitions:
         """The stored transitions at these indices (of any shape), as tensors."""
         return gather(self._storage, indices)

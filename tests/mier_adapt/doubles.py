@@ -459,6 +459,7 @@ def tiny_config(family: str = "HalfCheetahNegatedJoints", **changes: Any) -> Met
 
 TINY_ADAPT = AdaptConfig(
     adaptation_steps=40,
+    diagnose=False,
     refresh_updates=3,
     weight_steps=5,
     rehearsal_batch_size=16,
@@ -469,7 +470,7 @@ TINY_ADAPT = AdaptConfig(
     updates_per_round=3,
     batch_size=32,
 )
-"""How such a run meets a new task: every stage, in a second or two."""
+"""How such a run meets a new task: every stage that learns, in a second or two."""
 
 
 def assert_same_tree(first: Any, second: Any, *, ignore: Sequence[str] = (), at: str = "") -> None:
@@ -551,6 +552,7 @@ def example_report(**changes: Any) -> AdaptationReport:
         },
         "gate_returns": {"adapted context": (95.0,), "relabeled": (305.0,)},
         "novelty": Novelty(context_distance=2.5, loss_excess=-1.25),
+        "diagnosis": None,
         "train_loss": (9.0, 3.0, -1.0),
         "validation_loss": (8.0, 2.0, -2.0),
         "earlier_tasks_loss": (-7.0, -6.0),
@@ -561,3 +563,28 @@ def example_report(**changes: Any) -> AdaptationReport:
         "seconds": {"identify": 1.0, "refresh": 2.0, "refine": 30.0, "relabel": 400.0, "gate": 5.0},
     }
     return AdaptationReport(**{**values, **changes})
+
+
+def example_diagnosis() -> dict[str, Any]:
+    """Plain values of a diagnosis that never was: motors 1 and 2 are exchanged, 3 was not told."""
+    tried = (("nothing changed", 9.0, 11.0), ("actuators order", -2.0, 0.0))
+    order = [[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    return {
+        "sentences": ["motor 1 follows what is meant for motor 2", "motor 3 never moved"],
+        "chosen": "actuators order",
+        "known_task": 0,
+        "parameters": [gain for row in order for gain in row],
+        "explained": True,
+        "known_loss": -2.5,
+        "compensation": {
+            "act_matrix": order,
+            "act_offset": [0.0] * 3,
+            "obs_matrix": [],
+            "obs_offset": [],
+        },
+        "gains": [[1.02, 0.03], [0.98, 0.04], None],
+        "explanations": [
+            {"name": name, "loss": loss, "worse": worse, "worse_error": 0.1}
+            for name, loss, worse in tried
+        ],
+    }

@@ -52,11 +52,13 @@ def gathered(
     act[:, list(still)] = 0.0
     executed = act if matrix is None else act @ torch.as_tensor(matrix).float().T
     executed = (executed + torch.as_tensor(offset)).clamp(-1, 1)
+    noise = 0.01 * torch.randn(count, OBS, generator=generator)
     if delay:
         executed = torch.cat((torch.zeros(1, ACT), executed[:-1]))
+        for step in range(count - 1):  # one episode, by which alone a delay is told
+            state[step + 1] = Robot().mean(state[step], executed[step], None)[1] + noise[step]
     rew, after = Robot().mean(state, executed, torch.zeros(0))
-    after = after + pull * state
-    after = after + 0.01 * torch.randn(count, OBS, generator=generator)
+    after = after + pull * state + noise
     rew = rew + 0.01 * torch.randn(count, generator=generator)
     shown = [torch.as_tensor(gain) * each + torch.as_tensor(shift) for each in (state, after)]
     return Transitions(shown[0], act, rew, shown[1], torch.zeros(count, dtype=torch.bool))

@@ -51,15 +51,16 @@ def adapt_to_a_task(finished: Path, out: Path) -> None:
     tasks = task_set("HalfCheetahNegatedJoints")
     with FamilyEnvs(tasks) as envs:
         run = load_run(finished, envs)
-        algorithm, context, report = adapt(
+        found = adapt(
             run,
             run.new_task(envs, tasks[12]),
             run.adapt_config,
             seed=3,
             checkpoint=out / "transitions.safetensors",
         )
-    save_tree(out / "policy", {"algorithm": algorithm_state(algorithm), "context": context})
-    replace_text(out / "report.json", json.dumps(dataclasses.asdict(report)))
+    kept = {"algorithm": algorithm_state(found.algorithm), "context": found.context}
+    save_tree(out / "policy", kept)
+    replace_text(out / "report.json", json.dumps(dataclasses.asdict(found.report)))
 
 
 def adapted(out: Path) -> Any:

@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tianshou.algorithm.optim import AdamOptimizerFactory
@@ -23,17 +23,21 @@ from tianshou.algorithm.optim import AdamOptimizerFactory
 import mier_adapt_envs
 from mier_adapt import (
     AdaptConfig,
+    CompensatedAction,
     ContextModel,
     ExperienceRelabeler,
     GradientContextAdapter,
     Transitions,
+    diagnose,
     fit_model,
     meta_train_offline,
     preset,
 )
 from mier_adapt.adaptation import MarginGate, compare
 from mier_adapt.agents import ModelConfig, PolicyConfig, collect
-from mier_adapt.figures import plot_adaptation, plot_comparison
+from mier_adapt.changes import Actuators, ChangedModel, LinearResidual, Sensors, Together
+from mier_adapt.compensation import Compensation
+from mier_adapt.figures import plot_adaptation, plot_comparison, plot_diagnosis
 from mier_adapt.integration import (
     ContextReplayBuffer,
     FastSAC,
@@ -53,7 +57,13 @@ from mier_adapt.training import imitate
 from mier_adapt.wrappers import ContextObservation
 from mier_adapt.wrappers import vector as vector_wrappers
 from mier_adapt_envs.vector import TaskVectorEnv
-from tests.mier_adapt.doubles import example_report, random_transitions, small_sac
+from tests.mier_adapt.doubles import (
+    DriftEnv,
+    example_diagnosis,
+    example_report,
+    random_transitions,
+    small_sac,
+)
 from tests.trust.senseless import PLAIN, Target, arrays, require_sense
 
 # Minari would like to know more about each dataset than these tests can tell it.
@@ -98,6 +108,10 @@ def filled(buffer: MixedReplayBuffer) -> MixedReplayBuffer:
 
 def single_env() -> Any:
     return gymnasium.make("MIER/HalfCheetahVel-v0")
+
+
+def box_env() -> Any:
+    return DriftEnv()
 
 
 def vector_env(**options: Any) -> Any:
@@ -218,6 +232,50 @@ def targets() -> Iterator[Target]:
     yield Target(
         "vector.ContextObservation.set_contexts", many.set_contexts, {"contexts": np.zeros((2, 2))}
     )
+    undone = Compensation(np.eye(2), np.zeros(2))
+    yield Target(
+        "CompensatedAction", lambda **k: CompensatedAction(box_env(), **k), {"compensation": undone}
+    )
+    yield Target(
+        "vector.CompensatedAction",
+        lambda **k: vector_wrappers.CompensatedAction(SyncVectorEnv([box_env]), **k),
+        {"compensation": undone},
+    )
+    parts = {"act_matrix": np.eye(2), "act_offset": np.zeros(2)}
+    sensors = {"obs_matrix": np.eye(3), "obs_offset": np.zeros(3)}
+    yield Target("Compensation", Compensation, {**parts, **sensors})
+    yield Target("Compensation.action", undone.action, {"act": np.zeros((4, 2))})
+    yield Target("Compensation.shortfall", undone.shortfall, {"act": np.zeros((4, 2))})
+    both = Compensation(**parts, **sensors)
+    yield Target("Compensation.observation", both.observation, {"obs": np.zeros((4, 3))})
+    yield Target("Compensation.policy", undone.policy, {"policy": lambda obs: np.zeros(2)})
+    yield Target("Compensation.save", undone.save, {"path": Path("compensation.json")})
+    undone.save(Path("kept.json"))
+    yield Target("Compensation.load", Compensation.load, {"path": Path("kept.json").absolute()})
+    for kind, dim in ((Actuators, 2), (Sensors, 3)):
+        options = {"dim": dim, "structure": "offset", "sparse": False, "scale": torch.ones(dim)}
+        yield Target(kind.__name__, kind, options)
+    stds = {"input_mean": torch.zeros(5), "input_std": torch.ones(5), "target_std": torch.ones(4)}
+    yield Target("LinearResidual", LinearResidual, stds)
+    yield Target("Together", lambda changes: Together(changes), {"changes": Actuators(2, "gain")})
+    changed = {"model": model(), "change": Actuators(2, "gains"), "parameters": torch.ones(2)}
+    yield Target("ChangedModel", ChangedModel, changed)
+    yield Target(
+        "diagnose",
+        diagnose,
+        {
+            "model": model(),
+            "transitions": random_transitions(12),
+            "contexts": torch.zeros(1, 2),
+            "known": random_transitions(1, 12),
+            "changes": [Actuators(2, "signs")],
+            "others": {},
+            "names": ["one"],
+            "margin": 0.5,
+            "share": 0.1,
+            "generator": torch.Generator(),
+        },
+    )
     sizes = {"obs_dim": 3, "act_dim": 2, "generator": generator}
     yield Target(
         "ContextReplayBuffer",
@@ -248,6 +306,11 @@ def targets() -> Iterator[Target]:
         "ContextReplayBuffer.sample_transitions",
         lambda **k: replay().sample_transitions(**k),
         {"tasks": np.array([0, 1]), "batch_size": 3, "adaptation": True, "generator": generator},
+    )
+    yield Target(
+        "ContextReplayBuffer.recent_transitions",
+        lambda **k: replay().recent_transitions(**k),
+        {"count": 3},
     )
     yield Target(
         "ContextReplayBuffer.load_state",
@@ -406,6 +469,11 @@ def targets() -> Iterator[Target]:
         "plot_adaptation",
         plot_adaptation,
         {"report": example_report().to_dict(), "path": Path("adaptation.png")},
+    )
+    yield Target(
+        "plot_diagnosis",
+        plot_diagnosis,
+        {"diagnosis": example_diagnosis(), "path": Path("diagnosis.png")},
     )
     task = TASKS[0]
     yield Target(

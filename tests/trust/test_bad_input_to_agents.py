@@ -29,6 +29,8 @@ from mier_adapt import (
     meta_train_offline,
 )
 from mier_adapt.adaptation import (
+    compensated,
+    explain,
     first_candidate,
     identify,
     refine,
@@ -53,12 +55,13 @@ CONFIG = tiny_config(initial_episodes=2, evaluated_tasks=1)
 
 LEFT_OUT = {
     # what functions give back; nothing takes them but what is called here
-    **dict.fromkeys(("AdaptationReport", "FittedModel"), "a result"),
-    **dict.fromkeys(("AlwaysGate", "NeverGate", "families"), "takes nothing"),
+    **dict.fromkeys(("AdaptationReport", "Diagnosis", "FittedModel"), "a result"),
+    **dict.fromkeys(("AlwaysGate", "Delay", "NeverGate", "families"), "takes nothing"),
     **dict.fromkeys(
         ("Actor", "Candidate", "Gate", "MetaPolicy", "Method", "SyntheticSource", "TaskModel"),
         "a shape; what lacks it is refused by what takes it",
     ),
+    "Change": "what one of your own derives from",
     "TerminationFn": "a shape, as those",
     "__version__": "a string",
 }
@@ -142,6 +145,11 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
     relabeling = {"task": new_task, "fitted": refine(**refining), "generator": generator}
     yield Target("relabelers", relabelers, relabeling)
     found = Identified(earlier, np.zeros(len(earlier), bool), context, Spent())
+    contexts = refining["contexts"]
+    yield Target("explain", explain, {**stage, "found": found, "contexts": contexts})
+    diagnosis = explain(run, TINY_ADAPT, found, contexts, generator)
+    what = {"agent": run, "start": start, "diagnosis": diagnosis}
+    yield Target("compensated", compensated, what)
     yield Target(
         "train_on_synthetic",
         functools.partial(train_on_synthetic, sources_of=relabelers(**relabeling)),

@@ -83,10 +83,10 @@ def test_an_adaptation_goes_on_from_what_another_kind_of_seed_began(
         options: dict[str, Any] = {"evaluation_episodes": kind(1), "checkpoint": checkpoint}
         with pytest.raises(KeyboardInterrupt):
             adapt(run, task, config, seed=kind(5), on_stage=interrupt, **options)
-        algorithm, context, report = adapt(run, task, config, seed=kind(5), **options)
-    assert_same_tree(algorithm_state(algorithm), algorithm_state(expected.algorithm))
-    assert torch.equal(context, expected.context)
-    written = json.loads(json.dumps(report.to_dict()))
+        found = adapt(run, task, config, seed=kind(5), **options)
+    assert_same_tree(algorithm_state(found.algorithm), algorithm_state(expected.algorithm))
+    assert torch.equal(found.context, expected.context)
+    written = json.loads(json.dumps(found.report.to_dict()))
     assert {**written, "seconds": 0} == {
         **json.loads(json.dumps(expected.report.to_dict())),
         "seconds": 0,
@@ -113,9 +113,9 @@ def test_an_adaptation_stops_after_its_first_round_and_goes_on(
         with pytest.raises(KeyboardInterrupt):
             adapt(run, task, run.adapt_config, seed=np.int64(0), **options)
         monkeypatch.setattr(NewTask, "run", act)
-        _, context, _ = adapt(run, task, run.adapt_config, seed=np.int64(0), **options)
+        found = adapt(run, task, run.adapt_config, seed=np.int64(0), **options)
         expected = adapt(run, task, run.adapt_config, seed=0, evaluation_episodes=0)
-    assert torch.equal(context, expected.context)
+    assert torch.equal(found.context, expected.context)
 
 
 def test_meta_training_with_a_seed_of_numpys(finished_run: Path, tmp_path: Path) -> None:

@@ -35,15 +35,13 @@ def everything(family: str, num_threads: int) -> Any:
             if row is not None:
                 rows.append(row)
         new_task = trainer.run.new_task(envs, tasks.meta_test[0])
-        adapted, context, report = adapt(
-            trainer.run, new_task, TINY_ADAPT, seed=3, evaluation_episodes=2
-        )
+        adaptation = adapt(trainer.run, new_task, TINY_ADAPT, seed=3, evaluation_episodes=2)
     return {
         "trainer": trainer.state(),
         "rows": rows,
-        "adapted": algorithm_state(adapted),
-        "context": context,
-        "report": dataclasses.asdict(report),
+        "adapted": algorithm_state(adaptation.algorithm),
+        "context": adaptation.context,
+        "report": dataclasses.asdict(adaptation.report),
     }
 
 

@@ -84,5 +84,6 @@ def test_all_stages_run_whatever_the_configuration_leaves_out():
         refresh_updates=default.refresh_updates,
         relabel_rounds=default.relabel_rounds,
         validation_threshold=None,
+        learn_always=True,
     )
-    assert with_all_stages(TINY_ADAPT) == TINY_ADAPT
+    assert with_all_stages(TINY_ADAPT) == dataclasses.replace(TINY_ADAPT, learn_always=True)

@@ -31,6 +31,7 @@ from ..doubles import (
 STEPS = 10
 CONFIG = AdaptConfig(
     adaptation_steps=25,
+    diagnose=False,
     context_steps=3,
     refresh_updates=2,
     num_models=2,
@@ -107,13 +108,14 @@ def test_stock_algorithms_go_through_a_whole_adaptation(
     agent = agent_of(name, conditioned=conditioned, context_dim=context_dim)
     before = copy.deepcopy(algorithm_state(agent.algorithm))
     env = drifting(strength=-1.0)
-    adapted, context, report = adapt(
+    adaptation = adapt(
         agent,
         task_of(env),
         CONFIG if conditioned else WITHOUT_CONTEXT,
         seed=0,
         evaluation_episodes=2,
     )
+    adapted, context, report = adaptation.algorithm, adaptation.context, adaptation.report
     stages = ["unchanged", "relabeled"]
     if conditioned:
         stages = ["initial context", "adapted context", "actor only", "relabeled"]
@@ -145,7 +147,8 @@ def test_each_stage_changes_what_it_should(name, stage):
     config = dataclasses.replace(
         CONFIG, relabel_rounds=rounds, gate=mier_adapt.adaptation.AlwaysGate()
     )
-    adapted, _, report = adapt(agent, task_of(drifting()), config, seed=0, evaluation_episodes=1)
+    adaptation = adapt(agent, task_of(drifting()), config, seed=0, evaluation_episodes=1)
+    adapted, report = adaptation.algorithm, adaptation.report
     assert report.decision == stage
 
     def changed(part) -> bool:

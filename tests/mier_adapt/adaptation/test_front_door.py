@@ -24,7 +24,7 @@ def run(negated_joints_run, negated_joints_envs):
 
 def adapt(run, envs, *, index: int = 12, seed: int = 0, changes=None, **options):
     """Adapt to a task of the family, as the run does but for these changes."""
-    return mier_adapt.adapt(
+    adaptation = mier_adapt.adapt(
         run,
         run.new_task(envs, envs.task_set[index]),
         dataclasses.replace(run.adapt_config, **(changes or {})),
@@ -32,6 +32,7 @@ def adapt(run, envs, *, index: int = 12, seed: int = 0, changes=None, **options)
         evaluation_episodes=2,
         **options,
     )
+    return adaptation.algorithm, adaptation.context, adaptation.report
 
 
 UNSEEN = {"gate": AlwaysGate()}  # what a stage made is handed back without a look at it
@@ -276,16 +277,13 @@ def test_refuses_a_task_of_another_family(run, negated_joints_envs, velocity_env
 
 def test_evaluating_no_episodes_costs_nothing_and_changes_nothing(run, negated_joints_envs):
     task = run.new_task(negated_joints_envs, negated_joints_envs.task_set[12])
-    algorithm, _, report = mier_adapt.adapt(
-        run, task, run.adapt_config, seed=0, evaluation_episodes=0
-    )
+    adaptation = mier_adapt.adapt(run, task, run.adapt_config, seed=0, evaluation_episodes=0)
+    report = adaptation.report
     assert report.evaluation_transitions == 0
     assert report.returns == {}
-    evaluated, _, other = mier_adapt.adapt(
-        run, task, run.adapt_config, seed=0, evaluation_episodes=1
-    )
-    assert report.gate_returns == other.gate_returns
-    assert_same_tree(weights(algorithm), weights(evaluated))
+    evaluated = mier_adapt.adapt(run, task, run.adapt_config, seed=0, evaluation_episodes=1)
+    assert report.gate_returns == evaluated.report.gate_returns
+    assert_same_tree(weights(adaptation.algorithm), weights(evaluated.algorithm))
 
 
 @pytest.mark.parametrize("interrupted", ["identify", "relabel"])

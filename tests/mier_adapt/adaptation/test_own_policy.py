@@ -16,6 +16,7 @@ from mier_adapt.training import imitate
 from ..doubles import ALGORITHMS
 
 SMALL = AdaptConfig.for_own_policy(
+    diagnose=False,
     adaptation_steps=60,
     weight_steps=20,
     relabel_rounds=2,
@@ -70,7 +71,7 @@ def test_adapts_stock_algorithms_in_stock_environments(name, buffer):
     algorithm = new(name)
     before = {k: v.clone() for k, v in algorithm.policy.state_dict().items()}
     stages = []
-    adapted, context, report = adapt_algorithm(
+    adaptation = adapt_algorithm(
         algorithm,
         env,
         [buffer],
@@ -79,6 +80,7 @@ def test_adapts_stock_algorithms_in_stock_environments(name, buffer):
         evaluation_episodes=2,
         on_stage=lambda stage, progress: stages.append(stage),
     )
+    adapted, context, report = adaptation.algorithm, adaptation.context, adaptation.report
     assert list(dict.fromkeys(stages)) == ["model", "identify", "refine", "relabel", "gate"]
     assert list(report.returns) == ["unchanged", "relabeled"]
     assert report.decision in report.returns

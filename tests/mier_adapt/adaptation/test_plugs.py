@@ -28,6 +28,7 @@ from ..doubles import CountedEnv, LinearModel, random_transitions
 
 CONFIG = AdaptConfig(
     adaptation_steps=30,
+    diagnose=False,
     collection_rounds=1,
     refresh_updates=0,
     num_models=2,
@@ -71,7 +72,8 @@ def test_a_linear_model_goes_through_an_adaptation(varies, trained_on):
     env = pendulum()
     agent = agent_with(model, env)
     task = NewTask.of_env(env, termination_fn=never)
-    adapted, context, report = adapt(agent, task, CONFIG, seed=0, evaluation_episodes=2)
+    adaptation = adapt(agent, task, CONFIG, seed=0, evaluation_episodes=2)
+    adapted, context, report = adaptation.algorithm, adaptation.context, adaptation.report
     assert context.shape == (0,)
     assert list(report.returns) == ["unchanged", "relabeled"]
     assert report.weight_steps == (0, 0)

@@ -77,13 +77,13 @@ def test_the_report_says_what_the_environment_did(
 ):
     gate = MarginGate(episodes=gate_episodes) if gate_episodes else AlwaysGate()
     env = counted(terminates=terminates, truncates=truncates)
-    _, _, report = adapt(
+    report = adapt(
         agent_of(),
         task_of(env),
         dataclasses.replace(CONFIG, gate=gate),
         seed=0,
         evaluation_episodes=evaluation_episodes,
-    )
+    ).report
     assert totals(report) == (env.steps, env.resets)
     assert report.real_transitions == CONFIG.adaptation_steps
     length = min(STEPS, terminates or STEPS, truncates or STEPS)
@@ -95,7 +95,7 @@ def test_the_report_says_what_the_environment_did(
 
 def test_so_does_that_of_a_policy_of_ones_own():
     env = CountedEnv(gymnasium.wrappers.TimeLimit(Ends(DriftEnv(), terminates=4), STEPS))
-    _, _, report = adapt_algorithm(
+    report = adapt_algorithm(
         small_sac(context_dim=0),
         env,
         [random_transitions(30)],
@@ -104,7 +104,7 @@ def test_so_does_that_of_a_policy_of_ones_own():
         adapter=adapter_of(context_dim=0),
         termination_fn=DriftEnv.ends,
         evaluation_episodes=1,
-    )
+    ).report
     assert totals(report) == (env.steps, env.resets)
 
 
@@ -192,9 +192,9 @@ def test_a_rule_that_misses_the_real_ends_keeps_models_from_relabeling():
         return np.zeros(len(obs), bool)
 
     env = counted(terminates=5)
-    _, _, report = adapt(
+    report = adapt(
         agent_of(), task_of(env, termination_fn=never), CONFIG, seed=0, evaluation_episodes=1
-    )
+    ).report
     assert "relabeled" not in report.returns
     assert report.synthetic_transitions == 0
     narrow = dataclasses.replace(CONFIG, refresh_updates=0)

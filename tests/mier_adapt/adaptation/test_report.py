@@ -7,7 +7,7 @@ from ..doubles import example_report
 
 def cells(report) -> dict[str, list[str]]:
     """The table's rows by stage."""
-    _, head, *rows = str(report).split("model loss:")[0].splitlines()
+    _, head, *rows = str(report).split("novelty:")[0].split("model loss:")[0].splitlines()
     assert re.split(r" {3,}", head.strip()) == ["return, 2 episodes", "real transitions", "seconds"]
     return {name: numbers for name, *numbers in (re.split(r" {3,}", row) for row in rows)}
 

@@ -1,0 +1,166 @@
+"""Robots that changed in a way that can be named and undone: nothing has to be learned."""
+
+import dataclasses
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from mier_adapt import Agent, GradientContextAdapter, NewTask, Transitions, adapt, load_run
+from mier_adapt.adaptation import AlwaysGate, MarginGate
+from mier_adapt.agents import AdaptConfig
+from mier_adapt.integration import ContextReplayBuffer
+from mier_adapt.wrappers import CompensatedAction
+
+from ..doubles import ACT_DIM, OBS_DIM, CountedEnv, DriftEnv, small_sac
+
+STEPS = 30
+CONFIG = AdaptConfig.for_own_policy(
+    adaptation_steps=60,
+    weight_steps=0,
+    relabel_rounds=1,
+    relabel_size=60,
+    updates_per_round=2,
+    batch_size=16,
+    gate=MarginGate(margin=0.0),
+)
+
+
+class DriftModel:
+    """What :class:`DriftEnv` does, and how sure that is."""
+
+    obs_dim, act_dim, context_dim = OBS_DIM, ACT_DIM, 0
+    varies = "reward_and_dynamics"
+    initial_context = torch.zeros(0)
+
+    def mean(self, obs, act, context):
+        obs_next = 0.9 * obs + torch.cat((act, act[..., :1]), -1)
+        return -obs_next.abs().sum(-1), obs_next
+
+    def sample(self, obs, act, context, *, generator=None):
+        return self.mean(obs, act, context)
+
+    def loss(self, transitions, context):
+        rew, obs_next = self.mean(transitions.obs, transitions.act, context)
+        error = ((obs_next - transitions.obs_next) / 0.05).square().mean(-1)
+        return (error + ((rew - transitions.rew) / 0.05).square()).mean(-1)
+
+
+class Unsmooth(DriftModel):
+    """Says how likely transitions are, but not what that depends on."""
+
+    def loss(self, transitions, context):
+        if any(each.requires_grad for each in vars(transitions).values()):
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+        return super().loss(transitions, context)
+
+
+def drifting(strength=1.0):
+    return CountedEnv(gymnasium.wrappers.TimeLimit(DriftEnv(strength=strength), STEPS))
+
+
+def agent(model=None):
+    """A policy, and what it met: the robot as it was."""
+    torch.manual_seed(0)
+    sac = small_sac(context_dim=0)
+    obs, act = torch.randn(300, OBS_DIM), torch.rand(300, ACT_DIM) * 2 - 1
+    rew, obs_next = DriftModel().mean(obs, act, None)
+    stored = Transitions(obs, act, rew, obs_next, torch.zeros(300, dtype=torch.bool))
+    return Agent(
+        adapter=GradientContextAdapter(model or DriftModel()),
+        algorithm=sac,
+        replay=ContextReplayBuffer.of([stored], generator=np.random.default_rng(0)),
+        conditioned=False,
+    )
+
+
+def adapted(strength, *, model=None, episodes=2, env=None, **changes):
+    task = NewTask.of_env(env or drifting(strength), termination_fn=DriftEnv.ends)
+    config = dataclasses.replace(CONFIG, **changes)
+    return adapt(agent(model), task, config, seed=0, evaluation_episodes=episodes)
+
+
+def test_reversed_motors_are_named_and_undone_and_nothing_is_learned():
+    env = drifting(-1.0)
+    adaptation = adapted(-1.0, env=env)
+    report = adaptation.report
+    assert list(report.returns) == ["unchanged", "compensated"]
+    assert report.seconds.keys() == {"identify", "diagnose", "gate"}
+    spent = report.real_transitions + report.gate_transitions + report.evaluation_transitions
+    assert (spent, sum(report.resets.values())) == (env.steps, env.resets)
+    said = [each[:19] for each in adaptation.diagnosis.sentences]
+    assert said == ["motor 1 is reversed", "motor 2 is reversed"]
+    # What it does now is what it did on the robot as it was, from the same starts.
+    as_it_was = adapted(1.0, gate=AlwaysGate()).report.returns["unchanged"]
+    assert report.returns["compensated"] == pytest.approx(as_it_was)
+    assert report.train_loss is report.validation_loss is report.disagreement is None
+    assert (report.synthetic_transitions, report.updates, report.weight_steps) == (0, 0, ())
+    assert json.loads(json.dumps(report.to_dict()))["diagnosis"]["chosen"] == "actuators signs"
+    assert "What changed: motor 1 is reversed" in str(report)
+    assert "nothing had to be learned" in str(report)
+
+
+def test_what_is_handed_back_acts_behind_a_wrapper_and_alone():
+    adaptation = adapted(-1.0, gate=AlwaysGate())
+    assert adaptation.report.decision == "compensated"
+    obs = np.random.default_rng(0).normal(size=(4, OBS_DIM)).astype(np.float32)
+    before = agent().initial_actor(1).act(obs, explore=False)
+    np.testing.assert_allclose(adaptation.actor.act(obs, explore=False), -before, atol=1e-6)
+    changed = CompensatedAction(DriftEnv(strength=-1.0), adaptation.compensation)
+    intact = DriftEnv()
+    for env in (changed, intact):
+        env.reset(seed=3)
+    act = np.array([0.3, -0.6], np.float32)
+    np.testing.assert_allclose(changed.step(act)[0], intact.step(act)[0], atol=1e-6)
+
+
+def test_where_nothing_changed_nothing_is_spent_on_a_choice():
+    report = adapted(1.0).report
+    assert list(report.returns) == ["unchanged"]
+    assert (report.decision, report.reason) == ("unchanged", "nothing changed")
+    assert report.gate_transitions == 0
+    assert adapted(1.0).compensation is None
+
+
+@pytest.mark.parametrize(("strength", "options"), [(-1.0, {"learn_always": True}), (0.3, {})])
+def test_it_goes_on_to_learn_where_asked_to_or_where_motors_are_too_weak(strength, options):
+    report = adapted(strength, **options).report
+    stages = ["unchanged", "compensated", "relabeled"]
+    assert list(report.returns) == list(report.gate_returns) == stages
+    assert report.updates == 2
+    assert "model loss" in str(report)
+
+
+def test_without_a_diagnosis_nothing_is_assumed():
+    adaptation = adapted(-1.0, diagnose=False)
+    assert adaptation.diagnosis is adaptation.report.diagnosis is None
+    assert list(adaptation.report.returns) == ["unchanged", "relabeled"]
+
+
+def test_a_model_without_gradients_tells_what_can_be_told_by_trying():
+    found = adapted(-1.0, model=Unsmooth())
+    assert found.report.diagnosis["chosen"] == "actuators signs"
+    tried = [each["name"] for each in found.report.diagnosis["explanations"]]
+    assert "actuators gains" not in " ".join(tried)
+
+
+def test_too_few_transitions_to_tell_from_are_refused_before_the_first_step():
+    env = drifting()
+    with pytest.raises(ValueError, match=r"adaptation_steps of at least 10 .* diagnose=False"):
+        adapted(1.0, env=env, adaptation_steps=9)
+    assert env.steps == 0
+
+
+def test_a_run_tells_its_tasks_by_name(negated_joints_run, negated_joints_envs):
+    run = load_run(negated_joints_run, negated_joints_envs)
+    task = run.new_task(negated_joints_envs, negated_joints_envs.task_set[12])
+    config = dataclasses.replace(run.adapt_config, diagnose=True, learn_always=True)
+    found = [adapt(run, task, config, seed=0, evaluation_episodes=0) for _ in range(2)]
+    assert found[0].diagnosis.sentences == found[1].diagnosis.sentences
+    names = {each.name for each in found[0].diagnosis.explanations}
+    assert {"a new context", "new weights", "actuators affine"} <= names
+    if (known := found[0].diagnosis.chosen.known_task) is not None:
+        said = " ".join(found[0].diagnosis.sentences)
+        assert str(negated_joints_envs.task_set[known]) in said
