@@ -2,8 +2,8 @@
 
 The components work alone, on plain tensors: :class:`ContextModel`,
 :class:`GradientContextAdapter`, :func:`fit_model`, :class:`ExperienceRelabeler`,
-:class:`Transitions`, :func:`diagnose`, and the wrappers :class:`ContextObservation` and
-:class:`CompensatedAction`. ``mier_adapt.protocols`` says what plugs in, ``mier_adapt.changes`` what
+:class:`ExactRelabeler`, :class:`Transitions`, :func:`diagnose`, and the wrappers
+:class:`ContextObservation` and :class:`CompensatedAction`. ``mier_adapt.protocols`` says what plugs in, ``mier_adapt.changes`` what
 may have happened to a robot, ``mier_adapt.integration`` plugs it all into Tianshou.
 :func:`meta_train` makes a run, :func:`load_run` reads one (some come with the library),
 :func:`adapt` takes it to a new task, and :func:`adapt_algorithm` a policy of your own.
@@ -16,6 +16,7 @@ from mier_adapt._version import __version__
 from mier_adapt.context_adapter import GradientContextAdapter
 from mier_adapt.context_model import ContextModel
 from mier_adapt.diagnosis import diagnose
+from mier_adapt.exact_relabeler import ExactRelabeler
 from mier_adapt.model_fitting import FittedModel, fit_model
 from mier_adapt.relabeler import ExperienceRelabeler
 from mier_adapt.transitions import Transitions
@@ -33,6 +34,7 @@ __all__ = [
     "CompensatedAction",
     "ContextModel",
     "ContextObservation",
+    "ExactRelabeler",
     "ExperienceRelabeler",
     "FittedModel",
     "GradientContextAdapter",

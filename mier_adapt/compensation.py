@@ -104,9 +104,34 @@ class Compensation:
         Raises:
             ValueError: If the shape does not fit, or a value is not finite.
         """
-        command = self.action(act)
-        executed = np.clip(command @ self.act_matrix.T + self.act_offset, -1, 1)
-        return float(np.abs(executed - np.asarray(act)).mean())
+        return float(np.abs(self.executed(self.action(act)) - np.asarray(act)).mean())
+
+    def executed(self, act: ArrayLike) -> NDArray[Any]:
+        """What the changed robot executes when told this, in terms of the known one.
+
+        Args:
+            act: Shape ``(A,)`` or ``(B, A)``, in [-1, 1].
+
+        Raises:
+            ValueError: If the shape does not fit, or a value is not finite.
+        """
+        told = self._rows("act", act, len(self.act_offset))
+        return np.clip(told @ self.act_matrix.T + self.act_offset, -1, 1)
+
+    def shown(self, obs: ArrayLike) -> NDArray[Any]:
+        """What the changed robot shows where the known one would have shown this.
+
+        Args:
+            obs: Shape ``(O,)`` or ``(B, O)``.
+
+        Raises:
+            ValueError: If the shape does not fit, or a value is not finite.
+            LinAlgError: If sensors do not tell it: two would have shown what one shows.
+        """
+        if not len(self.obs_offset):
+            return np.asarray(obs)
+        rows = self._rows("obs", obs, len(self.obs_offset))
+        return np.linalg.solve(self.obs_matrix, (rows - self.obs_offset).T).T
 
     def observation(self, obs: ArrayLike) -> NDArray[Any]:
         """What the known robot would have shown, where the changed one shows this.

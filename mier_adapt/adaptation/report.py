@@ -124,7 +124,7 @@ class AdaptationReport:
         first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
         lines = [f"{self.task}, seed {self.seed}. Kept {self.decision}: {self.reason}."]
         if self.diagnosis is not None:
-            lines += textwrap.wrap(f"What changed: {'; '.join(self.diagnosis['sentences'])}.", 100)
+            lines += textwrap.wrap(f"What changed: {'; '.join(self.diagnosis['sentences'])}.", 80)
         for name, *cells in rows:
             padded = (cell.rjust(width) for cell, width in zip(cells, others, strict=True))
             lines.append("   ".join((name.ljust(first), *padded)))

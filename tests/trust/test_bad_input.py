@@ -6,6 +6,7 @@ Those that need a run are in test_bad_input_to_agents.py.
 import contextlib
 import dataclasses
 import itertools
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from mier_adapt import (
     AdaptConfig,
     CompensatedAction,
     ContextModel,
+    ExactRelabeler,
     ExperienceRelabeler,
     GradientContextAdapter,
     Transitions,
@@ -248,10 +250,16 @@ def targets() -> Iterator[Target]:
     yield Target("Compensation.shortfall", undone.shortfall, {"act": np.zeros((4, 2))})
     both = Compensation(**parts, **sensors)
     yield Target("Compensation.observation", both.observation, {"obs": np.zeros((4, 3))})
+    yield Target("Compensation.executed", undone.executed, {"act": np.zeros((4, 2))})
+    yield Target("Compensation.shown", both.shown, {"obs": np.zeros((4, 3))})
+    yield Target("ExactRelabeler", ExactRelabeler, {"compensation": undone})
+    exact = ExactRelabeler(undone)
+    yield Target("ExactRelabeler.relabel", exact.relabel, {"transitions": TRANSITIONS})
     yield Target("Compensation.policy", undone.policy, {"policy": lambda obs: np.zeros(2)})
     yield Target("Compensation.save", undone.save, {"path": Path("compensation.json")})
-    undone.save(Path("kept.json"))
-    yield Target("Compensation.load", Compensation.load, {"path": Path("kept.json").absolute()})
+    kept = Path(tempfile.mkdtemp()) / "kept.json"
+    undone.save(kept)
+    yield Target("Compensation.load", Compensation.load, {"path": kept})
     for kind, dim in ((Actuators, 2), (Sensors, 3)):
         options = {"dim": dim, "structure": "offset", "sparse": False, "scale": torch.ones(dim)}
         yield Target(kind.__name__, kind, options)
