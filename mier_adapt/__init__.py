@@ -3,10 +3,10 @@
 The components work alone, on plain tensors: :class:`ContextModel`,
 :class:`GradientContextAdapter`, :func:`fit_model`, :class:`ExperienceRelabeler`,
 :class:`ExactRelabeler`, :class:`Transitions`, :func:`diagnose`, and the wrappers
-:class:`ContextObservation` and :class:`CompensatedAction`. ``mier_adapt.protocols`` says what plugs in, ``mier_adapt.changes`` what
-may have happened to a robot, ``mier_adapt.integration`` plugs it all into Tianshou.
-:func:`meta_train` makes a run, :func:`load_run` reads one (some come with the library),
-:func:`adapt` takes it to a new task, and :func:`adapt_algorithm` a policy of your own.
+:class:`ContextObservation` and :class:`CompensatedAction`. ``mier_adapt.protocols`` says what plugs
+in, ``mier_adapt.changes`` what may have happened to a robot, ``mier_adapt.integration`` plugs it
+all into Tianshou. :func:`meta_train` makes a run, :func:`load_run` reads one (some come with the
+library), :func:`adapt` takes it to a new task, and :func:`adapt_algorithm` a policy of your own.
 """
 
 import importlib

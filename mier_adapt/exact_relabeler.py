@@ -76,8 +76,17 @@ class ExactRelabeler:
         Raises:
             ValueError: If shapes do not fit.
         """
+        motors, sensors = (
+            len(each) for each in (self.compensation.act_offset, self.compensation.obs_offset)
+        )
         for transitions in source:
             stored = transitions.detach()
+            dims = stored.act.shape[-1], stored.obs.shape[-1]
+            if dims != (motors, sensors or dims[1]):
+                raise ValueError(
+                    f"ExactRelabeler expected transitions of {motors} dimensions of an action, and "
+                    f"of {sensors or 'any'} of an observation, got {dims}."
+                )
             act, possible = self._commands(stored.act)
             if not bool(possible.any()):
                 continue
