@@ -36,6 +36,7 @@ from mier_adapt.agents import run as runs
 from mier_adapt.agents.metering import Spent
 from mier_adapt.agents.pretrained import export_run, read_card, read_evaluation
 from mier_adapt.agents.run import RUN_FILE, read_run_file
+from mier_adapt.compensation import Compensation
 from mier_adapt.integration import from_minari, to_minari
 from mier_adapt.training.metrics import read_metrics
 from mier_adapt_envs import Task, TaskSet, task_set
@@ -216,6 +217,8 @@ def kinds_of_files(run: Path, scratch: Path, envs: FamilyEnvs) -> dict[str, Kind
     tasks = honest.task_set
     for name, each in (("task.json", tasks[0]), ("set.json", tasks)):
         (scratch / name).write_text(each.to_json())
+    undone = Compensation(np.diag([-1.0, 0.5]), np.zeros(2), np.eye(3), np.ones(3))
+    undone.save(scratch / "compensation.json")
     save_tree(scratch / "replay", honest.replay.state())
     episodes = random_transitions(4, 9)
     columns = {name: getattr(episodes, name).clone() for name in ("obs", "act", "rew")}
@@ -277,6 +280,10 @@ def kinds_of_files(run: Path, scratch: Path, envs: FamilyEnvs) -> dict[str, Kind
         "exported/card.json": (text_file, lambda: read_card("exported"), errors, lists),
         "adaptation": (tree_file, read_adaptation, bad),
         "task.json": (text_file, lambda: Task.from_json(text_of("task.json")), bad),
+        "compensation.json": (
+            text_file,
+            lambda: Compensation.load(scratch / "compensation.json"),
+        ),
         "set.json": (text_file, lambda: TaskSet.from_json(text_of("set.json")), bad),
         "minari/mine-v0/data/metadata.json": (
             text_file,

@@ -24,7 +24,7 @@ def attack(files: int, run: Path, scratch: Path) -> None:
 
 
 def test_hundreds_of_mutated_files_do_nothing(finished_run: Path, tmp_path: Path) -> None:
-    attack(500, finished_run, tmp_path)
+    attack(640, finished_run, tmp_path)
 
 
 @pytest.mark.slow
