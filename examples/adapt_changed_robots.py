@@ -24,7 +24,6 @@ from mier_adapt.agents import AdaptConfig, ModelConfig
 from mier_adapt_envs import RobotChange, change_set
 
 PHYSICS = ("masses", "damping", "friction", "gravity")
-MODEL_STEPS = 5_000
 
 
 @dataclass
@@ -37,6 +36,8 @@ class Args:
     seeds: tuple[int, ...] = (0, 1, 2)
     transitions: int = 200
     """Real transitions of each adaptation."""
+    model_steps: int = 5_000
+    """Of the model of the intact robot."""
     trained: Path = Path("runs/robots")
     """Where ``train_robots.py`` left its policies."""
     out: Path = Path("runs/changed-robots")
@@ -103,15 +104,17 @@ def main(args: Args) -> list[dict[str, Any]]:
     for robot in args.robots:
         changes = change_set(robot, args.set)
         for seed in args.seeds:
+            begins = f"{args.set}-{robot}-{seed}"
+            options = f"{args.transitions}-{args.model_steps}"
             algorithm, replay, intact = train_robots.load(robot, seed, args.trained)
             adapter = None
             for number, change in enumerate(changes[: 2 if args.fast else None]):
-                path = args.out / f"{args.set}-{robot}-{seed}-{number}-{args.transitions}.json"
+                path = args.out / f"{begins}-{number}-{options}.json"
                 if not path.exists():
                     if adapter is None:  # the call would train it each time
                         adapter = meta_train_offline(
                             [replay],
-                            steps=MODEL_STEPS,
+                            steps=args.model_steps,
                             seed=seed,
                             config=ModelConfig(context_dim=0, batch_size=256),
                         )
