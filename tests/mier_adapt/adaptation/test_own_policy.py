@@ -28,7 +28,7 @@ SMALL = AdaptConfig.for_own_policy(
 
 @pytest.fixture(autouse=True)
 def _few_model_steps(monkeypatch):
-    monkeypatch.setattr(own_policy, "_MODEL_STEPS", 20)
+    monkeypatch.setattr(own_policy, "_FEWEST_STEPS", 20)
 
 
 def swimmer():
