@@ -35,7 +35,8 @@ def adapt_to_each(
         tasks: By the names of their files.
         config: How it adapts.
         seeds: One adaptation of each task for each.
-        out: Directory; gets ``NAME-seed-SEED.json`` and ``.png`` for every adaptation.
+        out: Directory; gets ``NAME-seed-SEED.json`` and ``.png`` for every adaptation, and
+            ``.compensation.json`` where one was handed back.
         evaluation_episodes: Deterministic episodes after each stage.
         on_stage: Told task, seed, stage and its progress from 0 to 1.
         on_adapted: Told task, seed and result of every adaptation as it ends.
@@ -58,6 +59,8 @@ def adapt_to_each(
         report = adaptation.report.to_dict()
         replace_text(path.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
         plot_adaptation(report, path.with_suffix(".png"))
+        if adaptation.compensation is not None:
+            adaptation.compensation.save(path.with_suffix(".compensation.json"))
         checkpoint.unlink(missing_ok=True)
         on_adapted(name, seed, adaptation)
         done.append(adaptation)

@@ -10,7 +10,9 @@ import torch
 
 from mier_adapt import Agent, GradientContextAdapter, NewTask, Transitions, adapt, load_run
 from mier_adapt.adaptation import AlwaysGate, MarginGate
+from mier_adapt.adaptation.sweep import adapt_to_each
 from mier_adapt.agents import AdaptConfig
+from mier_adapt.compensation import Compensation
 from mier_adapt.integration import ContextReplayBuffer
 from mier_adapt.wrappers import CompensatedAction
 
@@ -114,6 +116,21 @@ def test_what_is_handed_back_acts_behind_a_wrapper_and_alone():
         env.reset(seed=3)
     act = np.array([0.3, -0.6], np.float32)
     np.testing.assert_allclose(changed.step(act)[0], intact.step(act)[0], atol=1e-6)
+
+
+def test_a_sweep_keeps_what_undoes_the_change(tmp_path):
+    tasks = {
+        name: NewTask.of_env(drifting(strength), label=name, termination_fn=DriftEnv.ends)
+        for name, strength in (("reversed", -1.0), ("same", 1.0))
+    }
+    config = dataclasses.replace(CONFIG, gate=AlwaysGate())
+    options = {"seeds": (0,), "out": tmp_path, "evaluation_episodes": 0}
+    first, _ = adapt_to_each(agent(), tasks, config, **options)
+    (path,) = tmp_path.glob("*.compensation.json")
+    assert path.name == "reversed-seed-0.compensation.json"
+    act = np.array([[0.3, -0.6]])
+    loaded = Compensation.load(path).action(act)
+    np.testing.assert_array_equal(loaded, first.compensation.action(act))
 
 
 def test_where_nothing_changed_nothing_is_spent_on_a_choice():
