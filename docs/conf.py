@@ -45,6 +45,7 @@ exclude_patterns = ["_build", "inventories", "**/*.ipynb", "**/*.py", "**/sg_exe
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:class", r"'.*'"),  # axes in jaxtyping's annotations
+    (r"py:class", r"numpy\._typing\..*"),  # what ArrayLike is made of
     (r"py:exc", r"gymnasium\.error\..*"),  # has no page
 ]
 

@@ -181,9 +181,9 @@ plt.show()
 # %%
 # In your control loop
 # --------------------
-# ``adaptation.actor`` acts. Or put :class:`.CompensatedAction` around the changed robot: to
-# whatever acts in it, of any make, it then looks like the old one. ``adaptation.compensation`` is a
-# few numbers, which ``save`` and ``load`` keep as JSON.
+# ``adaptation.actor`` acts. Or put :class:`~mier_adapt.wrappers.CompensatedAction` around the
+# changed robot: to whatever acts in it, of any make, it then looks like the old one.
+# ``adaptation.compensation`` is a few numbers, which ``save`` and ``load`` keep as JSON.
 
 repaired = CompensatedAction(changed, adaptation.compensation)
 print(f"the old policy in the repaired robot: {np.mean(returns_of(repaired)):.1f}")

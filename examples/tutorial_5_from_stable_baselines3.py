@@ -147,8 +147,8 @@ print(diagnosis)
 # %%
 # Undo it
 # -------
-# :class:`.CompensatedAction` makes the changed robot look like the intact one, to whatever acts in
-# it. SB3's policy is evaluated by SB3's own function.
+# :class:`~mier_adapt.wrappers.CompensatedAction` makes the changed robot look like the intact one,
+# to whatever acts in it. SB3's policy is evaluated by SB3's own function.
 
 repaired = CompensatedAction(changed, diagnosis.compensation)
 bars = {

@@ -66,7 +66,7 @@ class Change(ABC):
     lag: int = 0
     """Steps by which actions arrive late."""
     trained: bool = True
-    """Whether gradients fit it; otherwise only :meth:`alternatives` are tried."""
+    """Whether gradients fit it; otherwise only :meth:`Change.alternatives` are tried."""
 
     @abstractmethod
     def identity(self) -> Float[Tensor, " P"]:

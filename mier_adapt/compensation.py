@@ -126,7 +126,7 @@ class Compensation:
 
         Raises:
             ValueError: If the shape does not fit, or a value is not finite.
-            LinAlgError: If sensors do not tell it: two would have shown what one shows.
+            numpy.linalg.LinAlgError: If ``obs_matrix`` has no inverse.
         """
         if not len(self.obs_offset):
             return np.asarray(obs)

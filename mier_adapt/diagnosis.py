@@ -73,7 +73,8 @@ class Explanation:
     known_task: int | None
     """Which of the known tasks' contexts it is; None for a new one."""
     losses: Float[Tensor, " M"]
-    """Of the held-out transitions, in the units of the model's; softened, see :func:`diagnose`."""
+    """Of the held-out transitions, in the units of the model's; softened, see
+    :func:`mier_adapt.diagnose`."""
     worse: float = 0.0
     """Than the best explanation, in the mean over held-out transitions."""
     worse_error: float = 0.0
@@ -242,8 +243,9 @@ def diagnose(
             the transition before.
         contexts: The known tasks', ``(K, C)``; by default the model's initial one alone.
         known: Transitions of each known task, ``(K, B', ...)``, best such as the policy meets now.
-        changes: What may have happened, the simplest first; :func:`default_changes` by default, of
-            which a model without gradients gets those that are only tried.
+        changes: What may have happened, the simplest first; by default those of
+            ``mier_adapt.changes``, of which a model without gradients gets those that are only
+            tried.
         others: Hypotheses that are less simple than all changes, by name: functions that fit them
             to the training part. A new context, new weights.
         names: What sentences call the known tasks; where there are several, their numbers, from 0.

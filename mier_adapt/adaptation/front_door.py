@@ -68,7 +68,8 @@ class Adaptation:
     def algorithm(self) -> Any:
         """A copy of the agent's, adapted, whose policy takes what the agent's does.
 
-        Put :class:`.CompensatedAction` around the environment where there is a compensation.
+        Where there is a compensation, put :class:`~mier_adapt.wrappers.CompensatedAction` around
+        the environment.
         """
         return self.actor.algorithm
 
