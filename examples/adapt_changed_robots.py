@@ -6,6 +6,7 @@ that users have. An adaptation's file is kept, and what is there is not done aga
     python examples/adapt_changed_robots.py --set test --robots HalfCheetah --seeds 0
 """
 
+import csv
 import json
 import time
 from collections import defaultdict
@@ -146,6 +147,7 @@ def main(args: Args) -> list[dict[str, Any]]:
                 tell(row)
                 rows.append(row)
     summarize(rows)
+    write(rows, args.out / f"{args.set}.csv")
     return rows
 
 
@@ -159,6 +161,21 @@ def tell(row: dict[str, Any]) -> None:
         f"{'; '.join(report['diagnosis']['sentences'])} | {arms} | kept {report['decision']}",
         flush=True,
     )
+
+
+def write(rows: list[dict[str, Any]], path: Path) -> None:
+    """One line for each adaptation."""
+    arms = ("unchanged", "compensated", "relabeled")
+    told = ("wanted", "told", "parts", "signs", "gain_error", "offset_error")
+    with path.open("w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["robot", "seed", "kind", "label", *told, "intact", *arms, "decision"])
+        for row in rows:
+            report = row["report"]
+            means = {arm: f"{np.mean(values):.1f}" for arm, values in report["returns"].items()}
+            found = [row[name] for name in ("robot", "seed", "kind", "label")]
+            found += [row.get(name, "") for name in told] + [f"{row['intact']:.1f}"]
+            lines.writerow(found + [means.get(arm, "") for arm in arms] + [report["decision"]])
 
 
 def summarize(rows: list[dict[str, Any]]) -> None:
