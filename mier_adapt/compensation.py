@@ -125,8 +125,8 @@ class Compensation:
             obs: Shape ``(O,)`` or ``(B, O)``.
 
         Raises:
-            ValueError: If the shape does not fit, or a value is not finite.
-            numpy.linalg.LinAlgError: If ``obs_matrix`` has no inverse.
+            ValueError: If the shape does not fit, a value is not finite, or ``obs_matrix`` has no
+                inverse.
         """
         if not len(self.obs_offset):
             return np.asarray(obs)
