@@ -22,8 +22,8 @@ from mier_adapt.training.offline_training import meta_train_offline
 from mier_adapt.transitions import Transitions
 
 _PASSES, _FEWEST_STEPS, _MOST_STEPS = 10, 5_000, 20_000
-"""Of the model's training: how often it meets every transition, within bounds. On an Ant's 600,000
-transitions a model of 5,000 steps told 3 of 11 changes, one of 20,000 steps more of them."""
+"""Of the model's training: how often it meets every transition, within bounds. For an Ant's 600,000
+transitions 5,000 steps are too few (docs/results.md)."""
 _MODEL = ModelConfig(context_dim=0, batch_size=256)
 
 
