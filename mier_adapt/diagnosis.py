@@ -360,30 +360,41 @@ def diagnose(
     if chosen.known_task is not None:
         estimates = evidence.gain_errors(chosen.change, chosen.parameters, chosen.context)
         gains = tuple(Estimate(*each) for each in torch.stack(estimates, -1).tolist())
+    change, parameters = chosen.change, chosen.parameters
+    motors = affine(functools.partial(change.executed, parameters), transitions.act)
+    sensors = affine(functools.partial(change.restored, parameters), transitions.obs)
     return Diagnosis(
         explanations=tuple(found),
         chosen=chosen,
         known_loss=known_loss,
         gains=gains,
-        sentences=_sentences(chosen, gains, transitions, names),
-        compensation=_compensation(chosen, transitions),
+        sentences=_sentences(chosen, motors, sensors, gains, transitions, names),
+        compensation=_compensation(chosen, motors, sensors, transitions),
     )
 
 
-def _compensation(chosen: Explanation, transitions: Transitions) -> Compensation | None:
+Affine = tuple[Tensor, Tensor]
+"""``W`` and ``b``."""
+
+
+def affine(function: Callable[[Tensor], Tensor], rows: Float[Tensor, "B D"]) -> Affine | None:
+    """What a function of rows is, where on these it is affine."""
+    offset = function(torch.zeros_like(rows[:1]))[0]
+    matrix = (function(torch.eye(rows.shape[-1]).to(rows)) - offset).mT
+    same = torch.allclose(rows @ matrix.mT + offset, function(rows), 1e-4, 1e-4)
+    return (matrix, offset) if same else None
+
+
+def _compensation(
+    chosen: Explanation, motors: Affine | None, sensors: Affine | None, transitions: Transitions
+) -> Compensation | None:
     """What undoes a change, where all that it does to these transitions is an affine map."""
-    change, parameters = chosen.change, chosen.parameters
-    act, obs = transitions.act, transitions.obs
-    late = change.lag or change.residual(parameters, obs, act) is not None
-    if chosen.known_task is None or late:
+    change = chosen.change
+    added = change.residual(chosen.parameters, transitions.obs, transitions.act)
+    late = change.lag or added is not None
+    if chosen.known_task is None or late or motors is None or sensors is None:
         return None
-    maps = []
-    for function, rows in ((change.executed, act), (change.restored, obs)):
-        of_rows = functools.partial(function, parameters)
-        matrix, offset = affine(of_rows, rows.shape[-1], rows)
-        if not torch.allclose(rows @ matrix.mT + offset, of_rows(rows), 1e-4, 1e-4):
-            return None
-        maps += [matrix.double().cpu().numpy(), offset.double().cpu().numpy()]
+    maps = [each.double().cpu().numpy() for each in (*motors, *sensors)]
     if not (maps[3].any() or (maps[2] != np.eye(len(maps[2]))).any()):
         maps = maps[:2]  # sensors are as they were
     return Compensation(*maps)
@@ -401,6 +412,8 @@ def _compared(one: Explanation, best: Explanation) -> Explanation:
 
 def _sentences(
     chosen: Explanation,
+    motors: Affine | None,
+    sensors: Affine | None,
     gains: tuple[Estimate, ...],
     transitions: Transitions,
     names: Sequence[str],
@@ -419,14 +432,10 @@ def _sentences(
     if known:
         said.append(f"it is nearest to {known}")
     parts = change.parts(parameters) if isinstance(change, Together) else [(change, parameters)]
-    matrix, offset = affine(
-        lambda act: change.executed(parameters, act), transitions.act.shape[-1], parameters
-    )
-    motors = _motors(matrix, offset, gains)
-    obs_matrix, obs_offset = affine(
-        lambda obs: change.restored(parameters, obs), transitions.obs.shape[-1], parameters
-    )
-    said += motors + _sensors(obs_matrix, obs_offset)
+    if motors is not None:
+        said += _motors(*motors, gains)
+    if sensors is not None:
+        said += _sensors(*sensors)
     if change.lag:
         said.append(f"actions arrive {change.lag} step late")
     if any(isinstance(each, LinearResidual) for each, _ in parts):
@@ -435,13 +444,6 @@ def _sentences(
             "friction or the like)"
         )
     return tuple(said or [f"{change.name} explains it"])
-
-
-def affine(function: Callable[[Tensor], Tensor], dim: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """``W`` and ``b`` of an affine function of rows."""
-    zero = torch.zeros(1, dim).to(like)
-    offset = function(zero)[0]
-    return (function(torch.eye(dim).to(like)) - offset).mT, offset
 
 
 def _motors(matrix: Tensor, offset: Tensor, gains: tuple[Estimate, ...]) -> list[str]:

@@ -328,6 +328,28 @@ def _actions() -> spaces.Box:
     return spaces.Box(-1.0, 1.0, (ACT_DIM,), np.float32)
 
 
+class ClosedForm:
+    """A model without noise that knows how sure it is; what it expects is a subclass's ``mean``."""
+
+    obs_dim: int
+    act_dim: int
+    context_dim: int
+    std: float
+    varies = "reward_and_dynamics"
+    initial_context = torch.zeros(0)
+
+    def mean(self, obs: Any, act: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def sample(self, obs: Any, act: Any, context: Any, *, generator: Any = None) -> Any:
+        return self.mean(obs, act, context)
+
+    def loss(self, transitions: Transitions, context: Any) -> Any:
+        rew, obs_next = self.mean(transitions.obs, transitions.act, context)
+        error = ((obs_next - transitions.obs_next) / self.std).square().mean(-1)
+        return (error + ((rew - transitions.rew) / self.std).square()).mean(-1)
+
+
 # Environments -------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mier_adapt import Transitions
 from mier_adapt.changes import (
     Actuators,
+    Change,
     ChangedModel,
     Delay,
     LinearResidual,
@@ -18,28 +19,20 @@ from mier_adapt.changes import (
 from mier_adapt.compensation import Compensation
 from mier_adapt.diagnosis import diagnose
 
+from .doubles import ClosedForm
+
 OBS, ACT = 4, 3
 PULL = torch.tensor([[0.5, 0.1, 0.0, -0.2], [0.0, 0.4, 0.2, 0.1], [-0.1, 0.0, 0.3, 0.3]])
 
 
-class Robot:
+class Robot(ClosedForm):
     """Pushes its state by known amounts, and curves; knows how sure it is."""
 
-    obs_dim, act_dim, context_dim = OBS, ACT, 0
-    varies = "reward_and_dynamics"
-    initial_context = torch.zeros(0)
+    obs_dim, act_dim, context_dim, std = OBS, ACT, 0, 0.01
 
     def mean(self, obs, act, context):
         pushed = act + 0.3 * act.square()
         return pushed.sum(-1), obs + pushed @ PULL + 0.3 * torch.sin(2 * obs)
-
-    def sample(self, obs, act, context, *, generator=None):
-        return self.mean(obs, act, context)
-
-    def loss(self, transitions, context):
-        rew, obs_next = self.mean(transitions.obs, transitions.act, context)
-        error = ((obs_next - transitions.obs_next) / 0.01).square().mean(-1)
-        return (error + ((rew - transitions.rew) / 0.01).square()).mean(-1)
 
 
 def gathered(
@@ -118,11 +111,6 @@ class TwoRobots(Robot):
             context = context.unsqueeze(-2)
         return super().mean(obs, act * context, context)
 
-    def loss(self, transitions, context):
-        rew, obs_next = self.mean(transitions.obs, transitions.act, context)
-        error = ((obs_next - transitions.obs_next) / 0.01).square().mean(-1)
-        return (error + ((rew - transitions.rew) / 0.01).square()).mean(-1)
-
 
 @pytest.mark.parametrize(
     ("signs", "said"),
@@ -186,6 +174,26 @@ def test_a_caller_without_gradients_gets_the_same() -> None:
     for guard in (torch.no_grad, torch.inference_mode):
         with guard():
             assert found(gathered(matrix=np.diag([1, 1, 0.4]))).to_dict() == said
+
+
+def test_what_is_no_affine_map_is_not_told_as_one() -> None:
+    class Stiff(Change):
+        """Motors lose more of what is large."""
+
+        name, level = "stiffness", 2
+
+        def identity(self):
+            return torch.zeros(1)
+
+        def executed(self, parameters, act):
+            return act - parameters.unsqueeze(-2) * act**3
+
+    plain = gathered()
+    rew, after = Robot().mean(plain.obs, plain.act - 0.5 * plain.act**3, None)
+    stiff = Transitions(plain.obs, plain.act, rew, after, plain.terminated)
+    diagnosis = diagnose(Robot(), stiff, changes=[Stiff()])
+    assert diagnosis.sentences == ("stiffness explains it",)
+    assert diagnosis.compensation is None
 
 
 def test_what_never_moved_is_not_told() -> None:

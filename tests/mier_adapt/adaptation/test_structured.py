@@ -16,7 +16,7 @@ from mier_adapt.compensation import Compensation
 from mier_adapt.integration import ContextReplayBuffer
 from mier_adapt.wrappers import CompensatedAction
 
-from ..doubles import ACT_DIM, OBS_DIM, CountedEnv, DriftEnv, small_sac
+from ..doubles import ACT_DIM, OBS_DIM, ClosedForm, CountedEnv, DriftEnv, small_sac
 
 STEPS = 30
 CONFIG = AdaptConfig.for_own_policy(
@@ -30,24 +30,14 @@ CONFIG = AdaptConfig.for_own_policy(
 )
 
 
-class DriftModel:
+class DriftModel(ClosedForm):
     """What :class:`DriftEnv` does, and how sure that is."""
 
-    obs_dim, act_dim, context_dim = OBS_DIM, ACT_DIM, 0
-    varies = "reward_and_dynamics"
-    initial_context = torch.zeros(0)
+    obs_dim, act_dim, context_dim, std = OBS_DIM, ACT_DIM, 0, 0.05
 
     def mean(self, obs, act, context):
         obs_next = 0.9 * obs + torch.cat((act, act[..., :1]), -1)
         return -obs_next.abs().sum(-1), obs_next
-
-    def sample(self, obs, act, context, *, generator=None):
-        return self.mean(obs, act, context)
-
-    def loss(self, transitions, context):
-        rew, obs_next = self.mean(transitions.obs, transitions.act, context)
-        error = ((obs_next - transitions.obs_next) / 0.05).square().mean(-1)
-        return (error + ((rew - transitions.rew) / 0.05).square()).mean(-1)
 
 
 class Unsmooth(DriftModel):
