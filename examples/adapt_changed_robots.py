@@ -129,7 +129,7 @@ def main(args: Args) -> list[dict[str, Any]]:
                         label=change.label,
                         config=AdaptConfig.for_own_policy(adaptation_steps=args.transitions),
                         adapter=adapter,
-                        termination_fn=env.unwrapped.termination_fn,  # type: ignore[attr-defined]
+                        termination_fn=env.get_wrapper_attr("termination_fn"),
                     ).report
                     env.close()
                     row = {

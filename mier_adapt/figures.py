@@ -335,12 +335,12 @@ def plot_adaptation(report: Mapping[str, Any], path: Path) -> None:
             losses.plot(positions, values, marker="o", color=colour, label=label)
         losses.set_xticks(range(3), ["before", "context", "weights"])
         losses.set(ylabel="model loss", title="Model")
-    if curves[0] is not None and novelty is not None:
-        losses.set_xlabel(
-            f"novelty: context distance {novelty['context_distance']:.1f}, "
-            f"loss excess {novelty['loss_excess']:.1f}\n(a training task's: 1 and 0)",
-            fontsize="small",
-        )
+        if novelty is not None:
+            losses.set_xlabel(
+                f"novelty: context distance {novelty['context_distance']:.1f}, "
+                f"loss excess {novelty['loss_excess']:.1f}\n(a training task's: 1 and 0)",
+                fontsize="small",
+            )
     for axes in (returns, losses):
         _finish(axes)
     _save(figure, path)

@@ -115,7 +115,7 @@ def explain(
     known = agent.replay.recent_transitions(max(len(found.real), _KNOWN // num_tasks))
     names = agent.task_names
     if not model.context_dim:  # all earlier tasks are one to the model
-        known = known.flatten()._map(lambda each: each.unsqueeze(0))
+        known = Transitions.stack([known.flatten()])
         contexts, names = contexts[:1], ()
     draws = torch.Generator().manual_seed(int(generator.integers(2**31)))
     adapter = adapter_for(agent, config)
