@@ -103,24 +103,24 @@ def train(name: str, seed: int, env_steps: int, path: Path) -> tuple[Any, Transi
     env = robot()
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - stock Tianshou draws from the global generators
-    sac = build(name, env)
+    algorithm = build(name, env)
     if path.exists():
         kept = torch.load(path, weights_only=True)
-        load_algorithm_state(sac, kept["algorithm"])
-        return sac, Transitions(**kept["replay"])
+        load_algorithm_state(algorithm, kept["algorithm"])
+        return algorithm, Transitions(**kept["replay"])
     envs = DummyVectorEnv([robot] * 10)
     envs.seed(seed)
     buffer = VectorReplayBuffer(env_steps, len(envs))
-    collector = Collector(sac, envs, buffer)
+    collector = Collector(algorithm, envs, buffer)
     collector.reset()
     collector.collect(n_step=2_000, random=True)
     test_envs = DummyVectorEnv([robot] * 4)
     test_envs.seed(1_000 + seed)
     started = time.monotonic()
-    result = sac.run_training(
+    result = algorithm.run_training(
         OffPolicyTrainerParams(
             training_collector=collector,
-            test_collector=Collector(sac, test_envs),
+            test_collector=Collector(algorithm, test_envs),
             test_step_num_episodes=4,
             max_epochs=1,
             epoch_num_steps=env_steps,
@@ -138,8 +138,8 @@ def train(name: str, seed: int, env_steps: int, path: Path) -> tuple[Any, Transi
     )
     replay = from_tianshou(buffer)
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"algorithm": algorithm_state(sac), "replay": vars(replay)}, path)
-    return sac, replay
+    torch.save({"algorithm": algorithm_state(algorithm), "replay": vars(replay)}, path)
+    return algorithm, replay
 
 
 def main(args: Args) -> list[AdaptationReport]:

@@ -267,11 +267,10 @@ class Adapt:
             require_no_link(out)
         with FamilyEnvs(tasks) as envs:
             run = load_run(directory, envs, device=self.device)
-            config = dataclasses.replace(
-                run.adapt_config,
-                diagnose=self.diagnose and run.adapt_config.diagnose,
-                adaptation_steps=self.transitions or run.adapt_config.adaptation_steps,
-            )
+            config = run.adapt_config
+            config = dataclasses.replace(config, diagnose=self.diagnose and config.diagnose)
+            if self.transitions is not None:
+                config = dataclasses.replace(config, adaptation_steps=self.transitions)
             adaptations = _adapt_to_each(
                 run,
                 {f"task-{index}": run.new_task(envs, tasks[index]) for index in indices},

@@ -139,6 +139,18 @@ def test_adapts_and_writes_reports_and_figures(command, finished_run, tmp_path):
     assert not list(out.glob("*.safetensors"))  # of adaptations that are done
 
 
+def test_an_adaptation_takes_as_many_transitions_as_it_is_told(command, finished_run, tmp_path):
+    options = ("--task", 12, "--episodes", 0, "--out", tmp_path, "--no-diagnose")
+    code, _, err = command("adapt", finished_run, *options, "--transitions", 0)
+    assert code == 1
+    assert "adaptation_steps >= 1, got 0" in err
+    code, _, _ = command("adapt", finished_run, *options, "--transitions", 20)
+    assert code == 0
+    report = json.loads((tmp_path / "task-12-seed-0.json").read_text())
+    assert report["real_transitions"] == 20
+    assert report["diagnosis"] is None
+
+
 def test_adapts_to_all_meta_test_tasks_with_several_seeds(command, finished_run, tmp_path):
     out = tmp_path / "adapted"
     code, shown, _ = command(
