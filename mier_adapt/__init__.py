@@ -6,13 +6,15 @@ The components work alone, on plain tensors: :class:`ContextModel`,
 :class:`ContextObservation` and :class:`CompensatedAction`. ``mier_adapt.protocols`` says what plugs
 in, ``mier_adapt.changes`` what may have happened to a robot, ``mier_adapt.integration`` plugs it
 all into Tianshou. :func:`meta_train` makes a run, :func:`load_run` reads one (some come with the
-library), :func:`adapt` takes it to a new task, and :func:`adapt_algorithm` a policy of your own.
+library), :func:`adapt` takes it to a new task, and :func:`adapt_algorithm` a policy of your own;
+:class:`AdaptedPolicy` is what comes of that, as a file.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from mier_adapt._version import __version__
+from mier_adapt.adapted_policy import AdaptedPolicy
 from mier_adapt.context_adapter import GradientContextAdapter
 from mier_adapt.context_model import ContextModel
 from mier_adapt.diagnosis import diagnose
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AdaptConfig",
     "AdaptationReport",
+    "AdaptedPolicy",
     "Agent",
     "CompensatedAction",
     "ContextModel",

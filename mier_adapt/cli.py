@@ -286,6 +286,50 @@ class Adapt:
 
 
 @dataclass
+class Play:
+    """Let an adapted policy act in its task, and film it.
+
+    Example: mier-adapt play policy.safetensors --film it.gif
+    """
+
+    policy: Annotated[Path, tyro.conf.Positional]
+    """What `mier-adapt adapt`, `quickstart` or `Adaptation.save` wrote."""
+    episodes: int = 4
+    """Deterministic episodes."""
+    seed: int = 0
+    """Fixes their starts."""
+    film: Path | None = None
+    """Film of the first episode to write: .gif."""
+
+    def run(self) -> int:
+        """Act, and print the returns."""
+        from mier_adapt.adapted_policy import AdaptedPolicy
+        from mier_adapt.agents.films import find_gl_backend, play
+
+        policy = AdaptedPolicy.load(self.policy)
+        made = policy.about.get("environment")
+        if self.episodes < 1:
+            raise ValueError(f"Expected --episodes of at least 1, got {self.episodes}.")
+        if not isinstance(made, dict):
+            raise ValueError(
+                f"{self.policy} does not say what makes its environment, which was not made by "
+                "gymnasium.make with plain values alone. Step it yourself: AdaptedPolicy.load(path)"
+                ".predict(obs)."
+            )
+        if self.film is not None:
+            try:
+                os.environ["MUJOCO_GL"] = find_gl_backend()
+            except RuntimeError as error:
+                raise ValueError(f"No film: {error}. Leave --film out.") from error
+        returns = play(policy, made, episodes=self.episodes, seed=self.seed, film=self.film)
+        told = f"{np.mean(returns):.0f} ± {np.std(returns):.0f}"
+        _say(f"{policy.about.get('task', made['id'])}: return {told} in {len(returns)} episode(s)")
+        if self.film is not None:
+            _say(f"Film: {self.film}")
+        return 0
+
+
+@dataclass
 class Evaluate:
     """Measure a run's tasks before and after adaptation.
 
@@ -555,6 +599,7 @@ _COMMANDS: dict[str, Any] = {
     "quickstart": Quickstart,
     "meta-train": MetaTrain,
     "adapt": Adapt,
+    "play": Play,
     "evaluate": Evaluate,
     "plot": Plot,
     "export": Export,

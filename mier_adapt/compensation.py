@@ -1,7 +1,7 @@
 """Compensation: undoes a changed interface in front of a policy that does not know of it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mier_adapt._checks import checked, require_array, shown
-from mier_adapt._storage.files import CheckpointError, read_json, replace_text
+from mier_adapt._storage.files import CheckpointError, read_json, replace_text, require_kinds
 
 __all__ = ["Compensation"]
 
-_STEPS = 30
+STEPS = 30
 """Projected gradient steps where an exact command lies outside of [-1, 1]."""
 _WEAKEST = 0.05
 """Strength, as a share of the strongest, below which a direction of the motors counts as dead."""
@@ -86,14 +86,28 @@ class Compensation:
         matrix, offset = self.act_matrix, self.act_offset
         if np.array_equal(matrix, np.eye(len(matrix))) and not offset.any():
             return wanted  # to the last bit
-        exact = (wanted - offset) @ np.linalg.pinv(matrix, rcond=_WEAKEST).T
+        exact = (wanted - offset) @ self.inverse.T
         command = np.clip(exact, -1, 1)
-        if not np.array_equal(command, exact):
-            rate = 1 / np.linalg.norm(matrix, 2) ** 2 if matrix.any() else 0.0
-            for _ in range(_STEPS):
-                error = command @ matrix.T + offset - wanted
-                command = np.clip(command - rate * error @ matrix, -1, 1)
+        beyond = (command != exact).any(-1, keepdims=True)  # each row for itself
+        if beyond.any():
+            rate, nearest = self.rate, command
+            for _ in range(STEPS):
+                error = nearest @ matrix.T + offset - wanted
+                nearest = np.clip(nearest - rate * error @ matrix, -1, 1)
+            command = np.where(beyond, nearest, command)
         return command.astype(wanted.dtype)
+
+    @property
+    def inverse(self) -> NDArray[np.floating]:
+        """Of ``act_matrix``, in which dead motors stay at rest."""
+        inverse: NDArray[np.floating] = np.linalg.pinv(self.act_matrix, rcond=_WEAKEST)
+        return inverse
+
+    @property
+    def rate(self) -> float:
+        """Of the gradient steps towards a command within [-1, 1]."""
+        matrix = self.act_matrix
+        return float(1 / np.linalg.norm(matrix, 2) ** 2) if matrix.any() else 0.0
 
     def shortfall(self, act: ArrayLike) -> float:
         """How far from these actions the robot stays, whatever it is told; mean over all of them.
@@ -158,6 +172,16 @@ class Compensation:
         """Plain values, for JSON."""
         return {name: getattr(self, name).tolist() for name in _FILE}
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """What :meth:`to_dict` gave.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        require_kinds(_FILE, dict(values), "it")
+        return cls(**{name: np.array(values[name], np.float64) for name in _FILE})
+
     @checked
     def save(self, path: Path) -> None:
         """Write it as JSON."""
@@ -174,7 +198,7 @@ class Compensation:
         """
         kept = read_json(path, _FILE)
         try:
-            return cls(**{name: np.array(kept[name], np.float64) for name in _FILE})
+            return cls.from_dict(kept)
         except ValueError as error:
             raise CheckpointError(f"{path} holds no compensation: {error}") from error
 

@@ -5,6 +5,7 @@ is left out where undoing what changed suffices. ``AdaptConfig`` switches stages
 ``…-paper`` keeps what the paper has.
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,16 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 
 from mier_adapt._checks import Count, Seed, checked
 from mier_adapt._storage.randomness import forked_global_generators
 from mier_adapt.adaptation.identification import Identified, identify
+from mier_adapt.adaptation.learner import draw_stored
 from mier_adapt.adaptation.report import AdaptationReport, novelty
 from mier_adapt.adaptation.stages import (
     PolicyCandidate,
     SourcesOf,
     compensated,
-    draw_stored,
     explain,
     first_candidate,
     refine,
@@ -31,14 +33,18 @@ from mier_adapt.adaptation.stages import (
     relabelers,
     train_on_synthetic,
 )
+from mier_adapt.adapted_policy import AdaptedPolicy
 from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig
 from mier_adapt.agents.metering import Meter
 from mier_adapt.agents.new_task import NewTask
 from mier_adapt.compensation import Compensation
 from mier_adapt.diagnosis import FEWEST, Diagnosis
+from mier_adapt.integration import algorithm_state
 from mier_adapt.integration.actor_training import require_refreshable
 from mier_adapt.integration.actors import require_fitting_policy
+from mier_adapt.integration.algorithms import trained_on
+from mier_adapt.integration.deterministic import deterministic_network
 from mier_adapt.model_fitting import FittedModel, require_weights
 
 _PROBE = 1024
@@ -59,19 +65,44 @@ class Adaptation:
     context: torch.Tensor
     """The task's context, as the model knows it, ``(C,)``; behind a compensation, the known
     task's."""
+    algorithm: Any
+    """A copy of the agent's with what was learned, which trains on as the agent's would. Its policy
+    takes what the agent's does: where there is a compensation, put
+    :class:`~mier_adapt.wrappers.CompensatedAction` around the environment."""
     diagnosis: Diagnosis | None
     """What changed; None where that was not asked."""
     report: AdaptationReport
     """What it cost, what it achieved, and why this policy and no other."""
 
-    @property
-    def algorithm(self) -> Any:
-        """A copy of the agent's, adapted, whose policy takes what the agent's does.
+    def predict(self, obs: ArrayLike) -> NDArray[Any]:
+        """What to command: :meth:`.AdaptedPolicy.predict`."""
+        return self.policy.predict(obs)
 
-        Where there is a compensation, put :class:`~mier_adapt.wrappers.CompensatedAction` around
-        the environment.
+    @functools.cached_property
+    def policy(self) -> AdaptedPolicy:
+        """What was handed back, by itself: for a control loop, or another process."""
+        policy = self.algorithm.policy
+        return AdaptedPolicy(
+            network=deterministic_network(policy),
+            context=self.actor.actor.contexts,
+            low=policy.action_space.low,
+            high=policy.action_space.high,
+            compensation=self.compensation,
+            about=self.report.to_dict(),
+            algorithm_state=algorithm_state(self.algorithm),
+        )
+
+    def save(self, path: Path) -> None:
+        """Write :attr:`policy`, with which an algorithm built like this one can also train on.
+
+        :meth:`.AdaptedPolicy.load` reads it; :func:`.load_algorithm_state` takes its
+        ``algorithm_state``.
+
+        Raises:
+            TypeError: If the network is none of Tianshou's stock actors.
+            OSError: If the disk refuses; an older file stays whole.
         """
-        return self.actor.algorithm
+        self.policy.save(path)
 
     @property
     def compensation(self) -> Compensation | None:
@@ -235,6 +266,7 @@ def adapt(
     report = AdaptationReport(
         task=task.label,
         parameters=task.parameters,
+        environment=None if task.environment is None else dict(task.environment),
         seed=seed,
         threads=torch.get_num_threads(),
         decision=kept.name,
@@ -259,7 +291,13 @@ def adapt(
     context = found.context
     if diagnosis is not None and kept.compensation is not None:
         context = diagnosis.chosen.context
-    return Adaptation(actor=kept, context=context, diagnosis=diagnosis, report=report)
+    return Adaptation(
+        actor=kept,
+        context=context,
+        algorithm=trained_on(kept.algorithm, agent.algorithm),
+        diagnosis=diagnosis,
+        report=report,
+    )
 
 
 def _diagnoses(agent: Agent, config: AdaptConfig) -> bool:

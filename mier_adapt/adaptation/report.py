@@ -52,6 +52,8 @@ class AdaptationReport:
     """The new task's label."""
     parameters: tuple[float, ...]
     """The new task's parameters."""
+    environment: dict[str, Any] | None = None
+    """Keywords with which ``gymnasium.make`` makes its environment; None if not known."""
     seed: int
     """What fixed the adaptation, together with ``threads``."""
     threads: int

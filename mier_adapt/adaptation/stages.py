@@ -5,8 +5,7 @@
 
 import copy
 import dataclasses
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +16,15 @@ from torch.optim.swa_utils import AveragedModel
 
 from mier_adapt._checks import checked, require_tensor
 from mier_adapt.adaptation.identification import Identified, adapter_for
+from mier_adapt.adaptation.learner import Learner, draw_stored
 from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig
 from mier_adapt.agents.new_task import NewTask
 from mier_adapt.compensation import Compensation
 from mier_adapt.diagnosis import Diagnosis, Fitter, diagnose
-from mier_adapt.integration import MixedReplayBuffer, relabeling_policy, update
 from mier_adapt.integration.actor_training import refresh_actor, require_refreshable
 from mier_adapt.integration.actors import PolicyActor, require_finite_parameters
-from mier_adapt.integration.algorithms import one_step_targets, restart_optimizers
+from mier_adapt.integration.algorithms import restart_optimizers
 from mier_adapt.model_fitting import FittedModel, Rehearsal, fit_model
 from mier_adapt.protocols import SyntheticSource, TaskModel
 from mier_adapt.relabeler import ExperienceRelabeler
@@ -336,71 +335,37 @@ def train_on_synthetic(
     Raises:
         FloatingPointError: If a loss, a prediction or a parameter stops being finite.
     """
-    algorithm = copy.deepcopy(start.algorithm)
-    restart_optimizers(algorithm, actor_lr=config.actor_lr, critic_lr=config.critic_lr)
-    # The policy keeps its own context: refined weights give the model's another meaning.
-    context = start.actor.contexts
-    sources = sources_of(relabeling_policy(algorithm.policy, context))
-    buffer = MixedReplayBuffer(
-        len(found.real),
-        config.relabel_rounds * config.relabel_size,
-        obs_dim=agent.model.obs_dim,
-        act_dim=agent.model.act_dim,
-        context=context,
+    learner = Learner(
+        agent,
+        start.algorithm,
+        start.actor.contexts,
+        actor_lr=config.actor_lr,
+        critic_lr=config.critic_lr,
+        real_size=len(found.real),
+        synthetic_size=config.relabel_rounds * config.relabel_size,
         real_fraction=config.real_fraction,
         generator=generator,
     )
-    buffer.extend_real(found.real, truncated=found.truncated)
+    algorithm = learner.algorithm
+    sources = sources_of(learner.policy)
+    learner.add_real(found.real, found.truncated)
     averaged = AveragedModel(algorithm.policy)
     updates = config.relabel_rounds * config.updates_per_round
     synthetic = made = 0
-    with one_step_targets(algorithm):
-        for done in range(config.relabel_rounds):
-            shares = np.array_split(np.arange(config.relabel_size), len(sources))
-            for source, share in zip(sources, shares, strict=True):
-                stored = draw_stored(agent, len(share), _CHUNK, generator)
-                for chunk in source.stream(stored):
-                    buffer.extend_synthetic(chunk)
-                    synthetic += len(chunk)
-            for count in range(config.updates_per_round):
-                losses = update(algorithm, buffer, config.batch_size)
-                if not all(math.isfinite(loss) for loss in losses.values()):
-                    raise FloatingPointError(
-                        f"The losses are {losses} at update {count} of relabeling {done}. The "
-                        "agent is unchanged; lower critic_lr."
-                    )
-                made += 1
-                if made > updates * (1 - config.averaged_share):
-                    averaged.update_parameters(algorithm.policy)
-                on_update(made)
+
+    def average(_: int) -> None:
+        nonlocal made
+        made += 1
+        if made > updates * (1 - config.averaged_share):
+            averaged.update_parameters(algorithm.policy)
+        on_update(made)
+
+    for _ in range(config.relabel_rounds):
+        synthetic += learner.relabel(sources, config.relabel_size)
+        learner.update(config.updates_per_round, config.batch_size, after=average)
     if config.averaged_share:
         algorithm.policy.load_state_dict(averaged.module.state_dict())
     require_finite_parameters(algorithm, "The relabeled policy")
     return dataclasses.replace(
         start.evolved("relabeled", algorithm), synthetic_transitions=synthetic, updates=made
     )
-
-
-_CHUNK = 16_384
-"""Stored transitions that are in memory at once."""
-
-
-def draw_stored(
-    agent: Agent, count: int, chunk_size: int, generator: np.random.Generator
-) -> Iterator[Transitions]:
-    """Stored transitions, drawn evenly over the earlier tasks.
-
-    Returns:
-        Chunks, ``(chunk_size, ...)``, on the agent's device, each drawn when it is asked for.
-    """
-    tasks = np.arange(agent.replay.num_tasks)
-
-    def draw(size: int) -> Transitions:
-        per_task = -(-size // len(tasks))
-        drawn = agent.replay.sample_transitions(
-            tasks, per_task, adaptation=False, generator=generator
-        ).flatten()
-        order = torch.from_numpy(generator.permutation(len(drawn))[:size])
-        return drawn[order].to(agent.device)
-
-    return (draw(min(chunk_size, count - done)) for done in range(0, count, chunk_size))

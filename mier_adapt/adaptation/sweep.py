@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig
 from mier_adapt.agents.new_task import NewTask
 from mier_adapt.figures import plot_adaptation, plot_comparison
+
+_logger = logging.getLogger(__name__)
 
 
 def adapt_to_each(
@@ -35,8 +38,9 @@ def adapt_to_each(
         tasks: By the names of their files.
         config: How it adapts.
         seeds: One adaptation of each task for each.
-        out: Directory; gets ``NAME-seed-SEED.json`` and ``.png`` for every adaptation, and
-            ``.compensation.json`` where one was handed back.
+        out: Directory; gets ``NAME-seed-SEED.json``, ``.png`` and ``.policy.safetensors``, which
+            :meth:`.AdaptedPolicy.load` reads, for every adaptation, and ``.compensation.json``
+            where one was handed back.
         evaluation_episodes: Deterministic episodes after each stage.
         on_stage: Told task, seed, stage and its progress from 0 to 1.
         on_adapted: Told task, seed and result of every adaptation as it ends.
@@ -59,6 +63,10 @@ def adapt_to_each(
         report = adaptation.report.to_dict()
         replace_text(path.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
         plot_adaptation(report, path.with_suffix(".png"))
+        try:
+            adaptation.save(path.with_suffix(".policy.safetensors"))
+        except TypeError as error:  # a network of one's own, of which the report is worth no less
+            _logger.warning("%s: the policy was not written. %s", path.name, error)
         if adaptation.compensation is not None:
             adaptation.compensation.save(path.with_suffix(".compensation.json"))
         checkpoint.unlink(missing_ok=True)

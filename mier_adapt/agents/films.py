@@ -119,14 +119,59 @@ def film_side_by_side(
     finally:
         env.close()
     pictures = [_side_by_side(same) for same in zip(*films, strict=True)]
-    milliseconds = round(1000 * _EVERY / env.metadata["render_fps"])
+    _write(pictures, path, env.metadata["render_fps"])
+
+
+def play(
+    policy: Any, environment: Mapping[str, Any], *, episodes: int, seed: int, film: Path | None
+) -> list[float]:
+    """Undiscounted returns of an :class:`.AdaptedPolicy` in the environment that it is for.
+
+    Args:
+        policy: The policy.
+        environment: Keywords of ``gymnasium.make``.
+        episodes: How many.
+        seed: Fixes their starts.
+        film: Where a film of the first goes, an animated ``.gif``.
+
+    Raises:
+        ValueError: If the environment is not registered here, or cannot draw.
+    """
+    options: dict[str, Any] = {} if film is None else {"render_mode": "rgb_array"}
+    try:
+        env = gymnasium.make(**environment, **options)
+    except (gymnasium.error.Error, TypeError) as error:
+        raise ValueError(
+            f"play expected an environment that gymnasium makes here, got {dict(environment)}: "
+            f"{error}. Import what registers it, and step it yourself."
+        ) from error
+    returns, pictures = [], []
+    try:
+        for episode in range(episodes):
+            obs, _ = env.reset(seed=seed if episode == 0 else None)
+            total, steps, over = 0.0, 0, False
+            while not over:
+                if film is not None and episode == 0 and steps % _EVERY == 0:
+                    frame = Image.fromarray(np.asarray(env.render())).resize((_WIDTH, _HEIGHT))
+                    pictures.append(_picture(np.asarray(frame), f"return {total:.0f}"))
+                obs, reward, terminated, truncated, _ = env.step(policy.predict(obs))
+                total, steps, over = total + float(reward), steps + 1, terminated or truncated
+            returns.append(total)
+    finally:
+        env.close()
+    if film is not None:
+        _write(pictures, film, env.metadata.get("render_fps", 30))
+    return returns
+
+
+def _write(pictures: Sequence[Image.Image], path: Path, render_fps: float) -> None:
     with replacing(path) as file:
         pictures[0].save(
             file,
             format="GIF",
             save_all=True,
             append_images=pictures[1:],
-            duration=milliseconds,
+            duration=round(1000 * _EVERY / render_fps),
             loop=0,
         )
 

@@ -1,7 +1,8 @@
 """NewTask: the one task that an agent is adapted to, and how to act in it."""
 
 import dataclasses
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -44,6 +45,8 @@ class NewTask:
     one slot."""
     labelled: bool = True
     """Whether its label tells it from other tasks of the same environment."""
+    environment: Mapping[str, Any] | None = None
+    """Keywords with which ``gymnasium.make`` makes it, in plain values; None if not known."""
 
     @classmethod
     @checked
@@ -68,6 +71,11 @@ class NewTask:
             action_space=envs.action_space,
             env_of_size=envs.of_size,
             task=task,
+            environment={
+                "id": envs.task_set.env_id,
+                "task": {"family": task.family, "parameters": list(task.parameters)},
+                "max_episode_steps": episode_steps or envs.episode_steps,
+            },
         )
 
     @classmethod
@@ -117,6 +125,7 @@ class NewTask:
             env_of_size=lambda size: slots,
             simulated=False,
             labelled=label is not None,
+            environment=_recipe(env),
         )
 
     def metered(self, meter: Meter) -> Self:
@@ -192,3 +201,16 @@ class NewTask:
             )
             values += rollout.first_returns.tolist()
         return tuple(values)
+
+
+def _recipe(env: gymnasium.Env[Any, Any]) -> Mapping[str, Any] | None:
+    """What made an environment, where that is all that made it."""
+    if env.spec is None:
+        return None
+    recipe = {"id": env.spec.id, **env.spec.kwargs, "max_episode_steps": env.spec.max_episode_steps}
+    recipe.pop("render_mode", None)
+    try:
+        plain: Mapping[str, Any] = json.loads(json.dumps(recipe))
+    except (TypeError, ValueError):
+        return None
+    return None if env.spec.additional_wrappers else plain

@@ -1,5 +1,6 @@
 """Context-conditioned algorithms from stock Tianshou parts, and their updates."""
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -164,6 +165,24 @@ def restart_optimizers(
         value = actor_critic.alpha.value if temperature is None else temperature
         del actor_critic.alpha  # a learned one is a module, which a plain value cannot replace
         actor_critic.alpha = FixedAlpha(float(value))
+
+
+def trained_on(algorithm: OffPolicyAlgorithm[Any], as_before: Any) -> Any:
+    """A copy of an algorithm with another's networks: temperature and optimizers are its own.
+
+    Undoes what :func:`restart_optimizers` did, for training on in the ordinary way.
+
+    Args:
+        algorithm: Has the networks.
+        as_before: What is copied; built the same way.
+    """
+    made = copy.deepcopy(as_before)
+    tensors = {**dict(algorithm.named_parameters()), **dict(algorithm.named_buffers())}
+    with torch.no_grad():
+        for name, tensor in (*made.named_parameters(), *made.named_buffers()):
+            if name.partition(".")[0] != "alpha":
+                tensor.copy_(tensors[name])
+    return made
 
 
 def set_target_entropy(algorithm: SAC[Any], target_entropy: float) -> None:

@@ -6,14 +6,17 @@ import shutil
 import signal
 import time
 
+import gymnasium
 import numpy as np
 import pytest
+import torch
 
 import mier_adapt_envs
-from mier_adapt import cli, meta_train
+from mier_adapt import AdaptedPolicy, NewTask, cli, meta_train
 from mier_adapt._storage.checkpoints import load_tree
 from mier_adapt.agents import films, presets, pretrained
 from mier_adapt.agents import run as runs
+from mier_adapt.agents.run import read_run_file
 from mier_adapt.training.metrics import read_metrics
 
 from .conftest import CHECKPOINT
@@ -136,7 +139,76 @@ def test_adapts_and_writes_reports_and_figures(command, finished_run, tmp_path):
         assert f"{after:.0f} ± 0" in shown
         assert (out / f"task-{index}-seed-5.png").read_bytes().startswith(b"\x89PNG")
         assert f"{index}: {tasks[index]}" in shown
-    assert not list(out.glob("*.safetensors"))  # of adaptations that are done
+    written = {each.name for each in out.glob("*.safetensors")}
+    # and no checkpoints, of adaptations that are done
+    assert written == {f"task-{index}-seed-5.policy.safetensors" for index in (12, 3)}
+
+    path = out / "task-12-seed-5.policy.safetensors"
+    code, shown, _ = command("play", path, "--episodes", 1, "--seed", 3)
+    assert code == 0
+    policy, length = AdaptedPolicy.load(path), read_run_file(finished_run).config.episode_steps
+    env = gymnasium.make(tasks.env_id, task=tasks[12], max_episode_steps=length)
+    (obs, _), total, over = env.reset(seed=3), 0.0, False
+    while not over:
+        obs, reward, _, over, _ = env.step(policy.predict(obs))
+        total += reward
+    assert f"{tasks[12]}: return {total:.0f} ± 0 in 1 episode(s)" in shown
+
+
+class DrawnEnv(gymnasium.Env):
+    """Three steps long, and a grey picture."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    observation_space = gymnasium.spaces.Box(-1, 1, (3,))
+    action_space = gymnasium.spaces.Box(-1, 1, (2,))
+
+    def __init__(self, render_mode=None, colour=100):
+        self.render_mode, self.colour = render_mode, colour
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.zeros(3, np.float32), float(action[0]), self.steps == 3, False, {}
+
+    def render(self):
+        return np.full((20, 30, 3), self.colour, np.uint8)
+
+
+def test_plays_in_any_environment_that_gymnasium_makes_and_films_it(command, tmp_path, monkeypatch):
+    gymnasium.register("Drawn-v0", entry_point=DrawnEnv, max_episode_steps=9)
+    try:
+        env = gymnasium.make("Drawn-v0", colour=200)
+        network = torch.nn.Sequential(torch.nn.Linear(3, 2))
+        torch.nn.init.zeros_(network[0].weight)
+        torch.nn.init.constant_(network[0].bias, 0.5)
+        policy = AdaptedPolicy(
+            network=network,
+            context=torch.zeros(0),
+            low=env.action_space.low,
+            high=env.action_space.high,
+            about={"task": "grey", "environment": NewTask.of_env(env).environment},
+        )
+        policy.save(tmp_path / "policy")
+        monkeypatch.setenv("MUJOCO_GL", "")
+        monkeypatch.setattr(films, "find_gl_backend", lambda: "egl")
+        options = (tmp_path / "policy", "--episodes", 2, "--film", tmp_path / "it.gif")
+        code, shown, _ = command("play", *options)
+        assert code == 0
+        assert "grey: return 2 ± 0 in 2 episode(s)" in shown  # 1.5, rounded
+        assert (tmp_path / "it.gif").read_bytes().startswith(b"GIF")
+    finally:
+        del gymnasium.registry["Drawn-v0"]
+    code, _, err = command("play", tmp_path / "policy")
+    assert code == 1
+    assert "Import what registers it" in err
+    dataclasses.replace(policy, about={}).save(tmp_path / "policy")
+    code, _, err = command("play", tmp_path / "policy")
+    assert code == 1
+    assert "does not say what makes its environment" in err
 
 
 def test_an_adaptation_takes_as_many_transitions_as_it_is_told(command, finished_run, tmp_path):
@@ -249,7 +321,7 @@ def test_the_help_of_a_subcommand_fits_a_terminal_and_gives_an_example(subcomman
 
 def test_the_help_shows_each_subcommand_with_its_example():
     _, out, err = run_python(HELP)
-    assert len(out.splitlines()) <= 44, err
+    assert len(out.splitlines()) <= 48, err
     for subcommand in cli._COMMANDS:
         assert f"Example: mier-adapt {subcommand} " in out
 

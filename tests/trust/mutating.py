@@ -26,7 +26,7 @@ import torch._subclasses.schema_check_mode  # which torch imports when it is fir
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from mier_adapt import Transitions
+from mier_adapt import AdaptedPolicy, Transitions
 from mier_adapt._storage.checkpoints import CHECKPOINT_FILE, load_tree, save_tree
 from mier_adapt._storage.files import CheckpointError
 from mier_adapt._storage.locks import LOCK_FILE, RunLockedError, run_lock
@@ -219,6 +219,11 @@ def kinds_of_files(run: Path, scratch: Path, envs: FamilyEnvs) -> dict[str, Kind
         (scratch / name).write_text(each.to_json())
     undone = Compensation(np.diag([-1.0, 0.5]), np.zeros(2), np.eye(3), np.ones(3))
     undone.save(scratch / "compensation.json")
+    network = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.LayerNorm(4), torch.nn.Tanh())
+    network.append(torch.nn.Linear(4, 2))
+    parts = {"context": torch.zeros(2), "low": np.zeros(2), "high": np.ones(2)}
+    policy = AdaptedPolicy(network=network, compensation=undone, about={"task": "x"}, **parts)
+    policy.save(scratch / "policy")
     save_tree(scratch / "replay", honest.replay.state())
     episodes = random_transitions(4, 9)
     columns = {name: getattr(episodes, name).clone() for name in ("obs", "act", "rew")}
@@ -284,6 +289,7 @@ def kinds_of_files(run: Path, scratch: Path, envs: FamilyEnvs) -> dict[str, Kind
             text_file,
             lambda: Compensation.load(scratch / "compensation.json"),
         ),
+        "policy": (tree_file, lambda: AdaptedPolicy.load(scratch / "policy")),
         "set.json": (text_file, lambda: TaskSet.from_json(text_of("set.json")), bad),
         "minari/mine-v0/data/metadata.json": (
             text_file,

@@ -24,6 +24,7 @@ from tianshou.algorithm.optim import AdamOptimizerFactory
 import mier_adapt_envs
 from mier_adapt import (
     AdaptConfig,
+    AdaptedPolicy,
     CompensatedAction,
     ContextModel,
     ExactRelabeler,
@@ -260,6 +261,18 @@ def targets() -> Iterator[Target]:
     kept = Path(tempfile.mkdtemp()) / "kept.json"
     undone.save(kept)
     yield Target("Compensation.load", Compensation.load, {"path": kept})
+    network, box = (
+        torch.nn.Sequential(torch.nn.Linear(5, 2)),
+        {"low": -np.ones(2), "high": np.ones(2)},
+    )
+    parts = {"network": network, "context": torch.zeros(2), **box}
+    policy = AdaptedPolicy(**parts)
+    yield Target("AdaptedPolicy", AdaptedPolicy, {**parts, "compensation": undone})
+    yield Target("AdaptedPolicy.predict", policy.predict, {"obs": np.zeros((4, 3))})
+    yield Target("AdaptedPolicy.save", policy.save, {"path": Path("policy")})
+    yield Target("AdaptedPolicy.export_onnx", policy.export_onnx, {"path": Path("policy.onnx")})
+    policy.save(kept.with_name("policy"))
+    yield Target("AdaptedPolicy.load", AdaptedPolicy.load, {"path": kept.with_name("policy")})
     for kind, dim in ((Actuators, 2), (Sensors, 3)):
         options = {"dim": dim, "structure": "offset", "sparse": False, "scale": torch.ones(dim)}
         yield Target(kind.__name__, kind, options)

@@ -10,7 +10,7 @@ import mier_adapt
 from mier_adapt import NewTask, load_run, preset
 from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt._storage.randomness import global_generator_state, seed_global_generators
-from mier_adapt.adaptation import AlwaysGate, stages
+from mier_adapt.adaptation import AlwaysGate, learner
 from mier_adapt.adaptation.report import novelty
 from mier_adapt.integration import algorithm_state, update
 
@@ -144,7 +144,7 @@ def test_hands_back_the_average_of_the_last_policies(
         policies.append(copy.deepcopy(algorithm.policy.state_dict()))
         return losses
 
-    monkeypatch.setattr(stages, "update", kept)
+    monkeypatch.setattr(learner, "update", kept)
     algorithm, _, report = adapt(
         run, negated_joints_envs, changes={**UNSEEN, "averaged_share": share}
     )

@@ -7,13 +7,19 @@ import torch
 from tianshou.data import Collector, VectorReplayBuffer
 from tianshou.env import DummyVectorEnv
 
-from mier_adapt import Transitions, adapt_algorithm, meta_train_offline
+from mier_adapt import AdaptedPolicy, Transitions, adapt_algorithm, meta_train_offline
 from mier_adapt.adaptation import AlwaysGate, own_policy
 from mier_adapt.agents import AdaptConfig, ModelConfig
-from mier_adapt.integration import from_tianshou
+from mier_adapt.integration import (
+    ContextReplayBuffer,
+    algorithm_state,
+    from_tianshou,
+    load_algorithm_state,
+    update,
+)
 from mier_adapt.training import imitate
 
-from ..doubles import ALGORITHMS
+from ..doubles import ALGORITHMS, assert_same_tree
 
 SMALL = AdaptConfig.for_own_policy(
     diagnose=False,
@@ -105,6 +111,46 @@ def test_the_same_seed_gives_the_same_policy(buffer):
         adapted = adapt_algorithm(new(), env, [buffer], seed=3, config=config).algorithm
         weights.append(torch.cat([p.detach().flatten() for p in adapted.policy.parameters()]))
     assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("name", ["SAC", "TD3", "REDQ"])
+def test_what_is_handed_back_is_a_policy_and_trains_on(buffer, name, tmp_path):
+    """It acts by itself, and the algorithm goes on as if it had never been adapted."""
+    algorithm, env = new(name), swimmer()
+    config = dataclasses.replace(SMALL, gate=AlwaysGate())
+    adaptation = adapt_algorithm(algorithm, env, [buffer], seed=3, config=config)
+    obs = np.random.default_rng(0).normal(size=(5, 8))
+    acted = adaptation.actor.act(obs, explore=False)
+    low, high = env.action_space.low, env.action_space.high
+    commands = low + (high - low) * (acted + 1) / 2
+    np.testing.assert_allclose(adaptation.predict(obs), commands, atol=1e-6)
+    before = algorithm.policy.state_dict()
+    after = adaptation.algorithm.policy.state_dict()
+    assert any(not torch.equal(after[each], before[each]) for each in before)
+    assert_same_tree(after, adaptation.actor.algorithm.policy.state_dict())
+
+    adaptation.save(tmp_path / "policy")
+    loaded = AdaptedPolicy.load(tmp_path / "policy")
+    np.testing.assert_array_equal(loaded.predict(obs), adaptation.predict(obs))
+    assert loaded.about["environment"] == {"id": "Swimmer-v5", "max_episode_steps": 30}
+    assert loaded.about["decision"] == "relabeled"
+    built = new(name)
+    load_algorithm_state(built, loaded.algorithm_state)
+    kept = algorithm_state(algorithm)
+    trained = algorithm_state(built)
+    for part in ("counters", "alpha_optimizer"):
+        assert_same_tree(trained.get(part), kept.get(part))
+    if name != "TD3":
+        assert torch.equal(built.alpha._log_alpha, algorithm.alpha._log_alpha)
+        assert built.alpha._log_alpha.requires_grad
+    rates = [each["lr"] for each in built.policy_optim._optim.param_groups]
+    assert rates == [each["lr"] for each in algorithm.policy_optim._optim.param_groups]
+    update(built, from_policy(buffer), 16)
+
+
+def from_policy(buffer):
+    """What an algorithm without a context trains on."""
+    return ContextReplayBuffer.of([from_tianshou(buffer)], generator=np.random.default_rng(0))
 
 
 def test_a_model_with_a_context_of_its_own_may_identify_the_task(buffer):
