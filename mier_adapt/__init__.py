@@ -24,7 +24,7 @@ from mier_adapt.relabeler import ExperienceRelabeler
 from mier_adapt.transitions import Transitions
 
 if TYPE_CHECKING:
-    from mier_adapt.adaptation import AdaptationReport, adapt, adapt_algorithm
+    from mier_adapt.adaptation import AdaptationReport, AdaptationSession, adapt, adapt_algorithm
     from mier_adapt.agents import AdaptConfig, Agent, NewTask, load_run, preset
     from mier_adapt.training import meta_train, meta_train_offline
     from mier_adapt.wrappers import CompensatedAction, ContextObservation
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AdaptConfig",
     "AdaptationReport",
+    "AdaptationSession",
     "AdaptedPolicy",
     "Agent",
     "CompensatedAction",
@@ -62,7 +63,7 @@ def __getattr__(name: str) -> Any:
         "wrappers": ("CompensatedAction", "ContextObservation"),
         "agents": ("AdaptConfig", "Agent", "NewTask", "load_run", "preset"),
         "training": ("meta_train", "meta_train_offline"),
-        "adaptation": ("AdaptationReport", "adapt", "adapt_algorithm"),
+        "adaptation": ("AdaptationReport", "AdaptationSession", "adapt", "adapt_algorithm"),
     }
     for room, names in rooms.items():
         if name in names:

@@ -238,6 +238,8 @@ class Adapt:
     """Look for what changed, and undo it (ours)."""
     transitions: int | None = None
     """Real transitions of each task, if not the run's number."""
+    budget: int = 0
+    """Further real transitions in which it goes on adapting, episode by episode."""
     episodes: int = 4
     """Deterministic evaluation episodes after each stage."""
     device: str = "cpu"
@@ -278,6 +280,7 @@ class Adapt:
                 seeds=self.seed,
                 out=out,
                 episodes=self.episodes,
+                budget=self.budget,
             )
         if self.episodes and (self.compare or len(adaptations) > 1):
             _console.print(_comparison(write_comparison(adaptations, out)))
@@ -722,7 +725,14 @@ def _cards(cards: Sequence[dict[str, Any]]) -> Table:
 
 
 def _adapt_to_each(
-    agent: Any, tasks: dict[str, Any], config: Any, *, seeds: Any, out: Path, episodes: int
+    agent: Any,
+    tasks: dict[str, Any],
+    config: Any,
+    *,
+    seeds: Any,
+    out: Path,
+    episodes: int,
+    budget: int = 0,
 ) -> Any:
     """Adapt to each task with each seed, showing progress; print the reports as they come."""
     from mier_adapt.adaptation.sweep import adapt_to_each
@@ -751,6 +761,7 @@ def _adapt_to_each(
             seeds=seeds,
             out=out,
             evaluation_episodes=episodes,
+            budget=budget,
             on_stage=show,
             on_adapted=print_report,
         )

@@ -1,6 +1,7 @@
 """Figures of runs and adaptations, drawn from the plain values that their files hold."""
 
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from mier_adapt._checks import checked, shown
 from mier_adapt._storage.files import replacing
 from mier_adapt.statistics import bootstrap_interval
 
-__all__ = ["plot_adaptation", "plot_comparison", "plot_diagnosis"]
+__all__ = ["plot_adaptation", "plot_comparison", "plot_diagnosis", "plot_episodes"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
@@ -344,6 +345,69 @@ def plot_adaptation(report: Mapping[str, Any], path: Path) -> None:
     for axes in (returns, losses):
         _finish(axes)
     _save(figure, path)
+
+
+@checked
+def plot_episodes(
+    log: Sequence[Mapping[str, Any]], path: Path, *, title: str = "Episodes of the robot"
+) -> None:
+    """Draw what every real episode of an adaptation that goes on returned.
+
+    Args:
+        log: :attr:`.AdaptationSession.log`, or a report's ``continued``.
+        path: File to write; its ending gives the format.
+        title: Above the figure.
+
+    Raises:
+        ValueError: If there is no episode, or the log is none.
+    """
+    try:
+        steps = [each["transitions"] + each["steps"] for each in log]
+        played = [(each["policy"], float(each["return"])) for each in log]
+        moments = [
+            (at, each["said"]) for at, each in zip(steps, log, strict=True) if "said" in each
+        ]
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"plot_episodes expected log as an AdaptationSession keeps it, got {shown(log)}."
+        ) from error
+    if not steps:
+        raise ValueError("plot_episodes expected log with at least one episode, got none.")
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, [value for _, value in played], color=_GREY, linewidth=0.8, zorder=1)
+    policies = list(dict.fromkeys(policy for policy, _ in played))
+    for policy, colour, marker in zip(
+        policies, itertools.cycle(_COLOURS), itertools.cycle(_MARKERS), strict=False
+    ):
+        points = [
+            (at, value) for at, (one, value) in zip(steps, played, strict=True) if one == policy
+        ]
+        axes.plot(*zip(*points, strict=True), marker, color=colour, label=policy, zorder=2)
+    notes: list[str] = []
+    for at, said in moments:
+        told = "; ".join(each for each in said.split("; ") if _tells(each))
+        if told:
+            notes.append(textwrap.fill(f"{len(notes) + 1}: {told}.", 110))
+            axes.axvline(at, color="black", linewidth=0.6, linestyle=":")
+            axes.annotate(
+                str(len(notes)), (at, 1.01), xycoords=("data", "axes fraction"), ha="center"
+            )
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.set(xlabel="real transitions", ylabel="return of an episode")
+    axes.set_title(title, pad=18)
+    axes.set_xlim(left=0)
+    _finish(axes)
+    if notes:
+        figure.supxlabel("\n".join(notes), x=0.02, ha="left", fontsize="small")
+    _save(figure, path)
+
+
+def _tells(said: str) -> bool:
+    """Whether it says something about the robot, not about the work."""
+    work = ("is to play", "gathered", "learned from", "nothing is left", "went back", "no episode")
+    return not any(each in said for each in work)
 
 
 @checked

@@ -36,6 +36,27 @@ def forked_global_generators(seed: int) -> Iterator[None]:
 
 
 @contextmanager
+def own_global_generators(state: dict[str, Any]) -> Iterator[None]:
+    """A block in which the global generators go on from ``state``, which it brings up to date.
+
+    Where another thread is in such a block, it does not wait, and draws from what it finds.
+    """
+    if not _ONE_AT_A_TIME.acquire(blocking=False):
+        yield
+        return
+    try:
+        before = global_generator_state()
+        set_global_generator_state(state)
+        try:
+            yield
+        finally:
+            state.update(global_generator_state())
+            set_global_generator_state(before)
+    finally:
+        _ONE_AT_A_TIME.release()
+
+
+@contextmanager
 def kept_global_generators() -> Iterator[None]:
     """A block after which torch's generator of the CPU, which draws initial weights, is as before.
 

@@ -5,6 +5,7 @@ from mier_adapt.adaptation.front_door import adapt
 from mier_adapt.adaptation.identification import identify
 from mier_adapt.adaptation.own_policy import adapt_algorithm
 from mier_adapt.adaptation.report import AdaptationReport
+from mier_adapt.adaptation.session import AdaptationSession
 from mier_adapt.adaptation.stages import (
     compensated,
     explain,
@@ -18,6 +19,7 @@ from mier_adapt.gates import AlwaysGate, MarginGate, NeverGate
 
 __all__ = [
     "AdaptationReport",
+    "AdaptationSession",
     "AlwaysGate",
     "MarginGate",
     "NeverGate",

@@ -21,38 +21,36 @@ from mier_adapt._checks import Count, Seed, checked
 from mier_adapt._storage.randomness import forked_global_generators
 from mier_adapt.adaptation.identification import Identified, identify
 from mier_adapt.adaptation.learner import draw_stored
+from mier_adapt.adaptation.progress import Version
 from mier_adapt.adaptation.report import AdaptationReport, novelty
+from mier_adapt.adaptation.session import AdaptationSession, session_after
 from mier_adapt.adaptation.stages import (
     PolicyCandidate,
     SourcesOf,
     compensated,
+    diagnoses,
     explain,
     first_candidate,
     refine,
     refresh,
     relabelers,
+    suffices,
     train_on_synthetic,
 )
 from mier_adapt.adapted_policy import AdaptedPolicy
 from mier_adapt.agents.agent import Agent
-from mier_adapt.agents.configs import AdaptConfig
+from mier_adapt.agents.configs import AdaptConfig, ContinueConfig
 from mier_adapt.agents.metering import Meter
 from mier_adapt.agents.new_task import NewTask
 from mier_adapt.compensation import Compensation
 from mier_adapt.diagnosis import FEWEST, Diagnosis
-from mier_adapt.integration import algorithm_state
 from mier_adapt.integration.actor_training import require_refreshable
 from mier_adapt.integration.actors import require_fitting_policy
 from mier_adapt.integration.algorithms import trained_on
-from mier_adapt.integration.deterministic import deterministic_network
 from mier_adapt.model_fitting import FittedModel, require_weights
 
 _PROBE = 1024
 """Transitions on which the refined models are compared."""
-
-
-_REACHED = 0.1
-"""Mean shortfall of the commands up to which undoing a change suffices."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -81,16 +79,7 @@ class Adaptation:
     @functools.cached_property
     def policy(self) -> AdaptedPolicy:
         """What was handed back, by itself: for a control loop, or another process."""
-        policy = self.algorithm.policy
-        return AdaptedPolicy(
-            network=deterministic_network(policy),
-            context=self.actor.actor.contexts,
-            low=policy.action_space.low,
-            high=policy.action_space.high,
-            compensation=self.compensation,
-            about=self.report.to_dict(),
-            algorithm_state=algorithm_state(self.algorithm),
-        )
+        return self.actor.deployed(self.algorithm, self.report.to_dict())
 
     def save(self, path: Path) -> None:
         """Write :attr:`policy`, with which an algorithm built like this one can also train on.
@@ -118,6 +107,8 @@ def adapt(
     config: AdaptConfig,
     *,
     seed: Seed,
+    budget: Count = 0,
+    rounds: ContinueConfig | None = None,
     evaluation_episodes: Count = 4,
     checkpoint: Path | None = None,
     sources: Callable[[Sequence[FittedModel]], SourcesOf] | None = None,
@@ -144,6 +135,10 @@ def adapt(
         task: The new task, with its environments.
         config: How; for a run, ``run.adapt_config``.
         seed: Fixes the adaptation, together with torch's number of threads.
+        budget: Further real transitions, at most, in which it goes on adapting: an episode with the
+            newest policy, the model fitted anew, and so on, as an :class:`.AdaptationSession` does.
+            0 to end with the gate.
+        rounds: How it does so; :class:`.ContinueConfig` by default.
         evaluation_episodes: Deterministic episodes after each stage; they only measure. On a real
             robot 0: then nothing is spent but ``adaptation_steps`` and the gate's episodes.
         checkpoint: File that keeps the real transitions, which are what an adaptation cannot
@@ -167,7 +162,7 @@ def adapt(
         identification, the actor-only stage, rehearsal, several models, few updates with a low
         step size of the actor, the fixed temperature, and the gate.
     """
-    _require_ready(agent, task, config, relabels=sources is None)
+    _require_ready(agent, task, config, relabels=sources is None, budget=budget)
     if checkpoint is not None and not task.labelled:
         raise ValueError(
             f"adapt expected a task with a label to go with checkpoint, since {task.label!r} may "
@@ -212,15 +207,15 @@ def adapt(
             evaluate("initial context", agent.initial_actor(1))
         start = first_candidate(agent, found.context)
         add(start)
-        diagnosis, suffices, told = None, False, ""
-        if _diagnoses(agent, config):
+        diagnosis, enough, told = None, False, ""
+        if diagnoses(agent, config):
             with stage("diagnose"):
                 diagnosis = explain(agent, config, found, contexts, generator)
             if (undone := compensated(agent, start, diagnosis)) is not None:
                 add(undone)
-            suffices = _suffices(diagnosis, found)
-            told = diagnosis.sentences[-1] if suffices else ""
-        learns = config.learn_always or not suffices
+            enough = suffices(diagnosis, found)
+            told = diagnosis.sentences[-1] if enough else ""
+        learns = config.learn_always or not enough
         promising = list(candidates)
 
         if learns and config.refresh_updates:
@@ -263,6 +258,30 @@ def adapt(
         with stage("gate"):
             kept, reason = config.gate.choose(promising, play)
 
+        log: list[dict[str, Any]] = []
+        if budget:
+            with stage("continue"):
+                session = session_after(
+                    agent,
+                    config,
+                    found,
+                    kept,
+                    diagnosis,
+                    seed=seed,
+                    rounds=rounds or ContinueConfig(),
+                    termination_fn=task.termination_fn,
+                    checkpoint=None if checkpoint is None else rounds_of(checkpoint),
+                )
+                # Episodes that an earlier process played
+                played = sum(each["steps"] for each in session.log)
+                meter.add(steps=played, resets=len(session.log))
+                _play(session, metered, budget, seed, lambda share: on_stage("continue", share))
+            log, better = session.log, session.kept
+            if better is not None and better is not kept:
+                kept, diagnosis = better, session.diagnosis
+                reason = f"it was best in {len(log)} further episodes"
+                evaluate(kept.name, kept)
+
     report = AdaptationReport(
         task=task.label,
         parameters=task.parameters,
@@ -284,6 +303,8 @@ def adapt(
         diagnosis=None if diagnosis is None else diagnosis.to_dict(),
         **losses,
         weight_steps=tuple(each.weight_steps for each in fitted),
+        continued=tuple(log),
+        continued_transitions=meter.steps("continue"),
         synthetic_transitions=candidates[-1].synthetic_transitions,
         updates=candidates[-1].updates,
         seconds=seconds,
@@ -300,23 +321,48 @@ def adapt(
     )
 
 
-def _diagnoses(agent: Agent, config: AdaptConfig) -> bool:
-    """Whether a diagnosis is asked for, and there is something that a model can tell."""
-    return config.diagnose and agent.model.varies != "reward"
+def rounds_of(checkpoint: Path) -> Path:
+    """Where the episodes after the gate are kept."""
+    return checkpoint.with_name(f"{checkpoint.name}.rounds")
 
 
-def _suffices(diagnosis: Diagnosis, found: Identified) -> bool:
-    """Whether nothing is left to be learned once the change is undone, or where there is none."""
-    if not diagnosis.explained or not diagnosis.changed:
-        return diagnosis.explained
-    undone = diagnosis.compensation
-    return undone is not None and undone.shortfall(found.real.act.cpu().numpy()) <= _REACHED
+def _play(
+    session: AdaptationSession,
+    task: NewTask,
+    budget: int,
+    seed: int,
+    on_progress: Callable[[float], None],
+) -> None:
+    """Whole episodes, and what can be made of them, while the budget lasts."""
+    before = session.transitions - sum(each["steps"] for each in session.log)
+    while (spent := session.transitions - before) + task.episode_steps <= budget:
+        number = len(session.log)
+        acted = session.acting
+        with forked_global_generators(seed + number):
+            rollout = task.run(
+                acted.candidate if isinstance(acted, Version) else acted,
+                steps=task.episode_steps,
+                generator=np.random.default_rng([seed, number]),
+                until_end=True,
+            )
+        real = rollout.transitions.flatten()
+        session.add_episode(real, rollout.truncated.reshape(-1), acted=acted)
+        session.improve()
+        on_progress(spent / budget)
 
 
-def _require_ready(agent: Agent, task: NewTask, config: AdaptConfig, *, relabels: bool) -> None:
+def _require_ready(
+    agent: Agent, task: NewTask, config: AdaptConfig, *, relabels: bool, budget: int
+) -> None:
     """Check everything that a stage will need, at no cost to the robot."""
     model = agent.model
     predicts = relabels and config.relabel_rounds > 0 and model.varies != "reward"
+    predicts = predicts or (budget > 0 and model.varies != "reward")
+    if 0 < budget < task.episode_steps:
+        raise ValueError(
+            f"adapt expected a budget of at least an episode, {task.episode_steps} transitions, or "
+            f"0, got {budget}."
+        )
     require_fitting_task(
         "adapt", task, agent.algorithm, (model.obs_dim, model.act_dim), predicts=predicts
     )
@@ -336,7 +382,7 @@ def _require_ready(agent: Agent, task: NewTask, config: AdaptConfig, *, relabels
         )
     if config.refresh_updates:
         require_refreshable("adapt", agent.algorithm)
-    if _diagnoses(agent, config) and config.adaptation_steps < FEWEST:
+    if diagnoses(agent, config) and config.adaptation_steps < FEWEST:
         raise ValueError(
             f"adapt expected adaptation_steps of at least {FEWEST} to tell from what changed, got "
             f"{config.adaptation_steps}. Gather more, or set diagnose=False."

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,10 @@ def identify(
     parts: list[Transitions] = []
     cuts: list[NDArray[np.bool_]] = []
     meter = Meter(spent={"": Spent()})
-    metered, identity = task.metered(meter), _identity(agent, task, config, seed)
+    metered, identity = (
+        task.metered(meter),
+        identity_of(agent, [task.label, *task.parameters], config, seed),
+    )
     if checkpoint is not None:
         with contextlib.suppress(FileNotFoundError):  # not asked before: it may go in between
             parts, cuts = _load(checkpoint, identity, generator, meter.spent[""])
@@ -119,7 +123,9 @@ def adapter_for(agent: Agent, config: AdaptConfig) -> GradientContextAdapter:
     return agent.adapter.with_steps(config.context_steps, later_lr=config.later_context_lr)
 
 
-def _identity(agent: Agent, task: NewTask, config: AdaptConfig, seed: int) -> dict[str, Any]:
+def identity_of(
+    agent: Agent, task: Sequence[Any], config: AdaptConfig, seed: int
+) -> dict[str, Any]:
     """What has to be the same for an adaptation to be the same."""
     modules = [each for each in (agent.algorithm.policy, agent.model) if isinstance(each, Module)]
     weights = [
@@ -129,7 +135,7 @@ def _identity(agent: Agent, task: NewTask, config: AdaptConfig, seed: int) -> di
     # The gate decides after all that is kept, and one's own may look different in every process.
     without_gate = dataclasses.replace(config, gate=AlwaysGate())
     return {
-        "task": [task.label, *task.parameters],
+        "task": list(task),
         "seed": seed,
         "config": repr(without_gate),
         "weights": weights,

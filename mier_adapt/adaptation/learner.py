@@ -62,6 +62,10 @@ class Learner:
         )
         self._agent, self._context, self._generator = agent, context, generator
 
+    def redraw(self, generator: np.random.Generator) -> None:
+        """Draw from another generator from now on."""
+        self.buffer.generator = self._generator = generator
+
     def policy(self, obs: torch.Tensor) -> torch.Tensor:
         """What the policy does as it is now, exploring, ``obs (B, O) -> act (B, A)``."""
         return relabeling_policy(self.algorithm.policy, self._context)(obs)

@@ -99,6 +99,11 @@ class AdaptationReport:
     """Transitions that were relabeled, or made by sources of one's own."""
     updates: int
     """The algorithm's updates on them."""
+    continued: tuple[dict[str, Any], ...] = ()
+    """The episodes after the gate, where there was a budget for some: the real ``transitions``
+    before each, its ``steps`` and ``return``, the ``policy`` that acted, and what was ``said``."""
+    continued_transitions: int = 0
+    """Environment steps of these."""
     seconds: dict[str, float]
     """Wall-clock time of each stage."""
 
@@ -123,6 +128,12 @@ class AdaptationReport:
             told = " → ".join(f"{np.mean(returns):.0f}" for returns in self.gate_returns.values())
             seconds = self.seconds.get("gate", 0.0)
             rows.append(("gate", told, f"{self.gate_transitions:,}", f"{seconds:.0f}"))
+        if self.continued:
+            told = f"{self.continued[0]['return']:.0f} → {self.continued[-1]['return']:.0f}"
+            seconds = self.seconds.get("continue", 0.0)
+            rows.append(
+                ("its episodes", told, f"{self.continued_transitions:,} further", f"{seconds:.0f}")
+            )
         first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
         lines = [f"{self.task}, seed {self.seed}. Kept {self.decision}: {self.reason}."]
         if self.diagnosis is not None:

@@ -5,7 +5,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +17,19 @@ from torch.optim.swa_utils import AveragedModel
 from mier_adapt._checks import checked, require_tensor
 from mier_adapt.adaptation.identification import Identified, adapter_for
 from mier_adapt.adaptation.learner import Learner, draw_stored
+from mier_adapt.adapted_policy import AdaptedPolicy
 from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig
 from mier_adapt.agents.new_task import NewTask
 from mier_adapt.compensation import Compensation
 from mier_adapt.diagnosis import Diagnosis, Fitter, diagnose
+from mier_adapt.integration import algorithm_state
 from mier_adapt.integration.actor_training import refresh_actor, require_refreshable
 from mier_adapt.integration.actors import PolicyActor, require_finite_parameters
 from mier_adapt.integration.algorithms import restart_optimizers
+from mier_adapt.integration.deterministic import deterministic_network
 from mier_adapt.model_fitting import FittedModel, Rehearsal, fit_model
-from mier_adapt.protocols import SyntheticSource, TaskModel
+from mier_adapt.protocols import SyntheticSource, TaskModel, TerminationFn
 from mier_adapt.relabeler import ExperienceRelabeler
 from mier_adapt.transitions import Transitions
 
@@ -58,6 +61,19 @@ class PolicyCandidate:
         known = self.compensation.observation(obs)
         return self.compensation.action(self.actor.act(known, explore=explore))
 
+    def deployed(self, algorithm: Any, about: Mapping[str, Any]) -> AdaptedPolicy:
+        """It alone, with the state of an algorithm that goes on with it."""
+        space: Any = self.actor.policy.action_space
+        return AdaptedPolicy(
+            network=deterministic_network(self.actor.policy),
+            context=self.actor.contexts,
+            low=space.low,
+            high=space.high,
+            compensation=self.compensation,
+            about=about,
+            algorithm_state=algorithm_state(algorithm),
+        )
+
     def evolved(self, name: str, algorithm: Any) -> "PolicyCandidate":
         """What a stage made of it."""
         actor = PolicyActor(algorithm.policy, self.actor.contexts)
@@ -82,6 +98,23 @@ def first_candidate(agent: Agent, context: torch.Tensor) -> PolicyCandidate:
         algorithm=algorithm,
         actor=PolicyActor(algorithm.policy, agent.actor(context).contexts),
     )
+
+
+def diagnoses(agent: Agent, config: AdaptConfig) -> bool:
+    """Whether a diagnosis is asked for, and there is something that a model can tell."""
+    return config.diagnose and agent.model.varies != "reward"
+
+
+def suffices(diagnosis: Diagnosis, found: Identified) -> bool:
+    """Whether nothing is left to be learned once the change is undone, or where there is none."""
+    if not diagnosis.explained or not diagnosis.changed:
+        return diagnosis.explained
+    undone = diagnosis.compensation
+    return undone is not None and undone.shortfall(found.real.act.cpu().numpy()) <= _REACHED
+
+
+_REACHED = 0.1
+"""Mean shortfall of the commands up to which undoing a change suffices."""
 
 
 @checked
@@ -289,6 +322,13 @@ def relabelers(
     """
     if not fitted:
         raise ValueError("relabelers expected at least one fitted model, got none.")
+    return sources_of_models(fitted, task.termination_fn, generator)
+
+
+def sources_of_models(
+    fitted: Sequence[FittedModel], ends: TerminationFn | None, generator: np.random.Generator
+) -> SourcesOf:
+    """As :func:`relabelers`, by the rule alone for when episodes end."""
 
     def sources_of(policy: Callable[[torch.Tensor], torch.Tensor]) -> list[ExperienceRelabeler]:
         return [
@@ -296,7 +336,7 @@ def relabelers(
                 each.model,
                 each.context,
                 policy=policy if each.model.varies != "reward" else None,
-                termination_fn=task.termination_fn if each.model.varies != "reward" else None,
+                termination_fn=ends if each.model.varies != "reward" else None,
                 generator=torch.Generator(each.context.device).manual_seed(
                     int(generator.integers(2**31))
                 ),

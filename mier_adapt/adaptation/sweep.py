@@ -9,11 +9,11 @@ from pathlib import Path
 
 from mier_adapt._storage.files import replace_text
 from mier_adapt.adaptation.comparison import compare
-from mier_adapt.adaptation.front_door import Adaptation, adapt
+from mier_adapt.adaptation.front_door import Adaptation, adapt, rounds_of
 from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig
 from mier_adapt.agents.new_task import NewTask
-from mier_adapt.figures import plot_adaptation, plot_comparison
+from mier_adapt.figures import plot_adaptation, plot_comparison, plot_episodes
 
 _logger = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ def adapt_to_each(
     seeds: Sequence[int],
     out: Path,
     evaluation_episodes: int,
+    budget: int = 0,
     on_stage: Callable[[str, int, str, float], None] = lambda name, seed, stage, progress: None,
     on_adapted: Callable[[str, int, Adaptation], None] = lambda name, seed, adaptation: None,
 ) -> list[Adaptation]:
@@ -42,6 +43,8 @@ def adapt_to_each(
             :meth:`.AdaptedPolicy.load` reads, for every adaptation, and ``.compensation.json``
             where one was handed back.
         evaluation_episodes: Deterministic episodes after each stage.
+        budget: Further real transitions of each adaptation; with some, ``.episodes.png`` shows what
+            its episodes returned.
         on_stage: Told task, seed, stage and its progress from 0 to 1.
         on_adapted: Told task, seed and result of every adaptation as it ends.
     """
@@ -57,6 +60,7 @@ def adapt_to_each(
             config,
             seed=seed,
             evaluation_episodes=evaluation_episodes,
+            budget=budget,
             checkpoint=checkpoint,
             on_stage=tell,
         )
@@ -69,7 +73,10 @@ def adapt_to_each(
             _logger.warning("%s: the policy was not written. %s", path.name, error)
         if adaptation.compensation is not None:
             adaptation.compensation.save(path.with_suffix(".compensation.json"))
-        checkpoint.unlink(missing_ok=True)
+        if report["continued"]:
+            plot_episodes(report["continued"], path.with_suffix(".episodes.png"))
+        for each in (checkpoint, rounds_of(checkpoint)):
+            each.unlink(missing_ok=True)
         on_adapted(name, seed, adaptation)
         done.append(adaptation)
     return done

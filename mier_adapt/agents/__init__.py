@@ -1,7 +1,13 @@
 """Agents and their tasks: what adapts, to what, how it is configured, stored and measured."""
 
 from mier_adapt.agents.agent import Agent
-from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig, ModelConfig, PolicyConfig
+from mier_adapt.agents.configs import (
+    AdaptConfig,
+    ContinueConfig,
+    MetaTrainConfig,
+    ModelConfig,
+    PolicyConfig,
+)
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.evaluation import evaluate
 from mier_adapt.agents.new_task import NewTask
@@ -12,6 +18,7 @@ from mier_adapt.agents.run import Run, load_run
 __all__ = [
     "AdaptConfig",
     "Agent",
+    "ContinueConfig",
     "FamilyEnvs",
     "MetaTrainConfig",
     "ModelConfig",

@@ -215,6 +215,39 @@ class AdaptConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContinueConfig:
+    """How an adaptation goes on, round by round. Ours throughout; chosen on development tasks."""
+
+    weight_steps: Count = 400
+    """Adam steps on the weights of the model that is fitted to all real transitions; 0 fits the
+    context alone."""
+    num_models: Size = 1
+    """Models that are fitted side by side and share the relabeling."""
+    relabel_size: Size = 20_000
+    """Transitions relabeled in a round."""
+    kept_rounds: Size = 3
+    """Rounds whose relabeled transitions are kept."""
+    updates: Size = 400
+    """Updates of the algorithm in a round."""
+    actor_lr: Positive = 3e-4
+    """Adam's step size of the actor."""
+    critic_lr: Positive = 3e-4
+    """Adam's step size of the critics."""
+    real_fraction: Share = 0.5
+    """Share of real transitions in a batch."""
+    averaged_share: Share = 0.5
+    """Last share of a round's updates over which the weights of the policy that plays are averaged;
+    0 for the last ones. Learning goes on from the last ones."""
+    window: Size = 3
+    """Episodes of as many policies in a row that say how good these are."""
+    margin: NonNegative = 0.04
+    """By how much, as a share of its return, they have to be better than what came."""
+
+    def __post_init__(self) -> None:
+        checked_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetaTrainConfig:
     """A meta-training run (Algorithm 1)."""
 

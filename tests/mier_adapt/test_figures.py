@@ -44,6 +44,24 @@ def evaluation(seed: int, labels=("a 1", "a 2", "b 3"), parameters=1, seeds=2) -
     return {"splits": {"train": tasks[:2], "test": tasks[2:]}}
 
 
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_episodes_are_drawn_with_what_was_found_out(tmp_path, ending):
+    log = [
+        {"transitions": 0, "steps": 9, "return": -3.0, "policy": "gathering", "said": "9 gathered"},
+        {"transitions": 9, "steps": 5, "return": 4.0, "policy": "compensated"},
+    ]
+    log[0]["said"] = "motor 1 is reversed (gain -1.00 ± 0.01); compensated is to play an episode"
+    figures.plot_episodes(log, tmp_path / f"it.{ending}")
+    if ending == "svg":
+        text = (tmp_path / "it.svg").read_text()
+        assert "1: motor 1 is reversed" in text
+        assert "is to play" not in text
+    for bad in ([], [{"transitions": 0}], [1]):
+        with pytest.raises((TypeError, ValueError), match="plot_episodes expected log"):
+            figures.plot_episodes(bad, tmp_path / "bad.png")
+    assert not (tmp_path / "bad.png").exists()
+
+
 def test_a_learning_curve_of_one_seed_spans_its_tasks(axes, tmp_path):
     run = rows(0)
     figures.plot_learning_curves({"preset": [run]}, tmp_path / "x.png")

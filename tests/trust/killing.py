@@ -1,12 +1,13 @@
 """A process that starts work, kills it with SIGKILL at random moments, and starts it again.
 
-Run as ``python -m tests.trust.killing train|adapt RUN_DIRECTORY WORK_DIRECTORY KILLS``; prints one
-JSON object. Workers are forked from here, since importing the libraries takes longer than the
-work. Every second kill waits for a save to begin.
+Run as ``python -m tests.trust.killing train|adapt|continue RUN_DIRECTORY WORK_DIRECTORY KILLS``;
+prints one JSON object. Workers are forked from here, since importing the libraries takes longer
+than the work. Every second kill waits for a save to begin.
 """
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -23,7 +24,7 @@ import torch
 from mier_adapt._storage.checkpoints import load_checkpoint, load_tree, save_tree
 from mier_adapt._storage.files import replace_text
 from mier_adapt.adaptation import adapt
-from mier_adapt.agents import FamilyEnvs, load_run
+from mier_adapt.agents import ContinueConfig, FamilyEnvs, load_run
 from mier_adapt.integration import algorithm_state
 from mier_adapt.training import meta_train
 from mier_adapt.training.metrics import read_metrics
@@ -45,7 +46,7 @@ def trained(out: Path) -> Any:
     return {"rows": rows, **load_checkpoint(out)[1]}
 
 
-def adapt_to_a_task(finished: Path, out: Path) -> None:
+def adapt_to_a_task(finished: Path, out: Path, budget: int = 0) -> None:
     """Adapt to a task, and keep the policy and the report."""
     out.mkdir(exist_ok=True)
     tasks = task_set("HalfCheetahNegatedJoints")
@@ -56,6 +57,8 @@ def adapt_to_a_task(finished: Path, out: Path) -> None:
             run.new_task(envs, tasks[12]),
             run.adapt_config,
             seed=3,
+            budget=budget,
+            rounds=ContinueConfig(weight_steps=3, relabel_size=50, updates=3, window=2),
             checkpoint=out / "transitions.safetensors",
         )
     kept = {"algorithm": algorithm_state(found.algorithm), "context": found.context}
@@ -74,6 +77,7 @@ def adapted(out: Path) -> Any:
 WORK: dict[str, tuple[Callable[[Path, Path], None], Callable[[Path], Any]]] = {
     "train": (train, trained),
     "adapt": (adapt_to_a_task, adapted),
+    "continue": (functools.partial(adapt_to_a_task, budget=200), adapted),
 }
 
 

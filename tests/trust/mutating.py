@@ -26,7 +26,7 @@ import torch._subclasses.schema_check_mode  # which torch imports when it is fir
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from mier_adapt import AdaptedPolicy, Transitions
+from mier_adapt import AdaptationSession, AdaptedPolicy, Transitions
 from mier_adapt._storage.checkpoints import CHECKPOINT_FILE, load_tree, save_tree
 from mier_adapt._storage.files import CheckpointError
 from mier_adapt._storage.locks import LOCK_FILE, RunLockedError, run_lock
@@ -233,10 +233,18 @@ def kinds_of_files(run: Path, scratch: Path, envs: FamilyEnvs) -> dict[str, Kind
 
     config, kept = honest.adapt_config, scratch / "adaptation"
     task = honest.new_task(envs, tasks[12])
-    identity = identification._identity(honest, task, config, 0)
+    identity = identification.identity_of(honest, [task.label, *task.parameters], config, 0)
     real = random_transitions(12, obs_dim=honest.model.obs_dim, act_dim=honest.model.act_dim)
     cuts = [np.zeros(12, dtype=bool)]
     identification._save(kept, identity, np.random.default_rng(0), [real], cuts, Spent())
+
+    def session() -> AdaptationSession:
+        path, ends = scratch / "session", task.termination_fn
+        return AdaptationSession(honest, config, seed=0, termination_fn=ends, checkpoint=path)
+
+    played = session()
+    played.add_episode(real, cuts[0], acted=played.acting)
+    played.improve()
 
     def read_adaptation() -> None:
         identification._load(kept, identity, np.random.default_rng(0), Spent())
@@ -289,6 +297,7 @@ def kinds_of_files(run: Path, scratch: Path, envs: FamilyEnvs) -> dict[str, Kind
             text_file,
             lambda: Compensation.load(scratch / "compensation.json"),
         ),
+        "session": (tree_file, session, bad),
         "policy": (tree_file, lambda: AdaptedPolicy.load(scratch / "policy")),
         "set.json": (text_file, lambda: TaskSet.from_json(text_of("set.json")), bad),
         "minari/mine-v0/data/metadata.json": (

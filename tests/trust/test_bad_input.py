@@ -37,10 +37,10 @@ from mier_adapt import (
     preset,
 )
 from mier_adapt.adaptation import MarginGate, compare
-from mier_adapt.agents import ModelConfig, PolicyConfig, collect
+from mier_adapt.agents import ContinueConfig, ModelConfig, PolicyConfig, collect
 from mier_adapt.changes import Actuators, ChangedModel, LinearResidual, Sensors, Together
 from mier_adapt.compensation import Compensation
-from mier_adapt.figures import plot_adaptation, plot_comparison, plot_diagnosis
+from mier_adapt.figures import plot_adaptation, plot_comparison, plot_diagnosis, plot_episodes
 from mier_adapt.integration import (
     ContextReplayBuffer,
     FastSAC,
@@ -465,7 +465,10 @@ def targets() -> Iterator[Target]:
         {"algorithm": small_sac(context_dim=0)},
     )
     smoke = preset("smoke").meta_train
-    for config in (ModelConfig(), PolicyConfig(), AdaptConfig(), MarginGate(), smoke):
+    for config in (
+        *(ModelConfig(), PolicyConfig(), AdaptConfig(), ContinueConfig(), MarginGate()),
+        smoke,
+    ):
         yield Target(type(config).__name__, type(config), fields_of(config))
     for config in (AdaptConfig(), smoke):
         yield Target(
@@ -490,6 +493,10 @@ def targets() -> Iterator[Target]:
         "plot_adaptation",
         plot_adaptation,
         {"report": example_report().to_dict(), "path": Path("adaptation.png")},
+    )
+    log = [{"transitions": 0, "steps": 9, "return": 1.0, "policy": "gathering", "said": "x"}]
+    yield Target(
+        "plot_episodes", plot_episodes, {"log": log, "path": Path("log.png"), "title": "x"}
     )
     yield Target(
         "plot_diagnosis",

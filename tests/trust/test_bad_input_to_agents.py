@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import mier_adapt_envs
 from mier_adapt import (
+    AdaptationSession,
     Agent,
     ContextModel,
     ExperienceRelabeler,
@@ -39,7 +40,7 @@ from mier_adapt.adaptation import (
     train_on_synthetic,
 )
 from mier_adapt.adaptation.identification import Identified
-from mier_adapt.agents import FamilyEnvs, Run, collect, evaluate
+from mier_adapt.agents import ContinueConfig, FamilyEnvs, Run, collect, evaluate
 from mier_adapt.agents import run as run_module
 from mier_adapt.agents.metering import Spent
 from mier_adapt.agents.run import CARD_FILE
@@ -135,6 +136,17 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
 
     adapting = {"agent": run, "task": new_task, "config": TINY_ADAPT, "seed": 1}
     yield Target("adapt", adapt, {**adapting, "evaluation_episodes": 1, "checkpoint": None})
+    rounds = ContinueConfig(weight_steps=1, relabel_size=9, updates=1)
+    yield Target("adapt", adapt, {**adapting, "budget": 20, "rounds": rounds})
+    options = {"seed": 0, "rounds": rounds, "termination_fn": new_task.termination_fn}
+    session = AdaptationSession(run, TINY_ADAPT, **options)
+    yield Target(
+        "AdaptationSession", AdaptationSession, {"agent": run, "config": TINY_ADAPT, **options}
+    )
+    shown = np.zeros(run.model.obs_dim)
+    yield Target("AdaptationSession.act", session.act, {"obs": shown})
+    came = {"obs": shown, "act": np.zeros(6), "rew": 0.0, "obs_next": shown, "terminated": False}
+    yield Target("AdaptationSession.observe", session.observe, came)
     yield Target("identify", identify, {**adapting, "generator": generator, "checkpoint": None})
     yield Target("first_candidate", first_candidate, {"agent": run, "context": context})
     start = first_candidate(run, context)

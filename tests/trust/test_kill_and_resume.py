@@ -17,13 +17,13 @@ def kill_often(kind: str, finished: Path, directory: Path, kills: int) -> Any:
     return result
 
 
-@pytest.mark.parametrize("kind", ["train", "adapt"])
+@pytest.mark.parametrize("kind", ["train", "adapt", "continue"])
 def test_five_kills_lose_nothing(kind: str, finished_run: Path, tmp_path: Path) -> None:
     kill_often(kind, finished_run, tmp_path, 5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["train", "adapt"])
+@pytest.mark.parametrize("kind", ["train", "adapt", "continue"])
 def test_a_hundred_kills_lose_nothing(kind: str, finished_run: Path, tmp_path: Path) -> None:
     result = kill_often(kind, finished_run, tmp_path, 100)
     assert result["kills_in_saves"] >= (10 if kind == "train" else 1)

@@ -1,6 +1,6 @@
 import pytest
 
-from mier_adapt.adaptation import stages
+from mier_adapt.adaptation import learner
 from mier_adapt.integration import MixedReplayBuffer
 
 
@@ -14,5 +14,5 @@ def trained_on(monkeypatch):
             super().__init__(*args, **kwargs)
             made.append(self)
 
-    monkeypatch.setattr(stages, "MixedReplayBuffer", Remembered)
+    monkeypatch.setattr(learner, "MixedReplayBuffer", Remembered)
     return made

@@ -1,0 +1,126 @@
+"""Adaptation that goes on: what is kept after so many real transitions.
+
+Takes a meta-trained run to speeds far beyond those that it was trained on, or to rewired cheetahs,
+in a robot's own loop: an episode, an improvement, an episode. Every real step counts, those that
+identify the task included. What is done is kept in a file for each, and not done again.
+
+    python examples/keep_adapting.py --run halfcheetah-vel-hard --tasks 100 103 106 109 112
+"""
+
+import csv
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+import tyro
+
+import mier_adapt_envs
+from mier_adapt import AdaptationSession, load_run
+
+POINTS = (400, 600, 800, 1_000, 2_000, 3_000, 4_000)
+"""Real transitions after which what is kept is measured."""
+
+
+@dataclass
+class Args:
+    """Adapt to tasks of a run's task set, episode by episode."""
+
+    run: str = "halfcheetah-vel-hard"
+    """A pretrained run, or a run's directory."""
+    tasks: tuple[int, ...] = (100, 103, 106, 109, 112, 115, 118, 121, 124, 127)
+    """By index; fixed before any of them was run."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    budget: int = 4_000
+    """Real transitions."""
+    episodes: int = 4
+    """Deterministic ones that measure what is kept; no part of the budget."""
+    out: Path = Path("runs/keep-adapting")
+    fast: bool = False
+    """One task and a short budget, to see that it runs."""
+
+
+def returned(env: gymnasium.Env[Any, Any], policy: Any, episodes: int, seed: int) -> float:
+    """Mean return of deterministic episodes, from the same starts every time."""
+    returns = []
+    for episode in range(episodes):
+        (obs, _), total, over = env.reset(seed=1_000 * seed + episode), 0.0, False
+        while not over:
+            obs, rew, terminated, truncated, _ = env.step(policy.predict(obs))
+            total, over = total + float(rew), terminated or truncated
+        returns.append(total)
+    return float(np.mean(returns))
+
+
+def adapt(run: Any, task: Any, seed: int, args: Args) -> dict[str, Any]:
+    """One adaptation; its episodes, and what was kept at each point."""
+    steps = run.config.episode_steps
+    env = gymnasium.make(run.task_set.env_id, task=task, max_episode_steps=steps)
+    measured = gymnasium.make(run.task_set.env_id, task=task, max_episode_steps=steps)
+    session = AdaptationSession(
+        run, run.adapt_config, seed=seed, termination_fn=env.get_wrapper_attr("termination_fn")
+    )
+    started, thinking, kept = time.monotonic(), [], {}
+    while session.transitions < args.budget:
+        (obs, _), over = env.reset(seed=seed if not session.transitions else None), False
+        while not over:
+            act = session.act(obs)
+            obs_next, rew, terminated, truncated, _ = env.step(act)
+            session.observe(obs, act, rew, obs_next, terminated, truncated)
+            obs, over = obs_next, terminated or truncated
+        began = time.monotonic()
+        session.improve()
+        thinking.append(time.monotonic() - began)
+        if session.transitions in POINTS:
+            policy = session.policy
+            kept[session.transitions] = returned(measured, policy, args.episodes, seed)
+    return {
+        "task": str(task),
+        "seed": seed,
+        "kept": kept,
+        "log": session.log,
+        "improving": thinking,
+        "minutes": (time.monotonic() - started) / 60,
+    }
+
+
+def main(args: Args) -> list[dict[str, Any]]:
+    """Adapt to each task; print what was kept."""
+    torch.set_num_threads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    run = load_run(args.run)
+    tasks = mier_adapt_envs.task_set(run.config.family, run.config.task_set)
+    if args.fast:
+        args.tasks, args.seeds, args.budget = args.tasks[:1], args.seeds[:1], 1_000
+    rows = []
+    for seed in args.seeds:
+        for index in args.tasks:
+            path = args.out / f"{Path(args.run).name}-{index}-{seed}-{args.budget}.json"
+            if not path.exists():
+                path.write_text(json.dumps(adapt(run, tasks[index], seed, args), indent=1) + "\n")
+            row = json.loads(path.read_text())
+            rows.append(row)
+            told = " ".join(f"{at}: {value:.0f}" for at, value in row["kept"].items())
+            print(f"{row['task']}, seed {seed}: {told} ({row['minutes']:.1f} minutes)", flush=True)
+    points = list(rows[0]["kept"])
+    with (args.out / f"{Path(args.run).name}.csv").open("w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["task", "seed", *points])
+        for row in rows:
+            lines.writerow([row["task"], row["seed"], *(f"{row['kept'][at]:.1f}" for at in points)])
+    first = np.array([row["kept"][points[0]] for row in rows])
+    print("\n| real transitions | mean return | of these, worse than after the first |")
+    print("|---:|---:|---:|")
+    for at in points:
+        returns = np.array([row["kept"][at] for row in rows])
+        worse = int((returns < first - 0.01 * np.abs(first)).sum())
+        print(f"| {at} | {returns.mean():.0f} | {worse} of {len(rows)} |")
+    return rows
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

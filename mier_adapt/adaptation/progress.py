@@ -1,0 +1,103 @@
+"""Progress: which policy of an adaptation that goes on acts next, and which one is kept."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(eq=False)
+class Version:
+    """A policy, and what its real episodes returned."""
+
+    candidate: Any
+    returns: list[float] = field(default_factory=list)
+
+    @property
+    def mean(self) -> float:
+        """Of the returns; there is at least one."""
+        return float(np.mean(self.returns))
+
+
+class Progress:
+    """Real episodes, which are gathered anyway, decide between policies.
+
+    Those that came before any learning stand first, and each plays an episode. Those that learning
+    makes come one by one, with an episode each: one return says little, so that several in a row
+    are judged by their mean.
+
+    Args:
+        first: What came before any learning, the safe one in front.
+        window: How many in a row.
+        margin: By how much, as a share of the return so far, others have to be better.
+    """
+
+    def __init__(self, first: list[Any], *, window: int, margin: float) -> None:
+        self.first = [Version(each) for each in first]
+        self.learned: list[Version] = []
+        self._window, self._margin = window, margin
+        self._returned = 0  # the first version that was learned since what was kept was restored
+
+    @property
+    def untried(self) -> Version | None:
+        """The next of the first ones without an episode."""
+        return next((each for each in self.first if not each.returns), None)
+
+    @property
+    def acting(self) -> Version:
+        """The one whose next episode says most."""
+        return self.untried or (self.learned[-1] if self.learned else self.base)
+
+    @property
+    def base(self) -> Version:
+        """The best of the first ones that have played."""
+        best = self.first[0]
+        for each in self.first[1:]:
+            if each.returns and best.returns and each.mean > self._to_beat(best.mean):
+                best = each
+        return best
+
+    @property
+    def kept(self) -> Version:
+        """What is handed back if all ends now: it has played itself."""
+        base, window = self.base, self._best_window()
+        if window and base.returns and _mean(window) > self._to_beat(base.mean):
+            return window[-1]
+        return base
+
+    @property
+    def lost(self) -> bool:
+        """Whether the latest ones are all worse than what is kept ever was."""
+        latest = [each for each in self.learned[self._returned :] if each.returns][-self._window :]
+        kept = self.kept
+        if len(latest) < self._window or kept in latest or not kept.returns:
+            return False
+        best = self._best_window() if kept in self.learned else [kept]
+        worst = min(each.mean for each in best)
+        if len(best) < self._window:  # a single episode may have been a lucky one
+            worst -= self._margin * abs(worst)
+        return all(each.mean < worst for each in latest)
+
+    def learn(self, candidate: Any) -> None:
+        """Take what learning made."""
+        self.learned.append(Version(candidate))
+
+    def restore(self) -> Any:
+        """What learning goes on from where it was :attr:`lost`."""
+        self._returned = len(self.learned)
+        return self.kept.candidate
+
+    def _to_beat(self, mean: float) -> float:
+        return mean + self._margin * abs(mean)
+
+    def _best_window(self) -> list[Version]:
+        played = [each for each in self.learned if each.returns]
+        size = min(self._window, len(played))
+        if size < min(self._window, 2):
+            return []
+        windows = [played[start : start + size] for start in range(len(played) - size + 1)]
+        return max(windows, key=_mean)
+
+
+def _mean(versions: list[Version]) -> float:
+    return float(np.mean([each.mean for each in versions]))

@@ -1,0 +1,653 @@
+"""AdaptationSession: every further episode of a robot makes its policy better."""
+
+import copy
+import dataclasses
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch.optim.swa_utils import AveragedModel
+
+from mier_adapt._checks import Seed, checked, require_array, shown
+from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
+from mier_adapt._storage.files import FOREIGN_ERRORS, require_kinds
+from mier_adapt._storage.randomness import (
+    check_global_generator_state,
+    forked_global_generators,
+    global_generator_state,
+    own_global_generators,
+)
+from mier_adapt.adaptation.identification import Identified, adapter_for, identity_of
+from mier_adapt.adaptation.learner import Learner
+from mier_adapt.adaptation.progress import Progress, Version
+from mier_adapt.adaptation.stages import (
+    PolicyCandidate,
+    compensated,
+    diagnoses,
+    explain,
+    first_candidate,
+    refine,
+    sources_of_models,
+    suffices,
+    train_on_synthetic,
+)
+from mier_adapt.adapted_policy import AdaptedPolicy
+from mier_adapt.agents.agent import Agent
+from mier_adapt.agents.configs import AdaptConfig, ContinueConfig
+from mier_adapt.agents.metering import Spent
+from mier_adapt.diagnosis import FEWEST, Diagnosis
+from mier_adapt.integration.actors import require_finite_parameters
+from mier_adapt.integration.algorithms import trained_on
+from mier_adapt.protocols import Actor, TerminationFn
+from mier_adapt.transitions import Transitions
+
+_FILE = {"session": dict, "improved": [int], "lengths": [int], "drawn": dict}
+"""What its file holds beside the transitions."""
+_logger = logging.getLogger(__name__)
+
+_CHUNK = 20
+"""Transitions in a row that are surprising together, or not."""
+_ALIKE = 0.1
+"""Difference of two compensations that is not worth an episode."""
+_MOST_REAL = 100_000
+"""Real transitions that are learned from, the latest ones."""
+_SURPRISE = 3.0
+"""Loss above the highest so far, in nats, from which on transitions are of another task: what a
+diagnosis takes for explained stays below it."""
+
+
+class AdaptationSession:
+    """Adaptation in a robot's own loop: it acts, you observe, and in between it improves.
+
+    Gathers first, as :func:`.adapt` does; then finds the context and what changed; and then goes
+    round: an episode with the newest policy, the model fitted anew to all real transitions,
+    experience relabeled afresh, and the algorithm's own updates on that and on what is real. The
+    episodes that gather are also what says which policy is kept, so that a safeguard costs nothing.
+    Where undoing a change suffices nothing is learned. Where transitions are no longer explained,
+    the task has changed again, and all begins anew with what came since.
+
+    Example:
+        ::
+
+            session = AdaptationSession(agent, config, seed=0, termination_fn=has_fallen)
+            while session.transitions < 4_000:
+                obs, over = robot.reset(), False
+                while not over:
+                    act = session.act(obs)
+                    obs_next, rew, terminated, truncated = robot.step(act)
+                    session.observe(obs, act, rew, obs_next, terminated, truncated)
+                    obs, over = obs_next, terminated or truncated
+                print(session.improve())
+            session.policy.save(path)
+
+    :meth:`improve` may run in a thread while the robot goes on acting: an episode keeps the policy
+    that it began with.
+
+    Args:
+        agent: What is adapted; not changed.
+        config: How it gathers, looks for what changed, and fits its model.
+        seed: Fixes the session, together with torch's number of threads and the robot.
+        rounds: How it goes on after that; :class:`.ContinueConfig` by default.
+        termination_fn: When episodes end, as :func:`.adapt` needs it.
+        checkpoint: File that keeps the real transitions after every episode. If it is there, the
+            session takes up where that ended, with the same policies, bit for bit on the same
+            machine's CPU; it computes them again, at the price of some seconds for each
+            :meth:`improve`.
+
+    Raises:
+        ValueError: If dynamics vary and there is no ``termination_fn``, or the checkpoint is of
+            another session.
+        CheckpointError: If it is damaged.
+    """
+
+    @checked
+    def __init__(
+        self,
+        agent: Agent,
+        config: AdaptConfig,
+        *,
+        seed: Seed,
+        rounds: ContinueConfig | None = None,
+        termination_fn: TerminationFn | None = None,
+        checkpoint: Path | None = None,
+    ) -> None:
+        if agent.model.varies != "reward" and termination_fn is None:
+            raise ValueError(
+                "AdaptationSession expected termination_fn, since next observations are "
+                "predicted. If none ends: lambda obs, act, obs_next: np.zeros(len(obs), bool)."
+            )
+        self._agent, self._config, self._rounds = agent, config, rounds or ContinueConfig()
+        self._seed, self._ends, self._checkpoint = int(seed), termination_fn, checkpoint
+        with forked_global_generators(self._seed):
+            self._drawn = global_generator_state()
+        self._lock = threading.RLock()  # around what act, observe and improve share
+        self._episodes: list[tuple[Transitions, NDArray[np.bool_]]] = []
+        self._improved: list[int] = []  # after how many episodes
+        self._rows: list[tuple[Any, ...]] = []
+        self._acting: Version | Actor | None = None
+        self._contexts: torch.Tensor | None = None
+        self._surprises: dict[int, float] = {}
+        self._looked_at = 0
+        self.log: list[dict[str, Any]] = []
+        """For every episode the real ``transitions`` before it, its ``steps`` and ``return``, the
+        ``policy`` that acted, and what was made of it, as ``said``."""
+        self._begin_anew(agent.initial_actor(1))
+        if checkpoint is not None and checkpoint.is_file():
+            self._restore(checkpoint)
+
+    # What a robot's loop calls ----------------------------------------------------------------
+
+    @property
+    def transitions(self) -> int:
+        """Real ones so far."""
+        return sum(len(real) for real, _ in self._episodes) + len(self._rows)
+
+    def act(self, obs: ArrayLike) -> NDArray[Any]:
+        """What to command next, ``(A,)``, in the robot's units; it explores.
+
+        Args:
+            obs: What the robot shows, ``(O,)``.
+
+        Raises:
+            ValueError: If the shape does not fit, or a value is not finite.
+        """
+        row = require_array("AdaptationSession.act", "obs", obs, np.float32)
+        if row.shape != (self._agent.model.obs_dim,):
+            raise ValueError(
+                f"AdaptationSession.act expected obs of shape ({self._agent.model.obs_dim},), got "
+                f"{shown(obs)} of shape {row.shape}."
+            )
+        with self._lock:
+            if self._acting is None:  # an episode keeps what it began with
+                self._acting = self._progress.acting if self._progress else self._gathering
+            acting = self._acting
+        with own_global_generators(self._drawn):
+            act = _actor(acting).act(row[None], explore=True)[0]
+        low, high = self._bounds
+        command: NDArray[Any] = (low + (high - low) * (act + 1.0) / 2.0).astype(low.dtype)
+        return command
+
+    def observe(
+        self,
+        obs: ArrayLike,
+        act: ArrayLike,
+        rew: float,
+        obs_next: ArrayLike,
+        terminated: bool | np.bool_,
+        truncated: bool | np.bool_ = False,
+    ) -> None:
+        """Take what came of a command.
+
+        Args:
+            obs: What the robot showed before, ``(O,)``.
+            act: What it was told, ``(A,)``, in its units.
+            rew: The reward.
+            obs_next: What it showed after, ``(O,)``.
+            terminated: Whether the episode ended for good.
+            truncated: Whether it ends here otherwise.
+
+        Raises:
+            ValueError: If a shape does not fit, a value is not finite, or the command is out of the
+                robot's bounds. Nothing is taken then.
+        """
+        owner, model = "AdaptationSession.observe", self._agent.model
+        rows = [
+            require_array(owner, name, value, np.float64)
+            for name, value in (("obs", obs), ("act", act), ("rew", rew), ("obs_next", obs_next))
+        ]
+        shapes = [(model.obs_dim,), (model.act_dim,), (), (model.obs_dim,)]
+        with np.errstate(over="ignore"):  # what is kept has to be finite, too
+            finite = all(np.isfinite(each.astype(np.float32)).all() for each in rows)
+        if [each.shape for each in rows] != shapes or not finite:
+            raise ValueError(
+                f"{owner} expected obs, act, rew and obs_next of shapes {shapes}, finite, got "
+                f"{[each.shape for each in rows]}: {shown(rows)}."
+            )
+        for name, flag in (("terminated", terminated), ("truncated", truncated)):
+            if not isinstance(flag, bool | np.bool_):
+                raise ValueError(f"{owner} expected {name} to be a bool, got {shown(flag)}.")
+        low, high = (each.astype(np.float64) for each in self._bounds)
+        unit = 2 * (rows[1] - low) / (high - low) - 1
+        if np.abs(unit).max() > 1 + 1e-4:
+            raise ValueError(
+                f"{owner} expected act within {low} and {high}, what the robot was told, got "
+                f"{rows[1]}. Clip it before it is sent."
+            )
+        rows[1] = unit.clip(-1, 1)
+        self._rows.append((*rows, bool(terminated), bool(truncated)))
+        if terminated or truncated:
+            self._end_episode()
+
+    def improve(self) -> str:
+        """Make what can be made of the episodes so far; what was done, in words.
+
+        Raises:
+            FloatingPointError: If a loss, a prediction or a parameter stops being finite. What was
+                kept before is still there.
+        """
+        number = len(self._improved)
+        generator = np.random.default_rng([self._seed, number])
+        with self._lock:
+            self._improved.append(len(self._episodes))
+        with forked_global_generators(int(generator.integers(2**31))):
+            said = self._improve(generator)
+        if self.log and said != self.log[-1].get("said"):
+            self.log[-1]["said"] = said
+        if self._checkpoint is not None:
+            self._save(self._checkpoint)
+        return said
+
+    @property
+    def kept(self) -> PolicyCandidate | None:
+        """The candidate that is handed back if all ends now; None before there is one."""
+        return self._progress.kept.candidate if self._progress else None
+
+    @property
+    def policy(self) -> AdaptedPolicy:
+        """What is handed back if all ends now.
+
+        Raises:
+            ValueError: If too few transitions were gathered for one.
+        """
+        if (kept := self.kept) is None:
+            raise ValueError(
+                f"AdaptationSession expected {self._config.adaptation_steps} transitions and a "
+                f"call of improve() before there is a policy, got {self.transitions}."
+            )
+        algorithm = trained_on(kept.algorithm, self._agent.algorithm)
+        return kept.deployed(algorithm, {"decision": kept.name, "log": list(self.log)})
+
+    # Episodes ---------------------------------------------------------------------------------
+
+    def add_episode(
+        self, real: Transitions, truncated: NDArray[np.bool_], *, acted: Version | Actor
+    ) -> None:
+        """Take an episode that was played elsewhere, ``(B, ...)``, actions in [-1, 1]."""
+        returned = float(real.rew.sum())
+        with self._lock:
+            name = getattr(_actor(acted), "name", "gathering")
+            entry = {"transitions": self.transitions, "steps": len(real), "return": returned}
+            self.log.append({**entry, "policy": name})
+            self._episodes.append((real.to(self._agent.device), truncated))
+            if isinstance(acted, Version):
+                acted.returns.append(returned)
+
+    @property
+    def acting(self) -> Version | Actor:
+        """What the next episode is played with."""
+        return self._progress.acting if self._progress else self._gathering
+
+    def _end_episode(self) -> None:
+        rows, self._rows, acted = self._rows, [], self._acting
+        self._acting = None
+        obs, act, rew, obs_next, terminated, truncated = map(np.array, zip(*rows, strict=True))
+        real = Transitions(
+            obs=torch.as_tensor(obs, dtype=torch.float32),
+            act=torch.as_tensor(act, dtype=torch.float32),
+            rew=torch.as_tensor(rew, dtype=torch.float32),
+            obs_next=torch.as_tensor(obs_next, dtype=torch.float32),
+            terminated=torch.as_tensor(terminated),
+        )
+        self.add_episode(real, truncated & ~terminated, acted=acted or self.acting)
+        if self._checkpoint is not None:
+            self._save(self._checkpoint)
+
+    @property
+    def _bounds(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        space = self._agent.algorithm.policy.action_space
+        return space.low, space.high
+
+    # Improving --------------------------------------------------------------------------------
+
+    def _begin_anew(self, gathering: Actor, since: int = 0) -> None:
+        self._gathering, self._since = gathering, since
+        self._progress: Progress | None = None
+        self._learner: Learner | None = None
+        self._start: Version | None = None
+        self._learned_from = 0
+        self._settled = self._relabeled = False
+        self._diagnosed_at = 0
+        self._explains: _Explanation | None = None
+        self.diagnosis: Diagnosis | None = None
+        """What changed, once that was looked for."""
+
+    def _improve(self, generator: np.random.Generator) -> str:
+        said = self._look_for_surprise(generator)
+        episodes = self._episodes[self._since :]
+        if not episodes:
+            return "no episode has ended yet"
+        real = Transitions.cat([each for each, _ in episodes])
+        found = Identified(real, np.concatenate([cut for _, cut in episodes]), real.obs[0], Spent())
+        if self._contexts is None:
+            self._contexts = self._agent.earlier_contexts(self._config.adaptation_steps, generator)
+        if self._progress is None:
+            adapter = adapter_for(self._agent, self._config)
+            found = dataclasses.replace(found, context=adapter.adapt(real))
+            if len(real) < self._config.adaptation_steps:
+                if self._since == 0:
+                    self._gathering = self._agent.actor(found.context)
+                return f"{said}{len(real)} of {self._config.adaptation_steps} transitions gathered"
+            said += self._identify(found, generator)
+        elif not self._settled and self._progress.untried is None:
+            said += self._diagnose_again(found, generator)
+        progress = self._progress
+        assert progress is not None
+        if (untried := progress.untried) is not None:
+            return f"{said}{untried.candidate.name} is to play an episode"
+        if self._settled:
+            return f"{said}nothing is left to be learned"
+        if not self._relabeled and self._config.relabel_rounds:
+            progress.first.append(Version(self._relabel(progress.base.candidate, found, generator)))
+            return f"{said}relabeled is to play an episode"
+        return f"{said}{self._learn(progress, found, generator)}"
+
+    def _identify(self, found: Identified, generator: np.random.Generator) -> str:
+        first = [first_candidate(self._agent, found.context)]
+        said = ""
+        if diagnoses(self._agent, self._config):
+            self._diagnose(found, generator)
+            assert self.diagnosis is not None
+            if (undone := compensated(self._agent, first[0], self.diagnosis)) is not None:
+                first.append(undone)
+            said = f"{'; '.join(self.diagnosis.sentences)}; "
+        self._progress = Progress(first, window=self._rounds.window, margin=self._rounds.margin)
+        if not self._agent.conditioned and self._since == 0:  # it is what gathered
+            self._progress.first[0].returns += [each["return"] for each in self.log]
+        return said
+
+    def _diagnose(self, found: Identified, generator: np.random.Generator) -> None:
+        assert self._contexts is not None
+        self.diagnosis = explain(self._agent, self._config, found, self._contexts, generator)
+        self._diagnosed_at = len(found.real)
+        self._settled = suffices(self.diagnosis, found) and not self._config.learn_always
+        chosen = self.diagnosis.chosen
+        self._explains = _Explanation.of(chosen.model, chosen.context, found.real)
+
+    def _diagnose_again(self, found: Identified, generator: np.random.Generator) -> str:
+        """Where there are twice as many transitions as the last time: what was too little then?"""
+        if not diagnoses(self._agent, self._config) or len(found.real) < 2 * self._diagnosed_at:
+            return ""
+        progress = self._progress
+        assert progress is not None
+        self._diagnose(found, generator)
+        assert self.diagnosis is not None
+        undone = compensated(self._agent, progress.first[0].candidate, self.diagnosis)
+        tried = [each.candidate.compensation for each in progress.first]
+        if undone is None or any(_alike(undone.compensation, each) for each in tried):
+            self._settled = False  # what was tried did not suffice
+            return ""
+        progress.first.append(Version(undone))
+        return f"{'; '.join(self.diagnosis.sentences)}; "
+
+    @property
+    def _round_config(self) -> AdaptConfig:
+        """How a round fits its models."""
+        steps = self._rounds.weight_steps if self._config.weight_steps else 0
+        return dataclasses.replace(
+            self._config, num_models=self._rounds.num_models, weight_steps=steps
+        )
+
+    def _relabel(
+        self, start: PolicyCandidate, found: Identified, generator: np.random.Generator
+    ) -> PolicyCandidate:
+        """As :func:`.adapt` does it once."""
+        known = dataclasses.replace(found, real=in_known_terms(found.real, start))
+        assert self._contexts is not None
+        fitted = refine(self._agent, self._config, known.real, self._contexts, generator)
+        made = train_on_synthetic(
+            self._agent,
+            self._config,
+            start,
+            known,
+            sources_of_models(fitted, self._ends, generator),
+            generator,
+        )
+        self._relabeled = True
+        return dataclasses.replace(made, compensation=start.compensation)
+
+    def _learn(self, progress: Progress, found: Identified, generator: np.random.Generator) -> str:
+        rounds, agent = self._rounds, self._agent
+        if self._learner is None or self._start is not progress.base:
+            self._start, self._learned_from = progress.base, 0
+            self._learner = Learner(
+                agent,
+                self._start.candidate.algorithm,
+                self._start.candidate.actor.contexts,
+                actor_lr=rounds.actor_lr,
+                critic_lr=rounds.critic_lr,
+                real_size=_MOST_REAL,
+                synthetic_size=rounds.kept_rounds * rounds.relabel_size,
+                real_fraction=rounds.real_fraction,
+                generator=generator,
+            )
+        start, learner = self._start.candidate, self._learner
+        said = ""
+        if progress.lost:
+            learner.algorithm = copy.deepcopy(progress.restore().algorithm)
+            said = "went back to what was best; "
+        learner.redraw(generator)
+        for real, truncated in self._episodes[self._since + self._learned_from :]:
+            learner.add_real(in_known_terms(real, start), truncated)
+            self._learned_from += 1
+        assert self._contexts is not None
+        known = in_known_terms(found.real, start)
+        fitted = refine(agent, self._round_config, known, self._contexts, generator)
+        sources = sources_of_models(fitted, self._ends, generator)(learner.policy)
+        learner.relabel(sources, rounds.relabel_size)
+        averaged = AveragedModel(learner.algorithm.policy)
+
+        def average(made: int) -> None:
+            if made >= rounds.updates * (1 - rounds.averaged_share):
+                averaged.update_parameters(learner.algorithm.policy)
+
+        learner.update(rounds.updates, self._config.batch_size, after=average)
+        require_finite_parameters(learner.algorithm, "The policy that learned on")
+        algorithm = copy.deepcopy(learner.algorithm)
+        if rounds.averaged_share:
+            algorithm.policy.load_state_dict(averaged.module.state_dict())
+        made = start.evolved("continued", algorithm)
+        with self._lock:
+            progress.learn(dataclasses.replace(made, compensation=start.compensation))
+            self._explains = _Explanation.of(fitted[0].model, fitted[0].context, found.real, start)
+        return f"{said}learned from {len(known):,} real transitions"
+
+    def _look_for_surprise(self, generator: np.random.Generator) -> str:
+        """Begin anew where the latest episodes are of another task.
+
+        Surprising are also states where the robot had not been yet. A changed task says by itself
+        what changed, or goes on to surprise when the model has seen an episode of it.
+        """
+        fresh = range(max(self._looked_at, self._since), len(self._episodes))
+        self._looked_at = len(self._episodes)
+        if self._explains is None or not fresh:
+            return ""
+        for number in fresh:
+            surprise = self._explains.surprise(self._episodes[number][0])
+            self._surprises[number] = surprise
+        new = 0  # surprising episodes in a row
+        while self._surprises.get(len(self._episodes) - 1 - new, -np.inf) >= _SURPRISE:
+            new += 1
+        if not new or (new == 1 and not self._is_another(self._episodes[-1][0], generator)):
+            return ""
+        kept = self.kept
+        assert kept is not None
+        self._begin_anew(kept, since=len(self._episodes) - new)
+        return "the task has changed again; "
+
+    def _is_another(self, fresh: Transitions, generator: np.random.Generator) -> bool:
+        """Whether a diagnosis of these alone finds something else than stands."""
+        if self.diagnosis is None or self._contexts is None or len(fresh) < FEWEST:
+            return False
+        found = Identified(fresh, np.zeros(len(fresh), np.bool_), fresh.obs[0], Spent())
+        told = explain(self._agent, self._config, found, self._contexts, generator)
+        now, before = told.compensation, self.diagnosis.compensation
+        return told.explained and now is not None and not _alike(now, before)
+
+    # Files ------------------------------------------------------------------------------------
+
+    def _identity(self) -> dict[str, Any]:
+        """What has to be the same for a session to be the same."""
+        own = [repr(self._rounds)]
+        return identity_of(self._agent, own, self._config, self._seed)
+
+    def _save(self, path: Path) -> None:
+        reals = [real for real, _ in self._episodes]
+        tree = {
+            "session": self._identity(),
+            "lengths": [len(each) for each in reals],
+            "improved": list(self._improved),
+            "drawn": self._drawn,
+        }
+        if reals:
+            real = Transitions.cat(reals)
+            tree["real"] = {
+                each.name: getattr(real, each.name) for each in dataclasses.fields(real)
+            }
+            cuts = np.concatenate([cut for _, cut in self._episodes])
+            tree["truncated"] = torch.from_numpy(cuts)
+        try:
+            save_tree(path, tree)
+        except OSError as error:
+            _logger.warning(
+                "The real transitions were not written to %s: %s. The session goes on in memory "
+                "and loses nothing while this process lives.",
+                path,
+                error,
+            )
+
+    def _restore(self, path: Path) -> None:
+        """Go through everything again, with the episodes that were played."""
+        tree = load_tree(path)
+        try:
+            require_kinds(_FILE, tree, "it")
+            identity, improved, lengths, drawn = (tree[name] for name in _FILE)
+            check_global_generator_state(drawn)
+            if not 0 <= min(improved, default=0) <= max(improved, default=0) <= len(lengths):
+                raise ValueError(f"it was improved after {shown(improved)} episodes")
+            parts: list[tuple[Transitions, NDArray[np.bool_]]] = []
+            if lengths:
+                real, cuts = Transitions(**tree["real"]), tree["truncated"].numpy()
+                ends = np.cumsum(lengths).tolist()
+                parts = [
+                    (real[e - n : e], cuts[e - n : e]) for n, e in zip(lengths, ends, strict=True)
+                ]
+        except (RuntimeError, *FOREIGN_ERRORS) as error:
+            raise CheckpointError(f"{path} is not the checkpoint of a session: {error}") from error
+        own = self._identity()
+        if differing := [name for name in own if identity.get(name) != own[name]]:
+            raise ValueError(
+                f"{path} is of another session: {', '.join(differing)} differ. Delete it, or "
+                "choose another checkpoint."
+            )
+        checkpoint, self._checkpoint = self._checkpoint, None
+        for number, (real, cut) in enumerate(parts):
+            while improved[:1] == [number]:
+                self.improve()
+                improved.pop(0)
+            if number >= len(self._episodes):  # what came with the session is there
+                self.add_episode(real, cut, acted=self.acting)
+        for _ in improved:
+            self.improve()
+        self._drawn, self._checkpoint = drawn, checkpoint
+
+
+def session_after(
+    agent: Agent,
+    config: AdaptConfig,
+    found: Identified,
+    kept: PolicyCandidate,
+    diagnosis: Diagnosis | None,
+    *,
+    seed: int,
+    rounds: ContinueConfig,
+    termination_fn: TerminationFn | None,
+    checkpoint: Path | None,
+) -> AdaptationSession:
+    """A session that goes on from what :func:`.adapt` found, made and kept."""
+    made = AdaptationSession(agent, config, seed=seed, rounds=rounds, termination_fn=termination_fn)
+    made._episodes.append((found.real, found.truncated))
+    made._progress = Progress([kept], window=rounds.window, margin=rounds.margin)
+    made._relabeled = True  # or left out with a reason
+    if diagnosis is not None:
+        made.diagnosis, made._diagnosed_at = diagnosis, len(found.real)
+        made._settled = suffices(diagnosis, found) and not config.learn_always
+        chosen = diagnosis.chosen
+        made._explains = _Explanation.of(chosen.model, chosen.context, found.real)
+    made._checkpoint = checkpoint
+    if checkpoint is not None and checkpoint.is_file():
+        made._restore(checkpoint)
+    return made
+
+
+class _Explanation:
+    """A model of the task as it is, and what its loss is there, at the most.
+
+    Args:
+        model: The model.
+        context: Under which it predicts the task.
+        highest: Loss of a few transitions in a row that is still usual.
+        start: In whose terms it speaks, where that is behind a compensation.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        context: torch.Tensor,
+        highest: float,
+        start: PolicyCandidate | None = None,
+    ) -> None:
+        self._model, self._context, self._start, self.highest = model, context, start, highest
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        context: torch.Tensor,
+        real: Transitions,
+        start: PolicyCandidate | None = None,
+    ) -> "_Explanation":
+        """By the transitions that it was fitted to."""
+        made = cls(model, context, 0.0, start)
+        made.highest = float(np.quantile(made._losses(real), 0.95))
+        return made
+
+    def surprise(self, fresh: Transitions) -> float:
+        """By how much, in nats, most of an episode is above what is usual."""
+        return float(np.median(self._losses(fresh))) - self.highest
+
+    @torch.no_grad()
+    def _losses(self, real: Transitions) -> list[float]:
+        known = real if self._start is None else in_known_terms(real, self._start)
+        starts = range(0, max(1, len(known) - _CHUNK + 1), _CHUNK)
+        chunks = (known[at : at + _CHUNK] for at in starts)
+        return [float(self._model.loss(chunk, self._context)) for chunk in chunks]
+
+
+def _actor(acting: Version | Actor) -> Actor:
+    return acting.candidate if isinstance(acting, Version) else acting
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two compensations are the same to a policy."""
+    if one is None or other is None:
+        return one is other
+    return all(
+        np.abs(getattr(one, name) - getattr(other, name)).max(initial=0) < _ALIKE
+        for name in ("act_matrix", "act_offset", "obs_matrix", "obs_offset")
+        if getattr(one, name).shape == getattr(other, name).shape
+    )
+
+
+def in_known_terms(real: Transitions, start: PolicyCandidate) -> Transitions:
+    """Transitions as the known robot would have shown them, behind a candidate's compensation."""
+    undone = start.compensation
+    if undone is None:
+        return real
+    obs, act, obs_next = (each.cpu().numpy() for each in (real.obs, real.act, real.obs_next))
+    made = undone.observation(obs), undone.executed(act), undone.observation(obs_next)
+    obs_, act_, next_ = (torch.as_tensor(each).to(real.obs) for each in made)
+    return Transitions(obs_, act_, real.rew, next_, real.terminated)

@@ -1,0 +1,72 @@
+"""Which policy acts, which one is kept, and when learning has lost its way."""
+
+import pytest
+
+from mier_adapt.adaptation.progress import Progress
+
+
+def played(first, learned, *, window=3, margin=0.0):
+    """A progress of named candidates whose episodes returned so much."""
+    progress = Progress([name for name, _ in first], window=window, margin=margin)
+    for version, (_, returns) in zip(progress.first, first, strict=True):
+        version.returns += returns
+    for number, returned in enumerate(learned):
+        progress.learn(number)
+        progress.learned[-1].returns += [] if returned is None else [returned]
+    return progress
+
+
+def test_the_first_ones_each_play_before_anything_else_does():
+    progress = played([("safe", []), ("undone", [])], [])
+    assert progress.acting.candidate == "safe"
+    progress.acting.returns.append(1.0)
+    assert progress.acting.candidate == "undone"
+    assert progress.kept.candidate == "safe"  # nobody has seen the other
+    progress.acting.returns.append(2.0)
+    assert progress.untried is None
+    assert progress.acting.candidate == progress.kept.candidate == "undone"
+    progress.learn("learned")
+    assert progress.acting.candidate == "learned"
+    assert progress.kept.candidate == "undone"
+
+
+@pytest.mark.parametrize(
+    ("learned", "kept"),
+    [
+        ([9.0], "safe"),  # a single episode says little
+        ([9.0, 8.0], 1),
+        ([4.0, 6.0, 5.0], "safe"),  # no better in the mean
+        ([4.0, 6.0, 6.0, 8.0, 1.0], 3),  # the best three in a row, the last of these
+        ([7.0, 8.0, 9.0, None], 2),  # what has not played is not kept
+    ],
+)
+def test_several_in_a_row_have_to_be_better(learned, kept):
+    assert played([("safe", [5.0])], learned).kept.candidate == kept
+
+
+def test_they_have_to_be_better_by_the_margin():
+    assert played([("safe", [-100.0])], [-97.0] * 3, margin=0.04).kept.candidate == "safe"
+    assert played([("safe", [-100.0])], [-95.0] * 3, margin=0.04).kept.candidate == 2
+
+
+def test_learning_is_lost_where_the_last_ones_are_all_worse_than_the_best_ever_were():
+    best = [6.0, 7.0, 8.0]
+    assert not played([("safe", [5.0])], best).lost
+    assert not played([("safe", [5.0])], [*best, 5.0, 5.0]).lost  # too few
+    assert not played([("safe", [5.0])], [*best, 5.0, 6.5, 5.0]).lost
+    progress = played([("safe", [5.0])], [*best, 5.0, 5.5, 5.9])
+    assert progress.lost
+    assert progress.restore() == 2
+    assert not progress.lost  # and has time again
+    for returned in (1.0, 1.0, 1.0):
+        progress.learn("again")
+        progress.learned[-1].returns.append(returned)
+    assert progress.lost
+
+
+def test_what_never_was_better_goes_back_to_what_came():
+    progress = played([("safe", [5.0])], [4.9, 4.9, 4.9], margin=0.04)
+    assert not progress.lost  # by less than the margin, against a single episode
+    progress = played([("safe", [5.0])], [4.0, 4.0, 4.0], margin=0.04)
+    assert progress.lost
+    assert progress.restore() == "safe"

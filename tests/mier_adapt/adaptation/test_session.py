@@ -1,0 +1,255 @@
+"""Adaptation that goes on: in a robot's own loop, and in adapt's."""
+
+import dataclasses
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from mier_adapt import AdaptationSession, NewTask, adapt
+from mier_adapt._storage.checkpoints import CheckpointError
+from mier_adapt.adaptation import session as sessions
+from mier_adapt.agents import AdaptConfig, ContinueConfig
+from mier_adapt.compensation import Compensation
+
+from ..doubles import OBS_DIM, CountedEnv, DriftEnv, assert_same_tree
+from .test_foreign_agents import CONFIG, WITHOUT_CONTEXT, agent_of
+from .test_structured import CONFIG as STRUCTURED
+from .test_structured import agent as structured_agent
+
+STEPS = 10
+ROUNDS = ContinueConfig(weight_steps=3, relabel_size=30, updates=3, window=2)
+
+
+def drifting(steps=STEPS, **options):
+    return CountedEnv(gymnasium.wrappers.TimeLimit(DriftEnv(**options), steps))
+
+
+def session_of(agent=None, config=CONFIG, **options):
+    given = {"seed": 0, "rounds": ROUNDS, "termination_fn": DriftEnv.ends, **options}
+    return AdaptationSession(agent or agent_of(), config, **given)
+
+
+def live(session, env, episodes, *, improve=True):
+    """The loop that a robot's owner writes; what was said."""
+    said = []
+    for _ in range(episodes):
+        number = len(session.log)
+        (obs, _), over = env.reset(seed=number), False
+        while not over:
+            act = session.act(obs)
+            assert env.action_space.contains(act)
+            obs_next, rew, terminated, truncated, _ = env.step(act)
+            session.observe(obs, act, rew, obs_next, terminated, truncated)
+            obs, over = obs_next, terminated or truncated
+        if improve:
+            said.append(session.improve())
+    return said
+
+
+def weights(session):
+    return {name: each.clone() for name, each in session.policy.network.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ["SAC", "TD3", "REDQ"])
+@pytest.mark.parametrize("conditioned", [True, False])
+def test_it_gathers_tries_and_learns_round_by_round(name, conditioned):
+    env = drifting(bound=2.0)
+    agent = agent_of(name, conditioned=conditioned)
+    agent.algorithm.policy.action_space = env.action_space
+    session = session_of(agent, CONFIG if conditioned else WITHOUT_CONTEXT)
+    with pytest.raises(ValueError, match="expected 25 transitions and a call of improve"):
+        _ = session.policy
+    said = live(session, env, 16)
+    assert session.transitions == env.steps == sum(each["steps"] for each in session.log)
+    assert said[0] == f"{session.log[0]['steps']} of 25 transitions gathered"
+    assert any("relabeled is to play an episode" in each for each in said)
+    assert "learned from" in said[-1]
+    policies = [each["policy"] for each in session.log]
+    assert policies[-1] == "continued"
+    # What gathered is not the policy of a context that is not known yet.
+    assert ("adapted context" in policies) == conditioned
+    returns = [each["return"] for each in session.log]
+    assert all(np.isfinite(returns))
+    assert session.policy.about["log"] == session.log
+    json.dumps(session.log)
+
+
+def test_real_steps_end_in_the_buffer_as_they_were(trained_on):
+    env = drifting(bound=2.0)
+    agent = agent_of()
+    agent.algorithm.policy.action_space = env.action_space
+    session = session_of(agent)
+    acts = []
+
+    class Watched(gymnasium.Wrapper):
+        def step(self, action):
+            acts.append(np.array(action))
+            return super().step(action)
+
+    live(session, Watched(env), 8)
+    buffer = trained_on[-1]
+    taken = len(acts) - session.log[-1]["steps"] * (session.log[-1]["policy"] != "continued")
+    stored = buffer.act[: buffer.num_real]
+    np.testing.assert_allclose(stored, np.array(acts)[: len(stored)] / 2, atol=1e-6)
+    assert buffer.num_real in (taken, len(acts))
+
+
+def test_two_equal_sessions_are_equal_and_the_callers_generators_stay():
+    kept = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        session = session_of()
+        live(session, drifting(), 8)
+        kept.append((weights(session), session.log))
+        torch.manual_seed(7)
+        before = torch.get_rng_state()
+        session.act(np.zeros(OBS_DIM))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert_same_tree(kept[0], kept[1])
+
+
+@pytest.mark.parametrize("episodes", [1, 4, 7])
+def test_a_session_is_taken_up_from_its_file(tmp_path, episodes):
+    whole = session_of()
+    env = drifting()
+    said = live(whole, env, 9)
+    path = tmp_path / "session"
+    live(session_of(checkpoint=path), drifting(), episodes)
+    again = session_of(checkpoint=path)
+    assert again.transitions == sum(each["steps"] for each in whole.log[:episodes])
+    assert live(again, drifting(), 9 - episodes) == said[episodes:]
+    assert_same_tree(again.log, whole.log)
+    assert_same_tree(weights(again), weights(whole))
+    with pytest.raises(ValueError, match="is of another session: seed differ"):
+        session_of(seed=1, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(CheckpointError):
+        session_of(checkpoint=path)
+
+
+def test_where_undoing_suffices_nothing_is_learned():
+    session = session_of(structured_agent(), STRUCTURED)
+    said = live(session, drifting(30, strength=-1.0), 5)
+    assert "motor 1 is reversed" in said[1]
+    assert said[-1] == "nothing is left to be learned"
+    policies = [each["policy"] for each in session.log]
+    assert policies[:3] == ["gathering", "gathering", "compensated"]  # the first was unchanged
+    assert set(policies[3:]) <= {"unchanged", "compensated"}  # the better one of the two
+    undone = [each.candidate.compensation for each in session._progress.first]
+    assert [type(each) for each in undone] == [type(None), Compensation]
+
+
+def test_another_change_is_noticed_with_the_next_episode_and_undone():
+    session = session_of(structured_agent(), STRUCTURED)
+    live(session, drifting(30), 5)
+    assert session.kept.compensation is None
+    said = live(session, drifting(30, strength=-1.0), 4)
+    assert said[0].startswith("the task has changed again; 30 of 60 transitions gathered")
+    assert "motor 1 is reversed" in said[1]
+    assert [each["policy"] for each in session.log][-2:] == ["unchanged", "compensated"]
+    assert sum("changed again" in each for each in said) == 1
+
+
+def test_a_state_that_is_new_is_no_other_task(monkeypatch):
+    session = session_of(structured_agent(), STRUCTURED)
+    env = drifting(30)
+    live(session, env, 5)
+    surprises = iter([0.0, 9.0, 0.0, 9.0, 9.0])
+    monkeypatch.setattr(sessions._Explanation, "surprise", lambda self, real: next(surprises))
+    monkeypatch.setattr(session, "_is_another", lambda *_: False)
+    said = live(session, env, 5)
+    assert ["changed again" in each for each in said] == [False] * 4 + [True]
+
+
+def test_what_makes_no_sense_is_refused_and_nothing_is_taken():
+    session, env = session_of(), drifting()
+    obs, _ = env.reset(seed=0)
+    act = session.act(obs)
+    good = {"obs": obs, "act": act, "rew": 0.0, "obs_next": obs, "terminated": False}
+    for bad, match in (
+        ({"obs": obs[:-1]}, "of shapes"),
+        ({"obs_next": np.full(OBS_DIM, np.nan)}, "finite"),
+        ({"act": act + 3}, "what the robot was told"),
+        ({"rew": np.inf}, "finite"),
+        ({"rew": 1e300}, "finite"),  # beyond float32, in which it is kept
+    ):
+        with pytest.raises(ValueError, match=match):
+            session.observe(**{**good, **bad})
+    assert session.transitions == 0
+    with pytest.raises(ValueError, match="obs of shape"):
+        session.act(obs[:-1])
+    with pytest.raises(ValueError, match="expected termination_fn"):
+        session_of(termination_fn=None)
+    assert session.improve() == "no episode has ended yet"
+
+
+# In adapt -----------------------------------------------------------------------------------
+
+
+def adapted(env, agent=None, config=CONFIG, **options):
+    task = NewTask.of_env(env, label="drift", termination_fn=DriftEnv.ends)
+    given = {"seed": 0, "rounds": ROUNDS, "evaluation_episodes": 1, "budget": 65, **options}
+    return adapt(agent or agent_of(), task, config, **given)
+
+
+def test_a_budget_is_spent_in_whole_episodes_and_counted():
+    env, stages = drifting(), []
+    adaptation = adapted(env, on_stage=lambda stage, share: stages.append((stage, share)))
+    report = adaptation.report
+    log = report.continued
+    assert 65 - STEPS < report.continued_transitions <= 65
+    assert report.continued_transitions == sum(each["steps"] for each in log)
+    spent = report.real_transitions + report.gate_transitions + report.evaluation_transitions
+    assert env.steps == spent + report.continued_transitions
+    assert env.resets == sum(report.resets.values())
+    assert "learned from" in log[-1]["said"]
+    shares = [share for stage, share in stages if stage == "continue"]
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] <= shares[-1] <= 1
+    assert json.loads(json.dumps(report.to_dict()))["continued"] == list(log)
+    assert f"{report.continued_transitions:,} further" in str(report)
+
+
+def test_a_budgeted_adaptation_goes_on_from_its_checkpoint(tmp_path):
+    whole = adapted(drifting())
+    path = tmp_path / "adaptation"
+    before = adapted(drifting(), budget=35, checkpoint=path).report
+    env = drifting()
+    again = adapted(env, checkpoint=path)
+    assert_same_tree(list(again.report.continued), list(whole.report.continued))
+    assert_same_tree(again.algorithm.policy.state_dict(), whole.algorithm.policy.state_dict())
+    report = again.report  # what was gathered then is not gathered again
+    further = report.continued_transitions - before.continued_transitions
+    assert env.steps == further + report.gate_transitions + report.evaluation_transitions
+    assert further > 0
+
+
+def test_no_budget_is_what_it_was_and_less_than_an_episode_is_refused():
+    without = adapted(drifting(), budget=0).report
+    assert (without.continued, without.continued_transitions) == ((), 0)
+    env = drifting()
+    with pytest.raises(ValueError, match="budget of at least an episode, 10 transitions"):
+        adapted(env, budget=9)
+    assert env.steps == 0
+
+
+def test_it_never_hands_back_what_was_worse(monkeypatch):
+    """Learning that only ever ruins the policy costs nothing in the end."""
+
+    def ruined(self, *args, **kwargs):
+        for each in self.algorithm.policy.parameters():
+            each.data.mul_(0).add_(5)
+
+    monkeypatch.setattr(sessions.Learner, "update", ruined)
+    config = dataclasses.replace(CONFIG, relabel_rounds=0)
+    report = adapted(drifting(), config=config).report
+    policies = {each["policy"] for each in report.continued}
+    assert policies == {"actor only", "continued"} or policies == {"adapted context", "continued"}
+    assert report.decision != "continued"
+
+
+def test_own_families_take_it_too():
+    assert AdaptConfig.from_dict(CONFIG.to_dict()) == CONFIG  # rounds are no part of it
