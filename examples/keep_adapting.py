@@ -37,6 +37,8 @@ class Args:
     seeds: tuple[int, ...] = (0, 1, 2)
     budget: int = 4_000
     """Real transitions."""
+    second: int = 0
+    """Real transitions after which each robot becomes the next task's; 0 for never."""
     episodes: int = 4
     """Deterministic ones that measure what is kept; no part of the budget."""
     out: Path = Path("runs/keep-adapting")
@@ -56,16 +58,25 @@ def returned(env: gymnasium.Env[Any, Any], policy: Any, episodes: int, seed: int
     return float(np.mean(returns))
 
 
-def adapt(run: Any, task: Any, seed: int, args: Args) -> dict[str, Any]:
-    """One adaptation; its episodes, and what was kept at each point."""
-    steps = run.config.episode_steps
-    env = gymnasium.make(run.task_set.env_id, task=task, max_episode_steps=steps)
-    measured = gymnasium.make(run.task_set.env_id, task=task, max_episode_steps=steps)
-    session = AdaptationSession(
-        run, run.adapt_config, seed=seed, termination_fn=env.get_wrapper_attr("termination_fn")
-    )
-    started, thinking, kept = time.monotonic(), [], {}
-    while session.transitions < args.budget:
+def keep_adapting(
+    session: AdaptationSession,
+    env: gymnasium.Env[Any, Any],
+    measured: gymnasium.Env[Any, Any],
+    *,
+    seed: int,
+    budget: int,
+    episodes: int,
+    second: int = 0,
+    afterwards: gymnasium.Env[Any, Any] | None = None,
+) -> dict[str, Any]:
+    """One adaptation; its episodes, and what was kept at each point.
+
+    After ``second`` transitions the robot is another one, ``afterwards``.
+    """
+    started, thinking, kept, points = time.monotonic(), [], {}, list(POINTS)
+    while session.transitions < budget:
+        if afterwards is not None and session.transitions >= second:
+            env, afterwards = afterwards, None
         (obs, _), over = env.reset(seed=seed if not session.transitions else None), False
         while not over:
             act = session.act(obs)
@@ -75,17 +86,38 @@ def adapt(run: Any, task: Any, seed: int, args: Args) -> dict[str, Any]:
         began = time.monotonic()
         session.improve()
         thinking.append(time.monotonic() - began)
-        if session.transitions in POINTS:
-            policy = session.policy
-            kept[session.transitions] = returned(measured, policy, args.episodes, seed)
+        while points and session.transitions >= points[0]:
+            kept[points.pop(0)] = returned(measured, session.policy, episodes, seed)
     return {
-        "task": str(task),
         "seed": seed,
         "kept": kept,
         "log": session.log,
         "improving": thinking,
         "minutes": (time.monotonic() - started) / 60,
     }
+
+
+def adapt(run: Any, task: Any, later: Any, seed: int, args: Args) -> dict[str, Any]:
+    """Of a run, to a task of its family, and then to another one."""
+    steps = run.config.episode_steps
+    env, measured, afterwards = (
+        gymnasium.make(run.task_set.env_id, task=each, max_episode_steps=steps)
+        for each in (task, task, later)
+    )
+    session = AdaptationSession(
+        run, run.adapt_config, seed=seed, termination_fn=env.get_wrapper_attr("termination_fn")
+    )
+    found = keep_adapting(
+        session,
+        env,
+        measured,
+        seed=seed,
+        budget=args.budget,
+        episodes=args.episodes,
+        second=args.second,
+        afterwards=afterwards if args.second else None,
+    )
+    return {"task": str(task), "later": str(later), **found}
 
 
 def main(args: Args) -> list[dict[str, Any]]:
@@ -99,9 +131,12 @@ def main(args: Args) -> list[dict[str, Any]]:
     rows = []
     for seed in args.seeds:
         for index in args.tasks:
-            path = args.out / f"{Path(args.run).name}-{index}-{seed}-{args.budget}.json"
+            name = f"{Path(args.run).name}-{index}-{seed}-{args.budget}"
+            path = args.out / f"{name}{f'-{args.second}' * (args.second > 0)}.json"
             if not path.exists():
-                path.write_text(json.dumps(adapt(run, tasks[index], seed, args), indent=1) + "\n")
+                after = args.tasks[(args.tasks.index(index) + 1) % len(args.tasks)]
+                row = adapt(run, tasks[index], tasks[after], seed, args)
+                path.write_text(json.dumps(row, indent=1) + "\n")
             row = json.loads(path.read_text())
             rows.append(row)
             told = " ".join(f"{at}: {value:.0f}" for at, value in row["kept"].items())
@@ -112,6 +147,11 @@ def main(args: Args) -> list[dict[str, Any]]:
         lines.writerow(["task", "seed", *points])
         for row in rows:
             lines.writerow([row["task"], row["seed"], *(f"{row['kept'][at]:.1f}" for at in points)])
+    noticed = [
+        [each["transitions"] for each in row["log"] if "changed again" in each.get("said", "")]
+        for row in rows
+    ]
+    print(f"\nbefore the episode in which the task was said to have changed again: {noticed}")
     first = np.array([row["kept"][points[0]] for row in rows])
     print("\n| real transitions | mean return | of these, worse than after the first |")
     print("|---:|---:|---:|")
