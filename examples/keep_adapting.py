@@ -10,6 +10,7 @@ identify the task included. What is done is kept in a file for each, and not don
 import csv
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,16 +68,16 @@ def keep_adapting(
     budget: int,
     episodes: int,
     second: int = 0,
-    afterwards: gymnasium.Env[Any, Any] | None = None,
+    afterwards: Sequence[gymnasium.Env[Any, Any]] = (),
 ) -> dict[str, Any]:
     """One adaptation; its episodes, and what was kept at each point.
 
-    After ``second`` transitions the robot is another one, ``afterwards``.
+    After ``second`` transitions the robot, and the one that is measured, are those ``afterwards``.
     """
     started, thinking, kept, points = time.monotonic(), [], {}, list(POINTS)
     while session.transitions < budget:
-        if afterwards is not None and session.transitions >= second:
-            env, afterwards = afterwards, None
+        if afterwards and session.transitions >= second:
+            (env, measured), afterwards = afterwards, ()
         (obs, _), over = env.reset(seed=seed if not session.transitions else None), False
         while not over:
             act = session.act(obs)
@@ -100,9 +101,9 @@ def keep_adapting(
 def adapt(run: Any, task: Any, later: Any, seed: int, args: Args) -> dict[str, Any]:
     """Of a run, to a task of its family, and then to another one."""
     steps = run.config.episode_steps
-    env, measured, afterwards = (
+    env, measured, *afterwards = (
         gymnasium.make(run.task_set.env_id, task=each, max_episode_steps=steps)
-        for each in (task, task, later)
+        for each in (task, task, later, later)
     )
     session = AdaptationSession(
         run, run.adapt_config, seed=seed, termination_fn=env.get_wrapper_attr("termination_fn")
@@ -115,7 +116,7 @@ def adapt(run: Any, task: Any, later: Any, seed: int, args: Args) -> dict[str, A
         budget=args.budget,
         episodes=args.episodes,
         second=args.second,
-        afterwards=afterwards if args.second else None,
+        afterwards=afterwards if args.second else (),
     )
     return {"task": str(task), "later": str(later), **found}
 
