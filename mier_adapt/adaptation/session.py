@@ -263,10 +263,14 @@ class AdaptationSession:
 
     # Episodes ---------------------------------------------------------------------------------
 
-    def add_episode(
-        self, real: Transitions, truncated: NDArray[np.bool_], *, acted: Version | Actor
-    ) -> None:
-        """Take an episode that was played elsewhere, ``(B, ...)``, actions in [-1, 1]."""
+    def add_episode(self, real: Transitions, truncated: NDArray[np.bool_], *, acted: Any) -> None:
+        """Take an episode that was played elsewhere.
+
+        Args:
+            real: All of it, ``(B, ...)``, actions in [-1, 1].
+            truncated: Where it ended otherwise than for good, ``(B,)``.
+            acted: What :attr:`acting` was.
+        """
         returned = float(real.rew.sum())
         with self._lock:
             name = getattr(_actor(acted), "name", "gathering")
@@ -277,8 +281,8 @@ class AdaptationSession:
                 acted.returns.append(returned)
 
     @property
-    def acting(self) -> Version | Actor:
-        """What the next episode is played with."""
+    def acting(self) -> Any:
+        """What the next episode is played with, as :meth:`add_episode` takes it."""
         return self._progress.acting if self._progress else self._gathering
 
     def _end_episode(self) -> None:
