@@ -182,7 +182,9 @@ def test_the_intact_robot_is_gymnasiums_bit_for_bit(robot, change):
         assert_same(*(episode(env, commands, seed=seed) for env in (ours, theirs)))
     one, other = ours.unwrapped.model, theirs.unwrapped.model
     assert differing_fields(one, other) == set()
-    assert one.stat.meaninertia == other.stat.meaninertia
+    # MuJoCo adds it up in another order where it compiles the model itself: some builds differ by a
+    # last bit, which no step shows.
+    assert one.stat.meaninertia == pytest.approx(other.stat.meaninertia, rel=1e-14)
 
 
 def numbers(size, largest=1.5):
