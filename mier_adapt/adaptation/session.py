@@ -163,7 +163,7 @@ class AdaptationSession:
             )
         with self._lock:
             if self._acting is None:  # an episode keeps what it began with
-                self._acting = self._progress.acting if self._progress else self._gathering
+                self._acting = self.acting
             acting = self._acting
         with own_global_generators(self._drawn):
             act = _actor(acting).act(row[None], explore=True)[0]
@@ -365,10 +365,14 @@ class AdaptationSession:
 
     def _diagnose(self, found: Identified, generator: np.random.Generator) -> None:
         assert self._contexts is not None
-        self.diagnosis = explain(self._agent, self._config, found, self._contexts, generator)
-        self._diagnosed_at = len(found.real)
-        self._settled = suffices(self.diagnosis, found) and not self._config.learn_always
-        chosen = self.diagnosis.chosen
+        diagnosis = explain(self._agent, self._config, found, self._contexts, generator)
+        self._believe(diagnosis, found)
+
+    def _believe(self, diagnosis: Diagnosis, found: Identified) -> None:
+        """Take what was found out about these transitions, here or by :func:`.adapt`."""
+        self.diagnosis, self._diagnosed_at = diagnosis, len(found.real)
+        self._settled = suffices(diagnosis, found) and not self._config.learn_always
+        chosen = diagnosis.chosen
         self._explains = _Explanation.of(chosen.model, chosen.context, found.real)
 
     def _diagnose_again(self, found: Identified, generator: np.random.Generator) -> str:
@@ -577,10 +581,7 @@ def session_after(
     made._progress = Progress([kept], window=rounds.window, margin=rounds.margin)
     made._relabeled = True  # or left out with a reason
     if diagnosis is not None:
-        made.diagnosis, made._diagnosed_at = diagnosis, len(found.real)
-        made._settled = suffices(diagnosis, found) and not config.learn_always
-        chosen = diagnosis.chosen
-        made._explains = _Explanation.of(chosen.model, chosen.context, found.real)
+        made._believe(diagnosis, found)
     made._checkpoint = checkpoint
     if checkpoint is not None and checkpoint.is_file():
         made._restore(checkpoint)
