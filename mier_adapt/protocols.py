@@ -37,13 +37,15 @@ The same as the environments' batched ``termination_fn``.
 """
 
 
-@runtime_checkable
 class TaskModel(Protocol):
     """Predicts rewards and next observations under a context, and says how likely real ones are.
 
     :class:`.ContextModel` is one; so is a simulator, or an ensemble. Contexts are identified by
     gradients of :meth:`loss`, which a model without a context need not have; weights are fitted
     where the model is a ``torch.nn.Module``.
+
+    ``isinstance`` does not ask for it: since Python 3.12 that overlooks what a ``__getattr__``
+    gives, as modules give their buffers. What takes a model asks it for each of these itself.
     """
 
     obs_dim: int
