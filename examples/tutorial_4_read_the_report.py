@@ -106,22 +106,15 @@ table(
 # %%
 # How new is the task?
 # --------------------
-# Two numbers compare it with the *meta-training* tasks. ``context_distance`` is how far the context
-# that was found lies from the nearest of theirs, in units of how far these lie from each other.
-# ``loss_excess`` is by how many standard deviations the model predicts worse under it than it does
-# in training tasks under theirs.
+# ``novelty`` compares it with the *meta-training* tasks: by how many standard deviations the model
+# predicts worse under the context that was found than it does in training tasks under theirs.
 #
-# Here the second tells the tasks apart, and the first does not: a context names a task *among those
-# that the model knows*, so for a robot that it cannot describe it finds the nearest one that it
-# can. An excess of a few is what a known task may show; tens say that *no* context makes the model
-# right, only new weights can.
+# Where that context lies among theirs would not tell: a context names a task *among those that the
+# model knows*, so for a robot that it cannot describe it finds the nearest one that it can. A
+# novelty of a few is what a known task may show; tens say that *no* context makes the model right,
+# only new weights can.
 
-table(
-    {
-        "novelty: context distance": lambda r: f"{r.novelty.context_distance:.1f}",
-        "novelty: loss excess": lambda r: f"{r.novelty.loss_excess:.0f}",
-    }
-)
+table({"novelty": lambda r: f"{r.novelty:.0f}"})
 
 # %%
 # Is the model right?
@@ -174,7 +167,7 @@ for axis, report in zip(axes, reports, strict=True):
     axis.axhline(0, color="black", linewidth=0.6)
     axis.set_xticks(range(4), [stage.replace(" ", "\n") for stage in STAGES], fontsize=8)
     axis.set_title(
-        f"{report.task}\nloss excess {report.novelty.loss_excess:.0f}: {report.decision}",
+        f"{report.task}\nnovelty {report.novelty:.0f}: {report.decision}",
         fontsize=10,
     )
 axes[0].set_ylabel("return of an episode")

@@ -337,11 +337,9 @@ def plot_adaptation(report: Mapping[str, Any], path: Path) -> None:
         losses.set_xticks(range(3), ["before", "context", "weights"])
         losses.set(ylabel="model loss", title="Model")
         if novelty is not None:
-            losses.set_xlabel(
-                f"novelty: context distance {novelty['context_distance']:.1f}, "
-                f"loss excess {novelty['loss_excess']:.1f}\n(a training task's: 1 and 0)",
-                fontsize="small",
-            )
+            if isinstance(novelty, Mapping):  # as release 0.1 wrote it
+                novelty = novelty["loss_excess"]
+            losses.set_xlabel(f"novelty: {novelty:.1f} (known tasks: 0 ± 1)", fontsize="small")
     for axes in (returns, losses):
         _finish(axes)
     _save(figure, path)

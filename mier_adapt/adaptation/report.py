@@ -22,25 +22,6 @@ _NEEDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Novelty:
-    """How far a task lies from the meta-training tasks, as the model sees both."""
-
-    context_distance: float
-    """L2 distance of the task's context from the nearest meta-training task's, in units of the
-    median distance of meta-training tasks from their own nearest neighbours: about 1 for a task
-    among them."""
-    loss_excess: float
-    """Model loss under the task's context, less the mean of the meta-training tasks' under theirs,
-    in standard deviations of the latter: about 0 for a task among them."""
-
-    def __str__(self) -> str:
-        return (
-            f"context distance {self.context_distance:.1f}, loss excess {self.loss_excess:.1f} "
-            "(a training task's: 1 and 0)"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class AdaptationReport:
     """What an adaptation cost and what each of its stages achieved.
 
@@ -77,8 +58,10 @@ class AdaptationReport:
     ``relabeled``."""
     gate_returns: dict[str, tuple[float, ...]]
     """Returns of the episodes that the gate compared, by stage; empty without a gate."""
-    novelty: Novelty | None
-    """How far from the earlier tasks this one is; None with fewer than three of them."""
+    novelty: float | None
+    """How much worse the model explains the task than those that it knows: its loss under the
+    context that was found, less the mean of theirs, in standard deviations of theirs. Tens say that
+    no context makes the model right; None with fewer than three known tasks."""
     diagnosis: dict[str, Any] | None
     """What changed, as :meth:`.Diagnosis.to_dict` gives it; None where that was not asked."""
     train_loss: tuple[float, float, float] | None = None
@@ -142,7 +125,7 @@ class AdaptationReport:
             padded = (cell.rjust(width) for cell, width in zip(cells, others, strict=True))
             lines.append("   ".join((name.ljust(first), *padded)))
         if self.novelty is not None:
-            lines.append(f"novelty: {self.novelty}")
+            lines.append(f"novelty: {self.novelty:.1f} (known tasks: 0 ± 1)")
         losses = {
             "new task": self.train_loss,
             "held out": self.validation_loss,
@@ -166,14 +149,21 @@ class AdaptationReport:
 @torch.no_grad()
 def novelty(
     agent: Agent, real: Transitions, context: torch.Tensor, earlier_contexts: torch.Tensor
-) -> Novelty | None:
-    """Compare a new task with those that an agent knows; None if these are fewer than three.
+) -> float | None:
+    """How much worse the agent's model explains a new task than those that it knows.
+
+    Under the context that was found, which names a task among those that the model can describe:
+    where it lies among theirs says nothing of a task that it cannot.
 
     Args:
         agent: The agent.
         real: The new task's transitions, ``(B, ...)``.
         context: Its context, ``(C,)``.
         earlier_contexts: The T earlier tasks' contexts, ``(T, C)``.
+
+    Returns:
+        The model's loss, less the mean of the earlier tasks' under their contexts, in standard
+        deviations of the latter; None where these are fewer than three.
     """
     tasks = np.arange(agent.replay.num_tasks)
     if len(tasks) < 3:
@@ -182,13 +172,6 @@ def novelty(
         tasks, len(real), adaptation=True, generator=np.random.default_rng(0)
     ).to(agent.device)
     losses = agent.model.loss(stored, earlier_contexts)
-    loss = agent.model.loss(real, context)
     spread = float(losses.std())
-    between = torch.cdist(earlier_contexts, earlier_contexts)
-    nearest = between.fill_diagonal_(torch.inf).amin(1)
-    scale = float(nearest.median())
-    distance = float((earlier_contexts - context).norm(dim=1).amin())
-    return Novelty(
-        context_distance=distance / scale if scale > 0 else 0.0,
-        loss_excess=float(loss - losses.mean()) / spread if spread > 0 else 0.0,
-    )
+    excess = float(agent.model.loss(real, context) - losses.mean())
+    return excess / spread if spread > 0 else 0.0

@@ -28,7 +28,7 @@ from tianshou.utils.net.continuous import (
 )
 
 from mier_adapt import ContextModel, GradientContextAdapter, Transitions
-from mier_adapt.adaptation.report import AdaptationReport, Novelty
+from mier_adapt.adaptation.report import AdaptationReport
 from mier_adapt.agents import AdaptConfig, MetaTrainConfig, ModelConfig, PolicyConfig
 from mier_adapt.integration import build_sac
 from mier_adapt.protocols import Varies
@@ -573,7 +573,7 @@ def example_report(**changes: Any) -> AdaptationReport:
             "relabeled": (280.0, 320.0),
         },
         "gate_returns": {"adapted context": (95.0,), "relabeled": (305.0,)},
-        "novelty": Novelty(context_distance=2.5, loss_excess=-1.25),
+        "novelty": -1.25,
         "diagnosis": None,
         "train_loss": (9.0, 3.0, -1.0),
         "validation_loss": (8.0, 2.0, -2.0),

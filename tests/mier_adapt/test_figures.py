@@ -145,7 +145,10 @@ def test_an_adaptation_shows_every_episode_of_every_stage(axes, tmp_path, stages
     assert "novelty" not in right.get_xlabel()
     written = json.loads(json.dumps(example_report().to_dict()))  # as it is in its file
     figures.plot_adaptation(written, tmp_path / "x.png")
-    assert "novelty: context distance 2.5" in axes[3].get_xlabel()
+    assert "novelty: -1.2" in axes[3].get_xlabel()
+    written["novelty"] = {"context_distance": 2.5, "loss_excess": -3.5}  # as release 0.1 wrote it
+    figures.plot_adaptation(written, tmp_path / "x.png")
+    assert "novelty: -3.5" in axes[5].get_xlabel()
 
 
 def test_where_nothing_was_learned_hypotheses_are_shown(axes, tmp_path):

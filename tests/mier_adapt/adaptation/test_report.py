@@ -27,7 +27,7 @@ def test_a_report_prints_its_decision_losses_and_novelty():
     assert text.startswith("negated joints 1,4,6, seed 3. Kept relabeled: it returned more.")
     assert "new task 9.00 → 3.00 → -1.00; held out 8.00 → 2.00 → -2.00" in text
     assert "earlier tasks -7.00 → -6.00" in text
-    assert "novelty: context distance 2.5, loss excess -1.2" in text
+    assert "novelty: -1.2 (known tasks: 0 ± 1)" in text
     assert "20,000 transitions for 500 updates; models disagree by 0.12" in text
     assert max(map(len, text.splitlines())) <= 120
 
