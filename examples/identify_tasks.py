@@ -69,10 +69,7 @@ def main(args: Args) -> None:
     with torch.no_grad():
         without = plain.loss(fresh, plain.initial_context)
         before = run.model.loss(fresh, run.model.initial_context)
-        # losses[i, j]: task i's fresh transitions under the context found for task j
-        losses = torch.stack(
-            [run.model.loss(fresh, context.expand(len(fresh), -1)) for context in adapted], dim=1
-        )
+    losses = run.adapter.cross_losses(fresh, adapted)
     own = losses.diagonal()
     others = losses.masked_fill(torch.eye(len(own), dtype=torch.bool), torch.inf)
     mean_of_others = (losses.sum(1) - own) / (len(own) - 1)

@@ -124,12 +124,8 @@ print(f"evaluation loss: {losses[0]:.2f} at first, {np.mean(losses[-50:]):.2f} i
 # loss on the diagonal.
 
 contexts = adapter.adapt(draw(logs, torch.arange(len(tasks)), 400))
-with torch.no_grad():
-    initial = model.loss(fresh, model.initial_context)
-    # table[i, j]: condition i's fresh transitions under the context found for condition j
-    table = torch.stack(
-        [model.loss(fresh, context.expand(len(tasks), -1)) for context in contexts], dim=1
-    )
+table = adapter.cross_losses(fresh, contexts)  # [i, j]: condition i's data, condition j's context
+initial = model.loss(fresh, model.initial_context).detach()
 own = table.diagonal()
 others = (table.sum(1) - own) / (len(tasks) - 1)
 for name, part in (("training", known), ("unseen", unseen)):

@@ -409,6 +409,9 @@ class Evaluate:
         path = self.run_directory / EVALUATION_FILE
         replace_text(path, json.dumps(record, indent=2) + "\n")
         _console.print(table)
+        for split, count in record["identified"].items():
+            if count is not None:
+                _say(f"Own context predicts best: {count} of {len(splits[split])} {split} tasks")
         _say(f"Figures: {path}")
         return 0
 

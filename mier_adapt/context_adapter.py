@@ -188,6 +188,37 @@ class GradientContextAdapter:
         )
 
     @checked
+    @torch.no_grad()
+    def cross_losses(
+        self, fresh: Transitions, contexts: Float[Tensor, "T C"]
+    ) -> Float[Tensor, "T T"]:
+        """Does the context identify the task? Every task's loss under every task's context.
+
+        Where it does, a row is lowest on the diagonal: nothing predicts a task's transitions as
+        well as the context that was found for it. A falling training loss does not tell: a model
+        can also learn what all tasks share.
+
+        Args:
+            fresh: Transitions of T tasks, ``(T, B, ...)``, that the contexts were not found from.
+            contexts: As :meth:`adapt` found them from other transitions of these tasks.
+
+        Returns:
+            The model's loss of task i's transitions under the context of task j, at ``[i, j]``.
+
+        Raises:
+            ValueError: If the two differ in their tasks, or a shape does not fit.
+        """
+        shape = (fresh.obs.shape[0], self.model.context_dim)
+        if fresh.obs.ndim != 3 or tuple(contexts.shape) != shape:
+            raise ValueError(
+                "cross_losses expected fresh transitions of T tasks, (T, B, dim), and a context of "
+                f"{self.model.context_dim} dimensions for each, got obs {tuple(fresh.obs.shape)} "
+                f"and contexts {tuple(contexts.shape)}."
+            )
+        loss = loss_function(self.model, fresh)
+        return torch.stack([loss(context.expand_as(contexts)) for context in contexts], dim=1)
+
+    @checked
     def meta_loss(
         self, adaptation: Transitions, evaluation: Transitions, *, first_order: bool = False
     ) -> MetaLoss:

@@ -104,3 +104,9 @@ class ContextActor(PolicyActor):
     def loss(self, transitions: Transitions) -> Float[Tensor, " T"]:
         """The model's loss of each task's transitions, ``(T, B, ...)``, under its context."""
         return self.agent.model.loss(transitions.to(self.agent.device), self.model_contexts)
+
+    def cross_losses(self, transitions: Transitions) -> Float[Tensor, "T T"]:
+        """As :meth:`.GradientContextAdapter.cross_losses`, of T tasks with a context each."""
+        return self.agent.adapter.cross_losses(
+            transitions.to(self.agent.device), self.model_contexts
+        )

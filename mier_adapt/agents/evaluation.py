@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mier_adapt._checks import Seed, Size, checked
@@ -31,6 +32,9 @@ class TaskEvaluation:
     """Loss of the actor's model, if it has one, on fresh transitions, before adaptation."""
     loss_adapted: float | None
     """The same after it."""
+    loss_others: float | None
+    """The same under the best of the other tasks' contexts, where there are others: where it is
+    lower, the context does not identify the task among them."""
 
 
 @checked
@@ -81,6 +85,7 @@ def evaluate(
             for _ in range(2)
         )
         actors = initial, policy.adapt(adaptation)
+        others = _best_of_others(actors[1], fresh)
         losses = [
             loss(fresh).tolist() if (loss := getattr(actor, "loss", None)) else [None] * len(tasks)
             for actor in actors
@@ -108,9 +113,19 @@ def evaluate(
             returns_adapted=returns[1][i],
             loss_initial=losses[0][i],
             loss_adapted=losses[1][i],
+            loss_others=others[i],
         )
         for i, task in enumerate(tasks)
     ]
+
+
+def _best_of_others(actor: Any, fresh: Transitions) -> list[float] | list[None]:
+    """Each task's least loss under another one's context, if the actor has a model."""
+    if len(fresh) < 2 or not hasattr(actor, "cross_losses"):
+        return [None] * len(fresh)
+    losses = actor.cross_losses(fresh).fill_diagonal_(torch.inf)
+    best: list[float] = losses.amin(1).tolist()
+    return best
 
 
 def stack_tasks(rollouts: Sequence[Rollout], steps: int) -> Transitions:
@@ -143,9 +158,11 @@ def evaluation_record(
 
     Returns:
         How it was measured; under ``summary`` mean and interquartile mean of each split before and
-        after adaptation, with 95% intervals over seeds; and under ``splits``, for each task, its
-        label, parameters and, a number for each seed, ``return_initial``, ``return_adapted`` (means
-        over episodes), ``loss_initial`` and ``loss_adapted``.
+        after adaptation, with 95% intervals over seeds; under ``identified`` in how many tasks of
+        each split no other task's context predicts better, None without a model; and under
+        ``splits``, for each task, its label, parameters and, a number for each seed,
+        ``return_initial``, ``return_adapted`` (means over episodes), ``loss_initial``,
+        ``loss_adapted`` and ``loss_others``.
     """
     record: dict[str, Any] = {
         "family": envs.task_set.family,
@@ -154,6 +171,7 @@ def evaluation_record(
         "episodes": episodes,
         "adaptation_steps": adaptation_steps,
         "summary": {},
+        "identified": {},
         "splits": {},
     }
     for split, tasks in splits.items():
@@ -177,6 +195,7 @@ def evaluation_record(
                 "return_adapted": [float(each.returns_adapted.mean()) for each in evaluations],
                 "loss_initial": [each.loss_initial for each in evaluations],
                 "loss_adapted": [each.loss_adapted for each in evaluations],
+                "loss_others": [each.loss_others for each in evaluations],
             }
             for task, evaluations in zip(tasks, zip(*by_seed, strict=True), strict=True)
         ]
@@ -186,4 +205,12 @@ def evaluation_record(
             )
             for context in ("initial", "adapted")
         }
+        record["identified"][split] = _identified(record["splits"][split])
     return record
+
+
+def _identified(rows: Sequence[Mapping[str, Any]]) -> int | None:
+    """In how many tasks, over all seeds, no other task's context had a lower loss."""
+    if any(loss is None for row in rows for loss in row["loss_others"]):
+        return None
+    return sum(bool(np.mean(row["loss_adapted"]) < np.mean(row["loss_others"])) for row in rows)

@@ -287,6 +287,9 @@ def test_evaluates_and_writes_figures(command, finished_run, tmp_path):
     low, high = summary["iqm_interval"]
     assert f"{low:.0f} to {high:.0f}" in shown
     assert low <= summary["iqm"] <= high
+    own = sum(np.mean(row["loss_adapted"]) < np.mean(row["loss_others"]) for row in rows)
+    assert results["identified"] == {"test": own}
+    assert f"Own context predicts best: {own} of {len(rows)} test tasks" in shown
     assert f"10: {tasks[10]}" in shown
     assert "mean of test tasks" in shown
 

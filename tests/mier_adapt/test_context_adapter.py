@@ -286,6 +286,26 @@ def test_a_model_that_is_no_network_identifies_tasks(varies):
     assert model.initial_context.eq(0).all()
 
 
+@pytest.mark.parametrize("kind", ["linear", "network"])
+def test_cross_losses_are_each_tasks_under_each_context(kind):
+    if kind == "linear":
+        model: Any = LinearModel(std=1.0, dtype=torch.float64)
+        contexts = torch.tensor([[0.7, -1.2], [-0.4, 0.3], [0.0, 2.0]], dtype=torch.float64)
+    else:
+        model = random_model()
+        contexts = torch.randn(3, CONTEXT_DIM, dtype=torch.float64)
+    data = double(3, 30)
+    rew, obs_next = model.mean(data.obs, data.act, contexts)
+    data = Transitions(data.obs, data.act, rew.detach(), obs_next.detach(), data.terminated)
+    losses = GradientContextAdapter(model).cross_losses(data, contexts)
+    assert not losses.requires_grad
+    for i in range(3):
+        for j in range(3):
+            torch.testing.assert_close(losses[i, j], model.loss(data[i], contexts[j]).detach())
+    # As the model predicts: nothing does so better than a task's own context.
+    assert losses.argmin(1).tolist() == [0, 1, 2]
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("missing", ["loss", "sample", "initial_context", "varies"])
 def test_what_is_no_model_is_refused_by_what_it_lacks(missing):
@@ -532,6 +552,9 @@ def test_calls_name_the_argument_that_does_not_fit():
     for adaptation, evaluation in ((double(4), double(4)), (double(2, 4), double(3, 4))):
         with pytest.raises(ValueError, match="adaptation and evaluation sets of the same T tasks"):
             adapter.meta_loss(adaptation, evaluation)
+    for fresh, shape in (((4,), (1, CONTEXT_DIM)), ((2, 4), (3, CONTEXT_DIM)), ((2, 4), (2, 1))):
+        with pytest.raises(ValueError, match="cross_losses expected fresh transitions of T tasks"):
+            adapter.cross_losses(double(*fresh), torch.zeros(shape, dtype=torch.float64))
 
 
 class WithoutGraph(LinearModel):

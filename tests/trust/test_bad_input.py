@@ -180,6 +180,11 @@ def targets() -> Iterator[Target]:
     )
     tasks = random_transitions(2, 4)
     yield Target(
+        "GradientContextAdapter.cross_losses",
+        lambda **k: adapter().cross_losses(**k),
+        {"fresh": tasks, "contexts": torch.zeros(2, 2)},
+    )
+    yield Target(
         "GradientContextAdapter.meta_loss",
         lambda **k: adapter().meta_loss(**k),
         {"adaptation": tasks, "evaluation": tasks},

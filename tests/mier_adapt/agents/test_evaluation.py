@@ -65,10 +65,13 @@ def test_an_evaluation_tells_each_task_apart(run, negated_joints_envs):
     for each in evaluations:
         assert each.returns_initial.shape == each.returns_adapted.shape == (2,)
         assert each.loss_initial != each.loss_adapted
+        assert each.loss_others is not None
+        assert each.loss_others != each.loss_adapted
     (alone,) = evaluate(
         run.with_context_steps(0), negated_joints_envs, tasks[1:2], seed=0, episodes=2, **HOW
     )
     assert alone.loss_initial == alone.loss_adapted
+    assert alone.loss_others is None
     np.testing.assert_array_equal(alone.returns_initial, alone.returns_adapted)
 
 
@@ -140,7 +143,7 @@ def test_any_meta_policy_is_evaluated(negated_joints_envs):
     assert given.rew.shape == (3, 40)
     assert not given.act.any()
     for each in evaluations:
-        assert (each.loss_initial, each.loss_adapted) == (None, None)
+        assert (each.loss_initial, each.loss_adapted, each.loss_others) == (None, None, None)
         assert each.returns_initial.shape == (2,)
         assert (each.returns_initial != each.returns_adapted).all()
     still = collect_episodes(
@@ -162,6 +165,7 @@ def test_a_record_of_a_policy_without_a_model_goes_through_json(negated_joints_e
     (first, _) = json.loads(json.dumps(record))["splits"]["test"]
     assert first["loss_initial"] == first["loss_adapted"] == [None, None]
     assert len(first["return_adapted"]) == 2
+    assert record["identified"] == {"test": None}
     mean = np.mean([row["return_adapted"] for row in record["splits"]["test"]])
     assert record["summary"]["test"]["adapted"]["mean"] == pytest.approx(mean)
 
