@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.mier_adapt.doubles import random_transitions
 
-SECONDS = 10.0
+SECONDS = 10.0  # of processor time, which other work on the machine does not lengthen
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     # A set that is of the wrong size is named by the tensor in it that shows it.
@@ -84,7 +84,7 @@ def arrays(draw: st.DrawFn) -> Any:
 
 def require_sense(target: Target, argument: str, value: Any) -> None:
     """Call a target with one senseless argument, and look at what comes of it."""
-    started = time.monotonic()
+    started = time.process_time()
     try:
         target.function(**{**target.good, argument: value})
     except OSError:
@@ -97,4 +97,4 @@ def require_sense(target: Target, argument: str, value: Any) -> None:
         if not any(word.lower() in message for word in words):
             pytest.fail(f"{target.name}({argument}={value!r:.60}) does not name it: {error!r}")
     finally:
-        assert time.monotonic() - started < SECONDS
+        assert time.process_time() - started < SECONDS
