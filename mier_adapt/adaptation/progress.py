@@ -11,6 +11,7 @@ class Version:
     """A policy, and what its real episodes returned."""
 
     candidate: Any
+    """What acts; None once it can be neither kept nor judged any more."""
     returns: list[float] = field(default_factory=list)
 
     @property
@@ -79,7 +80,15 @@ class Progress:
         return all(each.mean < worst for each in latest)
 
     def learn(self, candidate: Any) -> None:
-        """Take what learning made."""
+        """Take what learning made, and forget what can no longer be kept.
+
+        Windows of the past stay as they are: only the best of them, or one with what is new, can be
+        kept.
+        """
+        best = self._best_window()[-1:]
+        for each in [each for each in self.learned if each.returns][: -self._window]:
+            if each not in best:
+                each.candidate = None
         self.learned.append(Version(candidate))
 
     def restore(self) -> Any:

@@ -130,7 +130,6 @@ class AdaptationSession:
         self._rows: list[tuple[Any, ...]] = []
         self._acting: Version | Actor | None = None
         self._contexts: torch.Tensor | None = None
-        self._surprises: dict[int, float] = {}
         self._looked_at = 0
         self.log: list[dict[str, Any]] = []
         """For every episode the real ``transitions`` before it, its ``steps`` and ``return``, the
@@ -313,6 +312,7 @@ class AdaptationSession:
         self._learner: Learner | None = None
         self._start: Version | None = None
         self._learned_from = 0
+        self._surprises: dict[int, float] = {}
         self._settled = self._relabeled = False
         self._diagnosed_at = 0
         self._explains: _Explanation | None = None

@@ -1,6 +1,8 @@
 """Which policy acts, which one is kept, and when learning has lost its way."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mier_adapt.adaptation.progress import Progress
 
@@ -70,3 +72,22 @@ def test_what_never_was_better_goes_back_to_what_came():
     progress = played([("safe", [5.0])], [4.0, 4.0, 4.0], margin=0.04)
     assert progress.lost
     assert progress.restore() == "safe"
+
+
+@given(
+    returns=st.lists(st.none() | st.integers(-3, 3).map(float), max_size=12),
+    window=st.integers(1, 4),
+)
+def test_what_can_no_longer_be_kept_is_forgotten_and_nothing_else(returns, window):
+    progress = Progress(["safe"], window=window, margin=0.0)
+    progress.first[0].returns.append(0.0)
+    for number, returned in enumerate(returns):
+        progress.learn(number)
+        progress.learned[-1].returns += [] if returned is None else [returned]
+        # Versions are their numbers: whatever is kept or goes on has not been forgotten.
+        everything = ["safe", *range(number + 1)]
+        assert progress.kept.candidate in everything
+        assert progress.restore() in everything
+        held = [each for each in progress.learned if each.candidate is not None]
+        unplayed = sum(not each.returns for each in progress.learned)
+        assert len(held) <= window + 2 + unplayed

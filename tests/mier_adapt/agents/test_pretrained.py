@@ -92,7 +92,7 @@ def test_the_card_says_how_the_run_was_made_and_what_it_achieved(
     for key in ("updates", "env_steps", "seconds"):
         assert card[key] == tree[key]
     assert card["seed"] == 1
-    assert card["versions"]["torch"] == torch.__version__
+    assert card["versions"]["torch"] == version("torch")
     for name, digest in card["sha256"].items():
         assert hashlib.sha256((installed / "tiny" / name).read_bytes()).hexdigest() == digest
     assert {CHECKPOINT, "run.json"} <= card["sha256"].keys()
