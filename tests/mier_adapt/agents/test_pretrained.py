@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import shutil
+from importlib.metadata import version
 
 import numpy as np
 import pytest
