@@ -17,6 +17,7 @@ import torch
 
 from mier_adapt._checks import NonNegative, Share, checked, require_tensor
 from mier_adapt._evidence import NOTHING, Evidence, softened
+from mier_adapt._products import quick_products
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.changes import (
     Actuators,
@@ -211,6 +212,7 @@ class Diagnosis:
 
 @checked
 @torch.inference_mode(False)  # also where the caller evaluates in it
+@quick_products()
 def diagnose(
     model: TaskModel,
     transitions: OneTask,

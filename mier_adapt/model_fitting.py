@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import torch
 
 from mier_adapt._checks import Count, NonNegative, Positive, Range, Size, checked, shown
+from mier_adapt._products import quick_products
 from mier_adapt._typing import Float, Int, Tensor
 from mier_adapt.context_adapter import (
     GradientContextAdapter,
@@ -56,6 +57,7 @@ class FittedModel:
 
 @checked
 @torch.inference_mode(False)  # also where the caller evaluates in it, or without gradients
+@quick_products()
 def fit_model(
     adapter: GradientContextAdapter,
     transitions: OneTask,

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from mier_adapt._checks import Count, Seed, checked
+from mier_adapt._products import quick_products
 from mier_adapt._storage.randomness import forked_global_generators
 from mier_adapt.adaptation.identification import Identified, identify
 from mier_adapt.adaptation.learner import draw_stored
@@ -101,6 +102,7 @@ class Adaptation:
 
 @checked
 @torch.inference_mode(False)
+@quick_products()
 def adapt(
     agent: Agent,
     task: NewTask,

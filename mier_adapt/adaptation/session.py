@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch.optim.swa_utils import AveragedModel
 
 from mier_adapt._checks import Seed, checked, require_array, shown
+from mier_adapt._products import quick_products
 from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt._storage.files import FOREIGN_ERRORS, require_kinds
 from mier_adapt._storage.randomness import (
@@ -145,6 +146,7 @@ class AdaptationSession:
         """Real ones so far."""
         return sum(len(real) for real, _ in self._episodes) + len(self._rows)
 
+    @quick_products()
     def act(self, obs: ArrayLike) -> NDArray[Any]:
         """What to command next, ``(A,)``, in the robot's units; it explores.
 
@@ -221,6 +223,7 @@ class AdaptationSession:
         if terminated or truncated:
             self._end_episode()
 
+    @quick_products()
     def improve(self) -> str:
         """Make what can be made of the episodes so far; what was done, in words.
 

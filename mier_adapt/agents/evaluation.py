@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from mier_adapt._checks import Seed, Size, checked
+from mier_adapt._products import quick_products
 from mier_adapt._storage.randomness import forked_global_generators
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.rollouts import Rollout, collect_episodes
@@ -38,6 +39,7 @@ class TaskEvaluation:
 
 
 @checked
+@quick_products()
 def evaluate(
     policy: MetaPolicy,
     envs: FamilyEnvs,

@@ -17,6 +17,7 @@ from mier_adapt._checks import (
     checked,
     require_actions,
 )
+from mier_adapt._products import quick_products
 from mier_adapt._storage.randomness import forked_global_generators
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.integration import ContextReplayBuffer, PolicyActor, update
@@ -32,6 +33,7 @@ from mier_adapt.transitions import OneTask
 
 @checked
 @torch.inference_mode(False)
+@quick_products()
 def imitate(
     algorithm: Any,
     policy: Callable[[Float[Tensor, "B O"]], Float[Tensor, "B A"]],

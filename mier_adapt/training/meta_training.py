@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mier_adapt._checks import Device, NonNegative, Seed, checked
 from mier_adapt._memory import keep_freed_memory
+from mier_adapt._products import quick_products
 from mier_adapt._storage.checkpoints import (
     CHECKPOINT_FILE,
     PREVIOUS_FILE,
@@ -326,6 +327,7 @@ class MetaTrainer:
 
 @checked
 @torch.inference_mode(False)
+@quick_products()
 def meta_train(
     config: MetaTrainConfig,
     directory: Path,

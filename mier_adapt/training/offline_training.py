@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from mier_adapt._checks import Device, Seed, Size, checked
+from mier_adapt._products import quick_products
 from mier_adapt.agents.configs import ModelConfig
 from mier_adapt.agents.run import build_adapter
 from mier_adapt.context_adapter import GradientContextAdapter
@@ -22,6 +23,7 @@ _ANNEALED_SHARE = 0.5
 
 @checked
 @torch.inference_mode(False)
+@quick_products()
 def meta_train_offline(
     earlier: Sequence[Transitions],
     *,
