@@ -278,6 +278,9 @@ class MetaTrainConfig:
     """Iterations between evaluations."""
     evaluated_tasks: Size = 10
     """Meta-training tasks that are evaluated, the set's first ones."""
+    late_contexts: bool = False
+    """Take each meta-step beside the SAC updates that its contexts are drawn for, on a core of its
+    own, and let them act on those of the meta-step before. Ours."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The context model and its meta-training."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)

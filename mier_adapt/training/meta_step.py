@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mier_adapt.agents.configs import ModelConfig
 from mier_adapt.context_adapter import GradientContextAdapter, MetaLoss
 from mier_adapt.integration import ContextReplayBuffer
+from mier_adapt.transitions import Transitions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,22 +39,47 @@ def meta_step(
     config: ModelConfig,
     place: Place,
 ) -> MetaLoss:
-    """Descend the meta-loss of some tasks, by gradients rescaled to ``config.max_grad_norm``.
+    """Draw some tasks' sets, and descend their meta-loss.
+
+    Raises:
+        FloatingPointError: As :func:`descend`.
+    """
+    return descend(adapter, optimizer, draw_sets(replay, tasks, config), tasks, config, place)
+
+
+def draw_sets(
+    replay: ContextReplayBuffer, tasks: NDArray[np.int_], config: ModelConfig
+) -> tuple[Transitions, Transitions]:
+    """What a meta-step learns from, ``(T, B, ...)`` each.
 
     Adaptation sets are drawn from what was gathered with the initial context, evaluation sets from
     everything.
+    """
+    adaptation, evaluation = (
+        replay.sample_transitions(tasks, config.batch_size, adaptation=adaptation)
+        for adaptation in (True, False)
+    )
+    return adaptation, evaluation
+
+
+def descend(
+    adapter: GradientContextAdapter,
+    optimizer: torch.optim.Optimizer,
+    sets: tuple[Transitions, Transitions],
+    tasks: NDArray[np.int_],
+    config: ModelConfig,
+    place: Place,
+) -> MetaLoss:
+    """Descend the meta-loss of some tasks, by gradients rescaled to ``config.max_grad_norm``.
+
+    Draws nothing, and touches nothing but model and optimizer.
 
     Raises:
         FloatingPointError: If loss, gradient or a context stops being finite; names it and where.
     """
     model = cast(torch.nn.Module, adapter.model)
     parameters = list(model.parameters())
-    adaptation, evaluation = (
-        replay.sample_transitions(tasks, config.batch_size, adaptation=adaptation).to(
-            parameters[0].device
-        )
-        for adaptation in (True, False)
-    )
+    adaptation, evaluation = (each.to(parameters[0].device) for each in sets)
     meta = adapter.meta_loss(adaptation, evaluation, first_order=config.first_order)
     loss = float(meta.loss.detach())
     if not math.isfinite(loss):

@@ -1,13 +1,15 @@
 """Algorithm 1: meta-train a context model and a policy that is conditioned on its context."""
 
 import contextlib
+import functools
 import logging
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ from mier_adapt._storage.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from mier_adapt._storage.files import FOREIGN_ERRORS, CheckpointError
+from mier_adapt._storage.files import FOREIGN_ERRORS, CheckpointError, require_kinds
 from mier_adapt._storage.locks import LOCK_FILE, run_lock
 from mier_adapt._storage.randomness import (
     check_global_generator_state,
@@ -44,11 +46,12 @@ from mier_adapt.agents.run import (
     read_run_file,
     write_run_file,
 )
+from mier_adapt.context_adapter import MetaLoss
 from mier_adapt.integration import update
 from mier_adapt.integration.actors import require_finite_parameters
 from mier_adapt.integration.algorithms import set_lr, set_target_entropy
 from mier_adapt.protocols import Actor
-from mier_adapt.training.meta_step import Place, meta_step, require_finite_contexts
+from mier_adapt.training.meta_step import Place, descend, draw_sets, require_finite_contexts
 from mier_adapt.training.metrics import MetricsLog
 from mier_adapt.transitions import Transitions
 from mier_adapt_envs import task_set
@@ -58,8 +61,24 @@ _logger = logging.getLogger(__name__)
 _FINAL_SAVE_WAITS = (1.0, 2.0, 4.0, 8.0)
 """Seconds before each further try of a run's last save. Schedulers that stop a process give it
 ten seconds and more."""
+_STARTED = {"tasks": [int], "contexts": torch.Tensor, "loss": float}
 _EVALUATION_SEED = 20_000
 """Evaluations of one run share their starts, so that its curve shows the policy alone."""
+
+
+class _Step(NamedTuple):
+    """What a meta-step gives."""
+
+    contexts: torch.Tensor
+    """Shape ``(T, C)``."""
+    loss: float
+
+
+class _Started(NamedTuple):
+    """A meta-step that may be under way."""
+
+    tasks: NDArray[np.int_]
+    step: Future[_Step]
 
 
 class MetaTrainer:
@@ -73,6 +92,8 @@ class MetaTrainer:
         seed: Fixes the run.
         adapt_config: How the run will meet new tasks.
         device: Where networks live and learn.
+        beside: Takes meta-steps beside the updates where ``config.late_contexts`` lets it; without,
+            they are taken in between, with the same results.
 
     Source:
         Mendonca et al. (2020), arXiv:2006.07178, Algorithm 1. Ours: the model is trained
@@ -88,6 +109,7 @@ class MetaTrainer:
         seed: int,
         adapt_config: AdaptConfig | None = None,
         device: torch.device | str = "cpu",
+        beside: Executor | None = None,
     ) -> None:
         keep_freed_memory()
         seed_global_generators(seed)
@@ -109,6 +131,8 @@ class MetaTrainer:
         self.pretrain_steps = 0
         self.seconds = 0.0
         self._sums: dict[str, tuple[float, int]] = {}
+        self._beside = beside
+        self._started: _Started | None = None
 
     @property
     def finished(self) -> bool:
@@ -134,6 +158,7 @@ class MetaTrainer:
             self.seconds += time.monotonic() - started
             return None
         if self.updates % config.updates_per_iteration == 0:
+            self._take_contexts()
             self._anneal()
             self._collect()
         if self.updates % config.policy.updates_per_model_step == 0:
@@ -158,7 +183,16 @@ class MetaTrainer:
 
     def state(self) -> dict[str, Any]:
         """All that :meth:`load_state` needs to go on as if nothing had happened."""
+        started = None
+        if self._started is not None:  # the model is not whole before it is done
+            contexts, loss = self._started.step.result()
+            started = {
+                "tasks": self._started.tasks.tolist(),
+                "contexts": contexts,
+                "loss": loss,
+            }
         return {
+            "started": started,
             "run": self.run.state(),
             "model_optimizer": self.model_optimizer.state_dict(),
             "updates": self.updates,
@@ -176,7 +210,13 @@ class MetaTrainer:
         Raises:
             ValueError: If it does not fit; nothing is changed then.
         """
+        state = {"started": None, **state}  # unknown to release 0.1
         self._check_state(state)
+        self._started = None
+        if state["started"] is not None:
+            done: Future[_Step] = Future()
+            done.set_result(_Step(state["started"]["contexts"], state["started"]["loss"]))
+            self._started = _Started(np.array(state["started"]["tasks"]), done)
         self.run.load_state(state["run"])
         self.model_optimizer.load_state_dict(state["model_optimizer"])
         self.updates = state["updates"]
@@ -192,6 +232,12 @@ class MetaTrainer:
     def _check_state(self, state: Any) -> None:
         own = {**self.state(), "run": None}
         require_keys(own, state, "state")
+        if state["started"] is not None:
+            require_kinds(_STARTED, state["started"], "started")
+            tasks, shape = state["started"]["tasks"], state["started"]["contexts"].shape
+            known = all(0 <= task < self.run.replay.num_tasks for task in tasks)
+            if not known or shape != (len(tasks), self.run.replay.context_dim):
+                raise ValueError(f"started: contexts {tuple(shape)} of tasks {tasks}.")
         self.run.check_state(state["run"])
         require_optimizer_state(self.model_optimizer, state["model_optimizer"], "model_optimizer")
         for name in ("updates", "env_steps", "pretrain_steps", "seconds"):
@@ -269,14 +315,36 @@ class MetaTrainer:
         return Transitions.stack([rollout.transitions.flatten() for rollout in rollouts])
 
     def _meta_step(self) -> None:
-        """One step of the model; its contexts go to the policy's replay."""
+        """One step of the model; its contexts go to the policy's replay, with the next if late.
+
+        All that is drawn for it is drawn here, so that it may run beside whatever draws next.
+        """
         config, run = self.config.model, self.run
+        self._take_contexts()
         tasks = self._draw_tasks(config.tasks_per_batch)
-        meta = meta_step(
-            run.adapter, self.model_optimizer, run.replay, tasks, config, self._place()
+        sets = draw_sets(run.replay, tasks, config)
+        step = functools.partial(
+            descend, run.adapter, self.model_optimizer, sets, tasks, config, self._place()
         )
-        run.replay.set_contexts(tasks, meta.contexts)
-        self._add("model_loss", float(meta.evaluation_loss.mean()))
+        late = self.config.late_contexts and self.updates > 0
+        if late and self._beside is not None:
+            self._started = _Started(tasks, self._beside.submit(_contexts_of, step))
+        else:
+            done: Future[_Step] = Future()
+            done.set_result(_contexts_of(step))
+            self._started = _Started(tasks, done)
+        if not late:
+            self._take_contexts()
+
+    def _take_contexts(self) -> None:
+        """Let the policy act on the contexts of the meta-step that was started, if one was."""
+        if self._started is None:
+            return
+        tasks, step = self._started
+        contexts, loss = step.result()
+        self._started = None
+        self.run.replay.set_contexts(tasks, contexts)
+        self._add("model_loss", loss)
 
     def _place(self) -> Place:
         return Place(
@@ -289,6 +357,8 @@ class MetaTrainer:
     def _measure(self) -> dict[str, Any]:
         """Close an iteration: means since the last one, and an evaluation where it is due."""
         config = self.config
+        if self._started is not None:
+            self._started.step.result()
         for network, name in (
             (self.run.context_model, "The model"),
             (self.run.algorithm, "SAC"),
@@ -323,6 +393,26 @@ class MetaTrainer:
     def _add(self, name: str, value: float) -> None:
         total, count = self._sums.get(name, (0.0, 0))
         self._sums[name] = (total + value, count + 1)
+
+
+def _contexts_of(step: Callable[[], MetaLoss]) -> _Step:
+    meta = step()
+    return _Step(meta.contexts, float(meta.evaluation_loss.mean()))
+
+
+@contextlib.contextmanager
+def _core_of_its_own(config: MetaTrainConfig, device: torch.device | str) -> Iterator[Any]:
+    """What takes meta-steps beside updates, with half of torch's threads; None without two."""
+    threads = torch.get_num_threads()
+    if not config.late_contexts or threads < 2 or torch.device(device).type != "cpu":
+        yield None
+        return
+    torch.set_num_threads(threads // 2)
+    try:
+        with ThreadPoolExecutor(max_workers=1) as worker:
+            yield worker
+    finally:
+        torch.set_num_threads(threads)
 
 
 @checked
@@ -376,10 +466,20 @@ def meta_train(
     tasks = task_set(config.family, config.task_set)
     run_file = RunFile(config, adapt_config or AdaptConfig(), seed, tasks.hash)
     directory.mkdir(parents=True, exist_ok=True)
-    with run_lock(directory), FamilyEnvs(tasks) as envs, forked_global_generators(seed):
+    with (
+        run_lock(directory),
+        FamilyEnvs(tasks) as envs,
+        forked_global_generators(seed),
+        _core_of_its_own(config, device) as beside,
+    ):
         _enter(directory, run_file)
         trainer = MetaTrainer(
-            config, envs, seed=seed, adapt_config=run_file.adapt_config, device=device
+            config,
+            envs,
+            seed=seed,
+            adapt_config=run_file.adapt_config,
+            device=device,
+            beside=beside,
         )
         resumed = (directory / CHECKPOINT_FILE).exists() or (directory / PREVIOUS_FILE).exists()
         if resumed:

@@ -3,6 +3,7 @@ import importlib.metadata
 import json
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -177,6 +178,86 @@ def test_a_run_that_stops_anywhere_ends_bit_for_bit_alike(negated_joints_run, tm
         load_tree(tmp_path / CHECKPOINT), load_tree(negated_joints_run / CHECKPOINT), ignore=TIMES
     )
     assert without_times(read_metrics(tmp_path)) == without_times(read_metrics(negated_joints_run))
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's threads, and gives them back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_late_contexts_are_the_same_beside_the_updates_or_between_them(threads, tmp_path):
+    """Wherever a run is stopped, and on however many cores its parts are taken."""
+    config = tiny_config(late_contexts=True)
+    assert meta_train(config, tmp_path / "whole", **ADAPT, seed=1)
+    for number, stop in enumerate((7, 4, 6, 3, 5, 1)):
+        threads(1 + number % 2)
+        steps = iter(range(stop))
+        assert not meta_train(
+            config,
+            tmp_path / "parts",
+            **ADAPT,
+            seed=1,
+            should_stop=lambda steps=steps: next(steps, None) is None,
+        )
+        assert torch.get_num_threads() == 1 + number % 2
+    assert meta_train(config, tmp_path / "parts", **ADAPT, seed=1)
+    whole, parts = (load_tree(tmp_path / name / CHECKPOINT) for name in ("whole", "parts"))
+    assert_same_tree(whole, parts, ignore=TIMES)
+    rows = [without_times(read_metrics(tmp_path / name)) for name in ("whole", "parts")]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_late_contexts_are_those_of_the_meta_step_before(beside):
+    config = tiny_config(late_contexts=True)
+    started, acted_on = [], []
+    with (
+        FamilyEnvs(mier_adapt_envs.task_set(config.family), num_threads=1) as envs,
+        ThreadPoolExecutor(max_workers=1) as worker,
+    ):
+        trainer = MetaTrainer(config, envs, seed=0, beside=worker if beside else None)
+        while trainer.updates < 10:
+            before = trainer.updates
+            trainer.step()
+            if trainer.updates > before and before % 4 == 0:
+                acted_on.append(trainer.run.replay.active_tasks.tolist())
+                state = trainer.state()["started"]
+                started.append(acted_on[-1] if state is None else state["tasks"])
+    # The first has none before it.
+    assert acted_on == [started[0], started[0], started[1]]
+    assert len({tuple(each) for each in started}) == 3
+
+
+def test_a_meta_step_beside_the_updates_that_diverges_ends_the_run(threads, tmp_path):
+    threads(2)
+    config = tiny_config(
+        late_contexts=True,
+        updates_per_iteration=20,
+        model=model_config(lr=1e8, max_grad_norm=1e30, pretrain_steps=0),
+    )
+    with pytest.raises(FloatingPointError, match=r"at SAC update [1-9]"):
+        meta_train(config, tmp_path)
+    assert torch.get_num_threads() == 2
+
+
+def test_a_damaged_meta_step_that_was_under_way_is_refused(tmp_path):
+    config = tiny_config(late_contexts=True)
+    steps = iter(range(12))
+    meta_train(config, tmp_path, **ADAPT, should_stop=lambda: next(steps, None) is None)
+    whole = load_tree(tmp_path / CHECKPOINT)
+    contexts = whole["started"]["contexts"]
+    for damaged in (
+        {"tasks": [99, 1, 2, 3]},
+        {"tasks": ["0", "1", "2", "3"]},
+        {"contexts": contexts[:2]},
+        {"loss": None},
+    ):
+        save_tree(tmp_path / CHECKPOINT, {**whole, "started": {**whole["started"], **damaged}})
+        with pytest.raises(CheckpointError, match="started"):
+            meta_train(config, tmp_path, **ADAPT)
 
 
 def test_another_number_of_threads_is_told(tmp_path, caplog):
