@@ -7,89 +7,24 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import mier_adapt_envs
+from mier_adapt._terminal import console, console_on, say
 
-
-class _Output:
-    """Standard output or error, whichever that is at the moment; where it fails, nothing else does.
-
-    A pipe that is closed, a disk that is full or a character that a terminal lacks decides about
-    what is shown, and never about the work.
-
-    Args:
-        name: ``stdout`` or ``stderr``.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._failed: Any = None
-
-    @property
-    def _stream(self) -> Any:
-        stream = getattr(sys, self._name)
-        return getattr(stream, "rich_proxied_file", stream)  # not a progress bar's, which is ours
-
-    @property
-    def encoding(self) -> str:
-        """The stream's."""
-        return getattr(self._stream, "encoding", None) or "utf-8"
-
-    def isatty(self) -> bool:
-        """Whether it is a terminal."""
-        try:
-            return bool(self._stream.isatty())
-        except (AttributeError, ValueError):
-            return False
-
-    def fileno(self) -> int:
-        """The stream's descriptor."""
-        return int(self._stream.fileno())
-
-    def write(self, text: str) -> int:
-        """Write what the stream takes."""
-        self._try("write", text.encode(self.encoding, "replace").decode(self.encoding))
-        return len(text)
-
-    def flush(self) -> None:
-        """Let the stream write out."""
-        self._try("flush")
-
-    def _try(self, method: str, *arguments: str) -> None:
-        stream = self._stream
-        if stream is None or stream is self._failed:
-            return
-        try:
-            getattr(stream, method)(*arguments)
-        except Exception:  # of a stream of anyone's, whatever that raises
-            self._failed = stream
-            # What the stream still holds would fail once more when the process ends.
-            with suppress(AttributeError, OSError, ValueError), Path(os.devnull).open("wb") as it:
-                os.dup2(it.fileno(), stream.fileno())
-
-
-def _console_on(name: str) -> Console:
-    """A console that shows texts as they are, brackets and colons of paths included."""
-    return Console(file=cast(IO[str], _Output(name)), highlight=False, markup=False, emoji=False)
-
-
-_console = _console_on("stdout")
-
-
-def _say(message: str) -> None:
-    """Print a message on a line of its own, however long its paths are."""
-    _console.print(message, soft_wrap=True)
-
+_Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+_Threads = Annotated[
+    int | None,
+    tyro.conf.arg(metavar="N", help="Torch's threads; OMP_NUM_THREADS or else 1 if not given."),
+]
 
 _QUICKSTART_RUN = "halfcheetah-negated-joints"
 
@@ -109,6 +44,7 @@ class Quickstart:
     """Deterministic evaluation episodes after each stage."""
     out: Path = Path("quickstart")
     """Directory for the report as JSON, the figure and the film."""
+    threads: _Threads = None
 
     def run(self) -> int:
         """Adapt, print the report, and film both policies if this machine can draw."""
@@ -135,9 +71,9 @@ class Quickstart:
         try:
             os.environ["MUJOCO_GL"] = find_gl_backend()
         except RuntimeError as error:
-            _say(f"No film: {error}.")
+            say(f"No film: {error}.")
         else:
-            with _console.status("filming both policies"):
+            with console.status("filming both policies"):
                 film_side_by_side(
                     tasks.env_id,
                     tasks[self.task],
@@ -146,8 +82,8 @@ class Quickstart:
                     seed=self.seed,
                     episode_steps=run.config.episode_steps,
                 )
-            _say(f"Film, before and after: {film}")
-        _say(f"Report and figure: {self.out}")
+            say(f"Film, before and after: {film}")
+        say(f"Report and figure: {self.out}")
         return 0
 
 
@@ -170,6 +106,9 @@ class MetaTrain:
     """SAC updates of the whole run; the preset's number if not given."""
     checkpoint_seconds: float = 120.0
     """Wall-clock seconds between checkpoints."""
+    threads: Annotated[
+        _Threads, tyro.conf.arg(help="Torch's threads; see docs. A run keeps its number.")
+    ] = None
 
     def run(self) -> int:
         """Train, showing progress."""
@@ -211,9 +150,9 @@ class MetaTrain:
                 on_step=show,
             )
         if not finished:
-            _say(f"Stopped; checkpoint saved. The same command goes on in {self.out}.")
+            say(f"Stopped; checkpoint saved. The same command goes on in {self.out}.")
             return 128 + stopped[0]
-        _say(f"Finished: {self.out} (learning curve: {self.out / 'learning_curve.png'})")
+        say(f"Finished: {self.out} (learning curve: {self.out / 'learning_curve.png'})")
         return 0
 
 
@@ -228,11 +167,11 @@ class Adapt:
     """A run directory, or the name of a pretrained run."""
     task: tuple[int, ...] = ()
     """Tasks by index; `mier-adapt tasks FAMILY` lists them."""
-    all_ood: bool = False
+    all_ood: _Switch = False
     """All meta-test tasks."""
     seed: tuple[int, ...] = (0,)
     """One adaptation of each task for each seed."""
-    compare: bool = False
+    compare: _Switch = False
     """Run all stages, also those that are left out or not needed."""
     diagnose: bool = True
     """Look for what changed, and undo it (ours)."""
@@ -246,6 +185,7 @@ class Adapt:
     """Where networks live and learn: cpu, cuda."""
     out: Path | None = None
     """Directory for files; RUN_DIRECTORY/adapt if not given."""
+    threads: _Threads = None
 
     def run(self) -> int:
         """Adapt to each task in turn."""
@@ -283,8 +223,8 @@ class Adapt:
                 budget=self.budget,
             )
         if self.episodes and (self.compare or len(adaptations) > 1):
-            _console.print(_comparison(write_comparison(adaptations, out)))
-        _say(f"Reports and figures: {out}")
+            console.print(_comparison(write_comparison(adaptations, out)))
+        say(f"Reports and figures: {out}")
         return 0
 
 
@@ -303,6 +243,7 @@ class Play:
     """Fixes their starts."""
     film: Path | None = None
     """Film of the first episode to write: .gif."""
+    threads: _Threads = None
 
     def run(self) -> int:
         """Act, and print the returns."""
@@ -326,9 +267,9 @@ class Play:
                 raise ValueError(f"No film: {error}. Leave --film out.") from error
         returns = play(policy, made, episodes=self.episodes, seed=self.seed, film=self.film)
         told = f"{np.mean(returns):.0f} ± {np.std(returns):.0f}"
-        _say(f"{policy.about.get('task', made['id'])}: return {told} in {len(returns)} episode(s)")
+        say(f"{policy.about.get('task', made['id'])}: return {told} in {len(returns)} episode(s)")
         if self.film is not None:
-            _say(f"Film: {self.film}")
+            say(f"Film: {self.film}")
         return 0
 
 
@@ -351,6 +292,7 @@ class Evaluate:
     """Context steps; as many as in meta-training if not given."""
     device: str = "cpu"
     """Where networks live: cpu, cuda."""
+    threads: _Threads = None
 
     def run(self) -> int:
         """Evaluate and print a table."""
@@ -408,11 +350,11 @@ class Evaluate:
         self.run_directory.mkdir(parents=True, exist_ok=True)
         path = self.run_directory / EVALUATION_FILE
         replace_text(path, json.dumps(record, indent=2) + "\n")
-        _console.print(table)
+        console.print(table)
         for split, count in record["identified"].items():
             if count is not None:
-                _say(f"Own context predicts best: {count} of {len(splits[split])} {split} tasks")
-        _say(f"Figures: {path}")
+                say(f"Own context predicts best: {count} of {len(splits[split])} {split} tasks")
+        say(f"Figures: {path}")
         return 0
 
 
@@ -458,7 +400,7 @@ class Plot:
                 self.out,
                 family=", ".join(families),
             )
-        _say(f"Figure: {self.out}")
+        say(f"Figure: {self.out}")
         return 0
 
 
@@ -489,12 +431,13 @@ class Export:
     """Adaptation seeds of the evaluation."""
     device: str = "cpu"
     """Where networks live while they are evaluated: cpu, cuda."""
+    threads: _Threads = None
 
     def run(self) -> int:
         """Export, and print the card's returns."""
         from mier_adapt.agents.pretrained import export_run
 
-        with _console.status("") as status:
+        with console.status("") as status:
             card = export_run(
                 self.run_directory,
                 self.out,
@@ -508,8 +451,8 @@ class Export:
                 device=self.device,
                 on_stage=status.update,
             )
-        _console.print(_cards([card]))
-        _say(f"Exported: {self.out}")
+        console.print(_cards([card]))
+        say(f"Exported: {self.out}")
         return 0
 
 
@@ -529,9 +472,9 @@ class Pretrained:
         from mier_adapt.agents.run import pretrained_names
 
         if self.name is not None:
-            _console.print_json(data=read_card(self.name))
+            console.print_json(data=read_card(self.name))
         else:
-            _console.print(_cards([read_card(name) for name in pretrained_names()]))
+            console.print(_cards([read_card(name) for name in pretrained_names()]))
         return 0
 
 
@@ -557,7 +500,7 @@ class Tasks:
                     mier_adapt_envs.env_class(family).varies.replace("_", " "),
                     ", ".join(mier_adapt_envs.task_sets(family)),
                 )
-            _console.print(table)
+            console.print(table)
             return 0
         _require_known("family", self.family, mier_adapt_envs.families())
         tasks = mier_adapt_envs.task_set(self.family, self.set)
@@ -567,7 +510,7 @@ class Tasks:
         for index, task in enumerate(tasks):
             split = "meta-train" if index < len(tasks.meta_train) else "meta-test"
             table.add_row(str(index), split, str(task))
-        _console.print(table)
+        console.print(table)
         return 0
 
 
@@ -585,19 +528,19 @@ class Doctor:
         """Look, and print; 1 if something that the library needs does not work."""
         from mier_adapt.doctor import diagnose
 
-        with _console.status("loading") as status:
+        with console.status("loading") as status:
             diagnosis = diagnose(self.out, on_check=lambda name: status.update(f"testing: {name}"))
         table = Table("part", "found", show_header=False, box=None)
         for name, value in (*diagnosis.versions.items(), *diagnosis.machine.items()):
             table.add_row(name, value)
-        _console.print(table)
+        console.print(table)
         table = Table("check", "", "result")
         for check in diagnosis.checks:
             failed = "failed" if check.required else "not here"
             table.add_row(check.name, "passed" if check.passed else failed, check.result)
-        _console.print(table)
+        console.print(table)
         for line in diagnosis.slow or ("Nothing here would be slow.",):
-            _say(line)
+            say(line)
         return 0 if diagnosis.healthy else 1
 
 
@@ -617,18 +560,60 @@ _COMMANDS: dict[str, Any] = {
 
 def main() -> None:
     """Entry point of the console script."""
+    arguments = sys.argv[1:]
     try:
-        _require_known_words(sys.argv[1:])
+        if arguments[:1] == ["--version"]:
+            say(_versions())
+            sys.exit(0)
+        _require_known_words(arguments)
         command = tyro.extras.subcommand_cli_from_dict(
             _COMMANDS,
             prog="mier-adapt",
-            description="Meta-train policies and adapt them to changed tasks.",
+            description="Meta-train policies and adapt them to changed tasks. See also --version.",
         )
-        sys.exit(command.run())
+        with _threads_of_torch(command):
+            sys.exit(command.run())
     except (ValueError, OSError, FloatingPointError) as error:
         # What the user can act on; anything else is a fault of ours and keeps its traceback.
-        _console_on("stderr").print(f"mier-adapt: {error}", soft_wrap=True)
+        console_on("stderr").print(f"mier-adapt: {error}", soft_wrap=True)
         sys.exit(1)
+
+
+def _versions() -> str:
+    """Of this library and of those that a run's figures depend on, in a line."""
+    from mier_adapt._storage.checkpoints import library_versions
+
+    ours, *others = (f"{name} {version}" for name, version in library_versions().items())
+    return f"{ours} ({', '.join(others)})"
+
+
+@contextmanager
+def _threads_of_torch(command: Any) -> Iterator[None]:
+    """As many of torch's threads as a command is to compute on.
+
+    Its networks are small, so that more threads than free cores wait for each other: one, unless
+    someone says otherwise. Last bits depend on the number, and a run goes on with its own.
+    """
+    if not hasattr(command, "threads"):
+        yield
+        return
+    import torch
+
+    from mier_adapt.agents.run import MOST_THREADS, recorded_threads
+
+    wanted = command.threads
+    if wanted is None and isinstance(command, MetaTrain):
+        wanted = recorded_threads(command.out)
+    before = torch.get_num_threads()
+    if wanted is None:
+        wanted = before if "OMP_NUM_THREADS" in os.environ else 1
+    if not 1 <= wanted <= MOST_THREADS:
+        raise ValueError(f"Expected --threads from 1 to {MOST_THREADS}, got {wanted}.")
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _require_known_words(arguments: Sequence[str]) -> None:
@@ -690,7 +675,7 @@ def _progress() -> Progress:
         TextColumn("{task.percentage:>3.0f}%"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[status]}", markup=False),
-        console=_console,
+        console=console,
     )
 
 

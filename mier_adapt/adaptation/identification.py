@@ -193,6 +193,6 @@ def _load(
         raise ValueError(
             f"{checkpoint} is of another adaptation: {', '.join(differing)} differ (another task, "
             "seed, options or agent; or another number of torch's threads, on which last bits "
-            "depend: torch.set_num_threads). Delete it, or choose another checkpoint."
+            "depend: --threads, torch.set_num_threads). Delete it, or choose another checkpoint."
         )
     return [real], [truncated]

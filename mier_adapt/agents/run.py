@@ -54,6 +54,8 @@ RUN_FILE = "run.json"
 """What a run is (configuration, seed, task set), in the run's directory."""
 CARD_FILE = "card.json"
 """Beside it where the run was exported."""
+MOST_THREADS = 1024
+"""Of torch, that ``run.json`` or a command may ask for."""
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 """Package data: a directory for each pretrained run."""
 
@@ -256,13 +258,14 @@ class RunFile(NamedTuple):
     task_set_hash: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON, with the versions that work on the run."""
+        """Plain values, for JSON, with the versions and torch's threads that work on the run."""
         return {
             "config": self.config.to_dict(),
             "adapt": self.adapt_config.to_dict(),
             "seed": self.seed,
             "task_set_hash": self.task_set_hash,
             "versions": library_versions(),
+            "threads": torch.get_num_threads(),
         }
 
     @classmethod
@@ -341,6 +344,15 @@ def read_run_file(directory: Path) -> RunFile:
             error,
         )
         return found
+
+
+def recorded_threads(directory: Path) -> int | None:
+    """How many of torch's threads a directory's run was last trained on, if ``run.json`` says."""
+    try:
+        threads = read_json(directory / RUN_FILE, {"threads": int})["threads"]
+    except (OSError, CheckpointError):
+        return None
+    return int(threads) if 1 <= threads <= MOST_THREADS else None
 
 
 def pretrained_names() -> list[str]:

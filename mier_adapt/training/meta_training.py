@@ -563,7 +563,8 @@ def _resume(directory: Path, trainer: MetaTrainer, run_file: RunFile) -> None:
     if threads != now and trainer.run.device.type == "cpu" and not trainer.finished:
         _logger.warning(
             "%s was trained on %d of torch's threads and goes on with %d. Last bits depend on "
-            "them: it will not end as one that was not stopped. OMP_NUM_THREADS=%d keeps them.",
+            "them: it will not end as one that was not stopped. --threads %d "
+            "(torch.set_num_threads) keeps them.",
             *(directory, threads, now, threads),
         )
 
@@ -571,9 +572,8 @@ def _resume(directory: Path, trainer: MetaTrainer, run_file: RunFile) -> None:
 def _save(directory: Path, run_file: RunFile, trainer: MetaTrainer) -> None:
     if not (directory / RUN_FILE).is_file():  # the directory was made anew
         write_run_file(directory, run_file)
-    manifest = {**run_file.to_dict(), "threads": torch.get_num_threads()}
     try:
-        save_checkpoint(directory, {"manifest": manifest, **trainer.state()})
+        save_checkpoint(directory, {"manifest": run_file.to_dict(), **trainer.state()})
     except ValueError as error:
         raise FloatingPointError(f"After SAC update {trainer.updates}: {error}") from error
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import time
+from importlib.metadata import version
 
 import gymnasium
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 import mier_adapt_envs
-from mier_adapt import AdaptedPolicy, NewTask, cli, meta_train
+from mier_adapt import AdaptedPolicy, NewTask, __version__, _terminal, cli, meta_train
 from mier_adapt._storage.checkpoints import load_tree
 from mier_adapt.agents import films, presets, pretrained
 from mier_adapt.agents import run as runs
@@ -36,13 +37,70 @@ def command(monkeypatch, capsys):
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["mier-adapt", *map(str, arguments)])
-        monkeypatch.setattr(cli._console, "width", 200)
+        monkeypatch.setattr(_terminal.console, "width", 200)
         with pytest.raises(SystemExit) as exit_:
             cli.main()
         captured = capsys.readouterr()
         return int(exit_.value.code or 0), captured.out, captured.err
 
     return run
+
+
+def test_says_which_versions_are_installed(command):
+    code, out, _ = command("--version")
+    (line,) = out.splitlines()
+    assert code == 0
+    assert line.startswith(f"mier-adapt {__version__} (")
+    for name in ("torch", "mujoco", "tianshou", "gymnasium"):
+        assert f"{name} {version(name)}" in line
+
+
+# Threads -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def torch_threads(monkeypatch):
+    """Numbers of torch's threads that were set; none is taken."""
+    numbers: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", numbers.append)
+    return numbers
+
+
+def test_computes_on_one_thread_unless_someone_says_otherwise(
+    command, finished_run, torch_threads, tmp_path, monkeypatch
+):
+    before = torch.get_num_threads()
+    adapt = ("adapt", finished_run, "--task", 12, "--episodes", 0, "--out", tmp_path)
+    for environment, options, wanted in (
+        ({}, (), 1),
+        ({"OMP_NUM_THREADS": str(before)}, (), before),
+        ({"OMP_NUM_THREADS": str(before)}, ("--threads", 3), 3),
+    ):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        assert command(*adapt, *options)[0] == 0
+        assert torch_threads == [wanted, before]  # and then as it was
+        torch_threads.clear()
+    code, _, err = command(*adapt, "--threads", 0)
+    assert (code, "Expected --threads from 1 to 1024, got 0" in err) == (1, True)
+
+
+def test_a_run_goes_on_with_the_number_of_threads_that_it_began_with(
+    command, tiny_preset, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    out = ("meta-train", "tiny", "--out", tmp_path / "run")
+    assert command(*out, "--threads", 2, "--updates", 4)[0] == 0
+    assert command(*out, "--updates", 6)[0] == 0
+    assert load_tree(tmp_path / "run" / CHECKPOINT)["manifest"]["threads"] == 2
+    assert not caplog.records
+    assert command(*out, "--updates", 8, "--threads", 1)[0] == 0
+    assert "--threads 2 (torch.set_num_threads) keeps them" in caplog.text
+    run_file = tmp_path / "run" / "run.json"
+    run_file.write_text(run_file.read_text().replace('"threads": 1', '"threads": -7'))
+    assert command(*out, "--updates", 10)[0] == 0
+    assert load_tree(tmp_path / "run" / CHECKPOINT)["manifest"]["threads"] == 1
 
 
 def test_lists_families(command):
@@ -430,7 +488,7 @@ def test_an_evaluation_is_written_before_it_is_shown(command, finished_run, tmp_
     def fail(*_, **__):
         raise RuntimeError("no table")
 
-    monkeypatch.setattr(cli._console, "print", fail)
+    monkeypatch.setattr(_terminal.console, "print", fail)
     with pytest.raises(RuntimeError, match="no table"):
         command("evaluate", copied, "--split", "test", "--episodes", 1)
     assert (copied / "evaluation.json").is_file()

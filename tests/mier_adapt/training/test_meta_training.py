@@ -280,7 +280,7 @@ def test_another_number_of_threads_is_told(tmp_path, caplog):
         assert train(100)
         (record,) = caplog.records
         assert f"trained on {threads} of torch's threads and goes on with" in record.getMessage()
-        assert f"OMP_NUM_THREADS={threads} keeps them" in record.getMessage()
+        assert f"--threads {threads} (torch.set_num_threads) keeps them" in record.getMessage()
         assert load_tree(tmp_path / CHECKPOINT)["manifest"]["threads"] == threads + 1
     finally:
         torch.set_num_threads(threads)
