@@ -1,16 +1,16 @@
 """The ``mier-adapt`` command."""
 
 import dataclasses
-import difflib
+import inspect
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -19,13 +19,21 @@ from rich.table import Table
 
 import mier_adapt_envs
 from mier_adapt._terminal import console, console_on, say
+from mier_adapt._words import UsageError, in_shell_words, require_known
+
+if TYPE_CHECKING:
+    from mier_adapt._options import Options
 
 _Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+_File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 _Threads = Annotated[
     int | None,
-    tyro.conf.arg(metavar="N", help="Torch's threads; OMP_NUM_THREADS or else 1 if not given."),
+    tyro.conf.arg(metavar="N", help="Of torch: OMP_NUM_THREADS or 1 if None."),
 ]
 
+OPTIONS_FILE = "config.toml"
+"""What ``adapt`` used, beside its reports."""
+_HEADING = "Configuration: --NAME VALUE. --dry-run shows their values, and what they mean."
 _QUICKSTART_RUN = "halfcheetah-negated-joints"
 
 
@@ -94,34 +102,51 @@ class MetaTrain:
     Example: mier-adapt meta-train smoke --out runs/smoke
     """
 
-    preset: Annotated[str, tyro.conf.Positional]
-    """Preset, such as halfcheetah-negated-joints; a wrong name lists them."""
-    out: Path
+    preset: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET")] = None
+    """A wrong name lists them. Not needed with --family."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = dataclasses.field(kw_only=True)
     """Directory of the run."""
     seed: int = 0
     """Fixes the run; a run is resumed with the seed that it began with."""
     device: str = "cpu"
     """Where networks live and learn: cpu, cuda."""
-    updates: int | None = None
-    """SAC updates of the whole run; the preset's number if not given."""
     checkpoint_seconds: float = 120.0
     """Wall-clock seconds between checkpoints."""
-    threads: Annotated[
-        _Threads, tyro.conf.arg(help="Torch's threads; see docs. A run keeps its number.")
-    ] = None
+    threads: _Threads = None
+    config: _File = None
+    """Configuration from a TOML file."""
+    dry_run: _Switch = False
+    """Print the configuration, and stop."""
 
-    def run(self) -> int:
+    @staticmethod
+    def options() -> "Options":
+        """What else is an option."""
+        from mier_adapt._options import Options
+        from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig
+
+        return Options({"": MetaTrainConfig, "adapt": AdaptConfig})
+
+    def run(self, options: "Options", given: dict[str, Any]) -> int:
         """Train, showing progress."""
-        from mier_adapt.agents.presets import PRESETS, preset
+        from mier_adapt._options import merged
+        from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig
         from mier_adapt.training.meta_training import MetaTrainer, meta_train
 
-        _require_known("preset", self.preset, PRESETS)
-        config, adapt_config = preset(self.preset)
-        if self.updates is not None:
-            config = dataclasses.replace(config, updates=self.updates)
+        asked = merged(options.read(self.config) if self.config else {}, given)
+        with options.errors(given, self.config):
+            values = merged(self._usual(asked), asked)
+            _require_family(values["family"])
+            adapt_values = values.pop("adapt")
+            config = MetaTrainConfig.from_dict(values)
+            adapt_config = AdaptConfig.from_dict(adapt_values)
+        if self.dry_run:
+            say(options.to_toml({**config.to_dict(), "adapt": adapt_config.to_dict()}))
+            return 0
         total = config.model.pretrain_steps + config.updates
         with _progress() as progress, _stop_signals() as stopped:
-            bar = progress.add_task(self.preset, total=total, status="collecting first data")
+            bar = progress.add_task(
+                self.preset or config.family, total=total, status="collecting first data"
+            )
             shown: dict[str, Any] = {}
             first: tuple[int, float] | None = None
 
@@ -155,6 +180,22 @@ class MetaTrain:
         say(f"Finished: {self.out} (learning curve: {self.out / 'learning_curve.png'})")
         return 0
 
+    def _usual(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """What holds for all that is not asked for: a preset's, or what our presets share."""
+        from mier_adapt.agents.presets import PRESETS, family_preset, preset
+
+        if self.preset is not None:
+            require_known("preset", self.preset, PRESETS)
+            found = preset(self.preset)
+        elif "family" in asked:
+            family = asked["family"]
+            _require_family(family)
+            default = mier_adapt_envs.task_sets(family)[0]
+            found = family_preset(family, asked.get("task_set", default))
+        else:
+            raise UsageError("Expected a PRESET, or --family NAME, or a --config with a family.")
+        return {**found.meta_train.to_dict(), "adapt": found.adapt.to_dict()}
+
 
 @dataclass
 class Adapt:
@@ -163,43 +204,67 @@ class Adapt:
     Example: mier-adapt adapt runs/smoke --task 12 15
     """
 
-    run_directory: Annotated[Path, tyro.conf.Positional]
-    """A run directory, or the name of a pretrained run."""
-    task: tuple[int, ...] = ()
-    """Tasks by index; `mier-adapt tasks FAMILY` lists them."""
+    run_directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """A run directory, or a pretrained run's name."""
+    task: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
+    """Tasks by index, see `mier-adapt tasks FAMILY`."""
     all_ood: _Switch = False
     """All meta-test tasks."""
-    seed: tuple[int, ...] = (0,)
+    seed: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = (0,)
     """One adaptation of each task for each seed."""
     compare: _Switch = False
-    """Run all stages, also those that are left out or not needed."""
-    diagnose: bool = True
-    """Look for what changed, and undo it (ours)."""
-    transitions: int | None = None
-    """Real transitions of each task, if not the run's number."""
+    """Run all stages, also those not needed."""
     budget: int = 0
-    """Further real transitions in which it goes on adapting, episode by episode."""
+    """Further real transitions, to go on adapting."""
     episodes: int = 4
-    """Deterministic evaluation episodes after each stage."""
+    """Evaluation episodes after each stage."""
     device: str = "cpu"
     """Where networks live and learn: cpu, cuda."""
-    out: Path | None = None
-    """Directory for files; RUN_DIRECTORY/adapt if not given."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """For files; RUN/adapt if None."""
     threads: _Threads = None
+    config: _File = None
+    """Configuration from a TOML file."""
+    dry_run: _Switch = False
+    """Print the configuration, and stop."""
 
-    def run(self) -> int:
+    @staticmethod
+    def options() -> "Options":
+        """What else is an option."""
+        from mier_adapt._options import Options
+        from mier_adapt.agents.configs import AdaptConfig, ContinueConfig
+
+        return Options(
+            {"": AdaptConfig, "rounds": ContinueConfig}, aliases={"adaptation-steps": "transitions"}
+        )
+
+    def run(self, options: "Options", given: dict[str, Any]) -> int:
         """Adapt to each task in turn."""
-        from mier_adapt._storage.files import require_no_link
+        from mier_adapt._options import merged
+        from mier_adapt._storage.files import replace_text, require_no_link
         from mier_adapt.adaptation.comparison import with_all_stages
         from mier_adapt.adaptation.sweep import write_comparison
+        from mier_adapt.agents.configs import AdaptConfig, ContinueConfig
         from mier_adapt.agents.environments import FamilyEnvs
         from mier_adapt.agents.run import find_run, load_run, read_run_file
 
         directory = find_run(self.run_directory)
-        trained = read_run_file(directory).config
+        trained, usual, _, _ = read_run_file(directory)
+        asked = merged(options.read(self.config) if self.config else {}, given)
+        with options.errors(given, self.config):
+            rounds = ContinueConfig(**asked.pop("rounds", {}))
+            config = AdaptConfig.from_dict(merged(usual.to_dict(), asked))
+        if self.compare:
+            config = with_all_stages(config)
+        resolved = options.to_toml({**config.to_dict(), "rounds": dataclasses.asdict(rounds)})
+        if self.dry_run:
+            say(resolved)
+            return 0
+        if "rounds" in given and not self.budget:
+            raise UsageError("Expected --budget N with --rounds, which say how it is spent.")
         tasks = mier_adapt_envs.task_set(trained.family, trained.task_set)
         if bool(self.task) == self.all_ood or not self.seed:
-            raise ValueError("Expected --task INDEX ... or --all-ood, and at least one --seed.")
+            raise UsageError("Expected --task INDEX ... or --all-ood, and at least one --seed.")
         first = len(tasks.meta_train)
         indices = tuple(range(first, len(tasks))) if self.all_ood else self.task
         for index in indices:
@@ -209,18 +274,17 @@ class Adapt:
             require_no_link(out)
         with FamilyEnvs(tasks) as envs:
             run = load_run(directory, envs, device=self.device)
-            config = run.adapt_config
-            config = dataclasses.replace(config, diagnose=self.diagnose and config.diagnose)
-            if self.transitions is not None:
-                config = dataclasses.replace(config, adaptation_steps=self.transitions)
+            out.mkdir(parents=True, exist_ok=True)
+            replace_text(out / OPTIONS_FILE, resolved)
             adaptations = _adapt_to_each(
                 run,
                 {f"task-{index}": run.new_task(envs, tasks[index]) for index in indices},
-                with_all_stages(config) if self.compare else config,
+                config,
                 seeds=self.seed,
                 out=out,
                 episodes=self.episodes,
                 budget=self.budget,
+                rounds=rounds,
             )
         if self.episodes and (self.compare or len(adaptations) > 1):
             console.print(_comparison(write_comparison(adaptations, out)))
@@ -253,9 +317,9 @@ class Play:
         policy = AdaptedPolicy.load(self.policy)
         made = policy.about.get("environment")
         if self.episodes < 1:
-            raise ValueError(f"Expected --episodes of at least 1, got {self.episodes}.")
+            raise UsageError(f"Expected --episodes of at least 1, got {self.episodes}.")
         if not isinstance(made, dict):
-            raise ValueError(
+            raise UsageError(
                 f"{self.policy} does not say what makes its environment, which was not made by "
                 "gymnasium.make with plain values alone. Step it yourself: AdaptedPolicy.load(path)"
                 ".predict(obs)."
@@ -264,7 +328,7 @@ class Play:
             try:
                 os.environ["MUJOCO_GL"] = find_gl_backend()
             except RuntimeError as error:
-                raise ValueError(f"No film: {error}. Leave --film out.") from error
+                raise UsageError(f"No film: {error}. Leave --film out.") from error
         returns = play(policy, made, episodes=self.episodes, seed=self.seed, film=self.film)
         told = f"{np.mean(returns):.0f} ± {np.std(returns):.0f}"
         say(f"{policy.about.get('task', made['id'])}: return {told} in {len(returns)} episode(s)")
@@ -493,16 +557,17 @@ class Tasks:
     def run(self) -> int:
         """Print a table."""
         if self.family is None:
-            table = Table("family", "varies", "task sets", caption="IDs: MIER/<family>-v0")
+            table = Table("family", "ID", "varies", "task sets")
             for family in mier_adapt_envs.families():
                 table.add_row(
                     family,
+                    mier_adapt_envs.env_class(family).env_id,
                     mier_adapt_envs.env_class(family).varies.replace("_", " "),
                     ", ".join(mier_adapt_envs.task_sets(family)),
                 )
             console.print(table)
             return 0
-        _require_known("family", self.family, mier_adapt_envs.families())
+        _require_family(self.family)
         tasks = mier_adapt_envs.task_set(self.family, self.set)
         table = Table(
             "index", "split", "task", title=f"{self.family} {tasks.name}, hash {tasks.hash[:16]}"
@@ -561,21 +626,36 @@ _COMMANDS: dict[str, Any] = {
 def main() -> None:
     """Entry point of the console script."""
     arguments = sys.argv[1:]
+    names: dict[str, str] = {}
     try:
         if arguments[:1] == ["--version"]:
             say(_versions())
             sys.exit(0)
-        _require_known_words(arguments)
-        command = tyro.extras.subcommand_cli_from_dict(
-            _COMMANDS,
-            prog="mier-adapt",
-            description="Meta-train policies and adapt them to changed tasks. See also --version.",
-        )
+        if not arguments or arguments[0].startswith("-"):
+            tyro.extras.subcommand_cli_from_dict(
+                _COMMANDS,
+                prog="mier-adapt",
+                description="Meta-train policies and adapt them to changed tasks. "
+                "See also --version.",
+            )
+        name, *words = arguments
+        require_known("subcommand", name, _COMMANDS)
+        kind = _COMMANDS[name]
+        names |= {each.name: _option(each.name) for each in dataclasses.fields(kind)}
+        options = kind.options() if hasattr(kind, "options") else None
+        _require_known_words(name, words, options.words if options else ())
+        told, given = inspect.cleandoc(kind.__doc__), {}
+        if options:
+            names |= options.names
+            told += f"\n\n{_HEADING}\n{options.listed()}"
+            given, words = options.parse(words)
+        command = tyro.cli(kind, prog=f"mier-adapt {name}", description=told, args=words)
         with _threads_of_torch(command):
-            sys.exit(command.run())
+            sys.exit(command.run(options, given) if options else command.run())
     except (ValueError, OSError, FloatingPointError) as error:
         # What the user can act on; anything else is a fault of ours and keeps its traceback.
-        console_on("stderr").print(f"mier-adapt: {error}", soft_wrap=True)
+        told = str(error) if isinstance(error, UsageError) else in_shell_words(str(error), names)
+        console_on("stderr").print(f"mier-adapt: {told}", soft_wrap=True)
         sys.exit(1)
 
 
@@ -608,7 +688,7 @@ def _threads_of_torch(command: Any) -> Iterator[None]:
     if wanted is None:
         wanted = before if "OMP_NUM_THREADS" in os.environ else 1
     if not 1 <= wanted <= MOST_THREADS:
-        raise ValueError(f"Expected --threads from 1 to {MOST_THREADS}, got {wanted}.")
+        raise UsageError(f"Expected --threads from 1 to {MOST_THREADS}, got {wanted}.")
     torch.set_num_threads(wanted)
     try:
         yield
@@ -616,39 +696,35 @@ def _threads_of_torch(command: Any) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _require_known_words(arguments: Sequence[str]) -> None:
-    """Check subcommand and options. Tyro would list candidates of all subcommands, or none."""
-    if not arguments or arguments[0].startswith("-"):
-        return
-    name, *rest = arguments
-    _require_known("subcommand", name, _COMMANDS)
-    fields = dataclasses.fields(_COMMANDS[name])
-    switches = [f"--{field.name.replace('_', '-')}" for field in fields if field.type is bool]
-    options = ["--help", *(f"--{field.name.replace('_', '-')}" for field in fields)]
-    for word in rest:
+def _option(name: str) -> str:
+    """A field's option."""
+    return f"--{name.rstrip('_').replace('_', '-')}"
+
+
+def _require_known_words(name: str, words: Sequence[str], more: Sequence[str]) -> None:
+    """Check a subcommand's options. Tyro would list candidates of all subcommands, or none."""
+    known = [*("-h", "--help"), *more]
+    known += [_option(field.name) for field in dataclasses.fields(_COMMANDS[name])]
+    for word in words:
         if word.startswith("--"):
-            option = word.partition("=")[0].replace("_", "-")
-            if f"--{option.removeprefix('--no-')}" in switches:
-                continue
-            _require_known(f"option of {name}", option, options)
+            require_known(f"option of {name}", word.partition("=")[0].replace("_", "-"), known)
+
+
+def _require_family(family: Any) -> None:
+    try:
+        require_known("family", str(family), mier_adapt_envs.families())
+    except UsageError as error:
+        raise UsageError(
+            f"{error} One of your own: --import the module that registers it."
+        ) from error
 
 
 def _require_task(index: int, known: range, family: str) -> None:
     if index not in known:
-        raise ValueError(
+        raise UsageError(
             f"Expected --task from {known[0]} to {known[-1]}, got {index}. "
             f"`mier-adapt tasks {family}` lists them."
         )
-
-
-def _require_known(kind: str, word: str, known: Iterable[str]) -> None:
-    """Raise a ValueError that suggests the nearest of the known words."""
-    known = sorted(known)
-    if word not in known:
-        nearest = "".join(
-            f" Did you mean {close}?" for close in difflib.get_close_matches(word, known, n=1)
-        )
-        raise ValueError(f"There is no {kind} {word}.{nearest} There are: {', '.join(known)}.")
 
 
 @contextmanager
@@ -721,6 +797,7 @@ def _adapt_to_each(
     out: Path,
     episodes: int,
     budget: int = 0,
+    rounds: Any = None,
 ) -> Any:
     """Adapt to each task with each seed, showing progress; print the reports as they come."""
     from mier_adapt.adaptation.sweep import adapt_to_each
@@ -750,6 +827,7 @@ def _adapt_to_each(
             out=out,
             evaluation_episodes=episodes,
             budget=budget,
+            rounds=rounds,
             on_stage=show,
             on_adapted=print_report,
         )

@@ -386,7 +386,7 @@ def _require_ready(
         require_refreshable("adapt", agent.algorithm)
     if diagnoses(agent, config) and config.adaptation_steps < FEWEST:
         raise ValueError(
-            f"adapt expected adaptation_steps of at least {FEWEST} to tell from what changed, got "
+            f"adapt expected adaptation_steps >= {FEWEST}, to tell what changed, got "
             f"{config.adaptation_steps}. Gather more, or set diagnose=False."
         )
     if config.weight_steps:

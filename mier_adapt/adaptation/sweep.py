@@ -11,7 +11,7 @@ from mier_adapt._storage.files import replace_text
 from mier_adapt.adaptation.comparison import compare
 from mier_adapt.adaptation.front_door import Adaptation, adapt, rounds_of
 from mier_adapt.agents.agent import Agent
-from mier_adapt.agents.configs import AdaptConfig
+from mier_adapt.agents.configs import AdaptConfig, ContinueConfig
 from mier_adapt.agents.new_task import NewTask
 from mier_adapt.figures import plot_adaptation, plot_comparison, plot_episodes
 
@@ -27,6 +27,7 @@ def adapt_to_each(
     out: Path,
     evaluation_episodes: int,
     budget: int = 0,
+    rounds: ContinueConfig | None = None,
     on_stage: Callable[[str, int, str, float], None] = lambda name, seed, stage, progress: None,
     on_adapted: Callable[[str, int, Adaptation], None] = lambda name, seed, adaptation: None,
 ) -> list[Adaptation]:
@@ -45,6 +46,7 @@ def adapt_to_each(
         evaluation_episodes: Deterministic episodes after each stage.
         budget: Further real transitions of each adaptation; with some, ``.episodes.png`` shows what
             its episodes returned.
+        rounds: How these are spent.
         on_stage: Told task, seed, stage and its progress from 0 to 1.
         on_adapted: Told task, seed and result of every adaptation as it ends.
     """
@@ -61,6 +63,7 @@ def adapt_to_each(
             seed=seed,
             evaluation_episodes=evaluation_episodes,
             budget=budget,
+            rounds=rounds,
             checkpoint=checkpoint,
             on_stage=tell,
         )

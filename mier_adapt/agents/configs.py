@@ -183,10 +183,10 @@ class AdaptConfig:
         Raises:
             TypeError: If the gate is not one of the library's.
         """
-        kinds = {kind: name for name, kind in _GATES.items()}
+        kinds = {kind: name for name, kind in GATES.items()}
         if type(self.gate) not in kinds:
             raise TypeError(
-                f"AdaptConfig expected gate to be of {sorted(_GATES)} to be written, got "
+                f"AdaptConfig expected gate to be of {sorted(GATES)} to be written, got "
                 f"{self.gate}. Give a gate of your own to adapt() with dataclasses.replace."
             )
         gate = {"kind": kinds[type(self.gate)], **dataclasses.asdict(self.gate)}  # type: ignore[call-overload]
@@ -208,8 +208,12 @@ class AdaptConfig:
                 gate = {"kind": "margin", "episodes": episodes, "margin": margin}
                 given["gate"] = gate if episodes else {"kind": "always"}
             options = dict(given.pop("gate", {"kind": "margin"}))
-            gate_class = _GATES[options.pop("kind")]
-            return cls(**given, gate=gate_class(**options))
+            kind = options.pop("kind")
+            if kind not in GATES:
+                raise ValueError(f"AdaptConfig expected gate to be in {list(GATES)}, got {kind!r}.")
+            for name in options.keys() - {each.name for each in dataclasses.fields(GATES[kind])}:
+                raise ValueError(f"AdaptConfig expected gate to be one with {name}, got {kind}.")
+            return cls(**given, gate=GATES[kind](**options))
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"Not a configuration of this version: {error}") from error
 
@@ -321,4 +325,5 @@ class MetaTrainConfig:
             raise ValueError(f"Not a configuration of this version: {error}") from error
 
 
-_GATES: dict[str, Any] = {"margin": MarginGate, "always": AlwaysGate, "never": NeverGate}
+GATES: dict[str, Any] = {"margin": MarginGate, "always": AlwaysGate, "never": NeverGate}
+"""The library's own, by the names that files have for them."""

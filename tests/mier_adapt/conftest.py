@@ -1,10 +1,11 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jaxtyping
 import pytest
 
 import mier_adapt_envs
+from mier_adapt import _terminal, cli
 from mier_adapt.agents import FamilyEnvs
 from mier_adapt.training import meta_train
 
@@ -48,3 +49,20 @@ def negated_joints_envs() -> Iterator[FamilyEnvs]:
 def velocity_envs() -> Iterator[FamilyEnvs]:
     with FamilyEnvs(mier_adapt_envs.task_set("HalfCheetahVel"), num_threads=1) as envs:
         yield envs
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command in this process: its exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["mier-adapt", *map(str, arguments)])
+        monkeypatch.setattr(_terminal.console, "width", 200)
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return run

@@ -31,21 +31,6 @@ def finished_run(tmp_path_factory):
     return directory
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run the command in this process: its exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["mier-adapt", *map(str, arguments)])
-        monkeypatch.setattr(_terminal.console, "width", 200)
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(exit_.value.code or 0), captured.out, captured.err
-
-    return run
-
-
 def test_says_which_versions_are_installed(command):
     code, out, _ = command("--version")
     (line,) = out.splitlines()
@@ -142,8 +127,8 @@ def test_lists_a_familys_tasks(command):
         (("adapt", "{run}", "--tsk", "12"), "Did you mean --task?"),
         (("adapt", "{run}", "--epsiodes=2", "--task", "12"), "Did you mean --episodes?"),
         (("tasks", "HalfCheetahVelocity"), "Did you mean HalfCheetahVel?"),
-        (("evaluate", "{run}", "--seeds", "0"), "expected seeds >= 1, got 0"),
-        (("evaluate", "{run}", "--episodes", "0"), "expected episodes >= 1, got 0"),
+        (("evaluate", "{run}", "--seeds", "0"), "--seeds expected >= 1, got 0"),
+        (("evaluate", "{run}", "--episodes", "0"), "--episodes expected >= 1, got 0"),
         (("adapt", "{run}", "--task", "12", "--episodes", "-1"), "episodes"),
     ],
 )
@@ -262,7 +247,7 @@ def test_plays_in_any_environment_that_gymnasium_makes_and_films_it(command, tmp
         del gymnasium.registry["Drawn-v0"]
     code, _, err = command("play", tmp_path / "policy")
     assert code == 1
-    assert "Import what registers it" in err
+    assert "Import what registers it (--import MODULE)" in err
     dataclasses.replace(policy, about={}).save(tmp_path / "policy")
     code, _, err = command("play", tmp_path / "policy")
     assert code == 1
@@ -273,7 +258,10 @@ def test_an_adaptation_takes_as_many_transitions_as_it_is_told(command, finished
     options = ("--task", 12, "--episodes", 0, "--out", tmp_path, "--no-diagnose")
     code, _, err = command("adapt", finished_run, *options, "--transitions", 0)
     assert code == 1
-    assert "adaptation_steps >= 1, got 0" in err
+    assert err == "mier-adapt: --transitions expected >= 1, got 0.\n"
+    code, _, err = command("adapt", finished_run, *options[:-1], "--diagnose", "--transitions", 9)
+    assert (code, "--transitions expected >= " in err) == (1, True)
+    assert "Gather more, or set --no-diagnose." in err
     code, _, _ = command("adapt", finished_run, *options, "--transitions", 20)
     assert code == 0
     report = json.loads((tmp_path / "task-12-seed-0.json").read_text())
@@ -375,9 +363,11 @@ def test_the_help_of_a_subcommand_fits_a_terminal_and_gives_an_example(subcomman
     assert f"Example: mier-adapt {subcommand} " in out
     # Every option says what it takes: a default, or that there is none.
     text = " ".join(line.strip("│ ") for line in lines)
-    assert text.count("(default: ") + text.count("(required)") == len(
-        dataclasses.fields(cli._COMMANDS[subcommand])
-    )
+    said = sum(text.count(each) for each in ("(default: ", "(required)", "(repeatable)"))
+    assert said == len(dataclasses.fields(cli._COMMANDS[subcommand]))
+    if subcommand in ("meta-train", "adapt"):  # and those of configurations are named
+        for field in cli._COMMANDS[subcommand].options()._fields:
+            assert field.path[0] == "adapt" or field.name.rpartition(".")[2] in text
 
 
 def test_the_help_shows_each_subcommand_with_its_example():
@@ -555,6 +545,7 @@ def test_the_same_adaptation_may_run_twice_at_once(finished_run, tmp_path):
             _, err = process.communicate(timeout=120)
         assert (process.returncode, err) == (0, "")
     assert sorted(path.name for path in out.iterdir()) == [
+        "config.toml",
         "task-12-seed-0.json",
         "task-12-seed-0.png",
         "task-12-seed-0.policy.safetensors",
