@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import mier_adapt_envs
+from mier_adapt._families import register_families
 from mier_adapt._terminal import console, console_on, say
 from mier_adapt._words import UsageError, in_shell_words, require_known
 
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 _Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 _File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
+_Imports = Annotated[
+    tuple[str, ...],
+    tyro.conf.UseAppendAction,
+    tyro.conf.arg(name="import", metavar="MODULE", help="Import it first: a family of your own."),
+]
 _Threads = Annotated[
     int | None,
     tyro.conf.arg(metavar="N", help="Of torch: OMP_NUM_THREADS or 1 if None."),
@@ -53,6 +59,7 @@ class Quickstart:
     out: Path = Path("quickstart")
     """Directory for the report as JSON, the figure and the film."""
     threads: _Threads = None
+    import_: _Imports = ()
 
     def run(self) -> int:
         """Adapt, print the report, and film both policies if this machine can draw."""
@@ -113,6 +120,7 @@ class MetaTrain:
     checkpoint_seconds: float = 120.0
     """Wall-clock seconds between checkpoints."""
     threads: _Threads = None
+    import_: _Imports = ()
     config: _File = None
     """Configuration from a TOML file."""
     dry_run: _Switch = False
@@ -223,6 +231,7 @@ class Adapt:
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """For files; RUN/adapt if None."""
     threads: _Threads = None
+    import_: _Imports = ()
     config: _File = None
     """Configuration from a TOML file."""
     dry_run: _Switch = False
@@ -308,6 +317,7 @@ class Play:
     film: Path | None = None
     """Film of the first episode to write: .gif."""
     threads: _Threads = None
+    import_: _Imports = ()
 
     def run(self) -> int:
         """Act, and print the returns."""
@@ -357,6 +367,7 @@ class Evaluate:
     device: str = "cpu"
     """Where networks live: cpu, cuda."""
     threads: _Threads = None
+    import_: _Imports = ()
 
     def run(self) -> int:
         """Evaluate and print a table."""
@@ -437,6 +448,7 @@ class Plot:
     """Picture to write: .png, .pdf or .svg."""
     kind: Literal["learning", "tasks"] = "learning"
     """Returns over meta-training, or by task as `mier-adapt evaluate` measured them."""
+    import_: _Imports = ()
 
     def run(self) -> int:
         """Draw, and say where."""
@@ -496,6 +508,7 @@ class Export:
     device: str = "cpu"
     """Where networks live while they are evaluated: cpu, cuda."""
     threads: _Threads = None
+    import_: _Imports = ()
 
     def run(self) -> int:
         """Export, and print the card's returns."""
@@ -529,6 +542,7 @@ class Pretrained:
 
     name: Annotated[str | None, tyro.conf.Positional] = None
     """Run whose card to print; all runs if not given."""
+    import_: _Imports = ()
 
     def run(self) -> int:
         """Print a table or a card."""
@@ -553,6 +567,7 @@ class Tasks:
     """Family whose tasks to list; all families if not given."""
     set: str | None = None
     """Task set; the family's default one if not given."""
+    import_: _Imports = ()
 
     def run(self) -> int:
         """Print a table."""
@@ -588,6 +603,7 @@ class Doctor:
 
     out: Path | None = None
     """Where runs are to go, to test that disk; the temporary directory if not given."""
+    import_: _Imports = ()
 
     def run(self) -> int:
         """Look, and print; 1 if something that the library needs does not work."""
@@ -650,6 +666,7 @@ def main() -> None:
             told += f"\n\n{_HEADING}\n{options.listed()}"
             given, words = options.parse(words)
         command = tyro.cli(kind, prog=f"mier-adapt {name}", description=told, args=words)
+        register_families(command.import_)
         with _threads_of_torch(command):
             sys.exit(command.run(options, given) if options else command.run())
     except (ValueError, OSError, FloatingPointError) as error:

@@ -143,7 +143,7 @@ def play(
     except (gymnasium.error.Error, TypeError) as error:
         raise ValueError(
             f"play expected an environment that gymnasium makes here, got {dict(environment)}: "
-            f"{error}. Import what registers it, and step it yourself."
+            f"{error}. Import what registers it (--import MODULE), or step it yourself."
         ) from error
     returns, pictures = [], []
     try:

@@ -46,7 +46,7 @@ from mier_adapt.integration import (
 )
 from mier_adapt.integration.algorithm_state import check_algorithm_state
 from mier_adapt.protocols import Varies
-from mier_adapt_envs import Task, TaskSet, env_class, task_set
+from mier_adapt_envs import Task, TaskSet, env_class, families, task_set
 
 _logger = logging.getLogger(__name__)
 
@@ -249,6 +249,10 @@ def _check_sizes_state(config: MetaTrainConfig, envs: FamilyEnvs, state: Any) ->
     check_algorithm_state(algorithm, state["algorithm"])
 
 
+class UnknownFamilyError(CheckpointError):
+    """A run whose family is not registered."""
+
+
 class RunFile(NamedTuple):
     """What ``run.json`` and a checkpoint's manifest say of a run."""
 
@@ -273,9 +277,17 @@ class RunFile(NamedTuple):
         """What :meth:`to_dict` gave.
 
         Raises:
+            UnknownFamilyError: If nothing has registered its family.
             ValueError: If it was given by something else.
         """
-        require_kinds({"config": dict, "seed": int, "task_set_hash": str}, contents, "it")
+        require_kinds(
+            {"config": {"family": str}, "seed": int, "task_set_hash": str}, contents, "it"
+        )
+        if (family := contents["config"]["family"]) not in families():
+            raise UnknownFamilyError(
+                f"family {family[:80]} is not known; --import the module that registers it (in "
+                "Python, import it first)."
+            )
         try:
             config = dict(contents["config"])
             # Release 0.1 kept it with the configuration of meta-training.
@@ -321,6 +333,7 @@ def read_run_file(directory: Path) -> RunFile:
 
     Raises:
         FileNotFoundError: If the directory holds no run.
+        UnknownFamilyError: If nothing has registered its family.
         CheckpointError: If ``run.json`` is not one of this version, and no checkpoint is whole.
     """
     path = directory / RUN_FILE
@@ -330,9 +343,13 @@ def read_run_file(directory: Path) -> RunFile:
         try:
             checkpoint, tree = load_checkpoint(directory)
             found = RunFile.from_dict(tree["manifest"])
+        except UnknownFamilyError as unknown:
+            raise UnknownFamilyError(f"{directory}: {unknown}") from error
         except (OSError, *FOREIGN_ERRORS):
             if isinstance(error, FileNotFoundError):
                 raise error from None
+            if isinstance(error, UnknownFamilyError):
+                raise UnknownFamilyError(f"{directory}: {error}") from error
             raise CheckpointError(
                 f"{path} does not describe a run of this version: {error}"
             ) from error
