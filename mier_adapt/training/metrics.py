@@ -87,8 +87,9 @@ class MetricsLog:
                 self._directory / "tensorboard", resume_step=self._rows[0]["updates"]
             )
         for row in self._rows[self._logged :]:
+            # The logger itself writes the step, and puts what comes before the slash before all.
             scalars = {
-                f"meta_train/{key}": value for key, value in row.items() if _is_number(value)
+                key: value for key, value in row.items() if _is_number(value) and key != "updates"
             }
             self._logger.write("meta_train/updates", row["updates"], scalars)
         self._logged = len(self._rows)

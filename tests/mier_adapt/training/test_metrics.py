@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mier_adapt.training.metrics import METRICS_FILE, MetricsLog, read_metrics
 
@@ -21,6 +22,18 @@ def test_rows_come_back_as_they_were_written(tmp_path):
     write(tmp_path, rows(3))
     assert read_metrics(tmp_path) == rows(3)
     assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_tensorboard_has_each_number_once_under_its_name(tmp_path):
+    write(tmp_path, [{**row, "returns_adapted": [1.0, 2.0]} for row in rows(3)])
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    tags = {f"meta_train/{name}" for name in ("updates", "env_steps", "model_loss")}
+    assert set(events.Tags()["scalars"]) == tags
+    for tag in tags:
+        found = [(each.step, each.value) for each in events.Scalars(tag)]
+        name = tag.removeprefix("meta_train/")
+        assert found == [(row["updates"], pytest.approx(row[name])) for row in rows(3)]
 
 
 @pytest.mark.parametrize(("updates", "kept"), [(0, 0), (9, 0), (10, 1), (29, 2), (1000, 4)])
