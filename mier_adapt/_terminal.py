@@ -2,11 +2,17 @@
 
 import os
 import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
+import rich.progress
 from rich.console import Console
+
+_SECONDS = 30.0
+"""Between two lines of one stage, where there is no terminal."""
 
 
 class _Output:
@@ -77,3 +83,59 @@ console = console_on("stdout")
 def say(message: str) -> None:
     """Print a message on a line of its own, however long its paths are."""
     console.print(message, soft_wrap=True)
+
+
+class Progress:
+    """How far things are: bars on a terminal, and elsewhere lines.
+
+    A line comes where a stage begins, and otherwise twice a minute at most.
+
+    Args:
+        clock: Seconds from any start.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._bars = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.BarColumn(bar_width=24),
+            rich.progress.TextColumn("{task.percentage:>3.0f}%"),
+            rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("{task.fields[status]}", markup=False),
+            console=console,
+        )
+        self._by_name: dict[str, rich.progress.TaskID] = {}
+        self._said: tuple[str, str] | None = None
+        self._said_at = 0.0
+
+    def __enter__(self) -> "Progress":
+        if console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if console.is_terminal:
+            self._bars.stop()
+
+    def show(self, name: str, stage: str, share: float | None = None, status: str = "") -> None:
+        """Show how far something is.
+
+        Args:
+            name: What.
+            stage: What is being done.
+            share: How much of all is done, from 0 to 1, if that is known.
+            status: More.
+        """
+        text = ", ".join(each for each in (stage, status) if each)
+        if console.is_terminal:
+            total = None if share is None else 1.0
+            if name not in self._by_name:
+                self._by_name[name] = self._bars.add_task(name, total=total, status="")
+            self._bars.update(self._by_name[name], total=total, completed=share or 0, status=text)
+        elif self._said != (name, stage) or self._clock() - self._said_at >= _SECONDS:
+            self._said, self._said_at = (name, stage), self._clock()
+            say(f"{name}: {text}" if share is None else f"{name}: {share:.0%}, {text}")
+
+    def print(self, shown: object) -> None:
+        """Print something beside the bars."""
+        console.print(shown)

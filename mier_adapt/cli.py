@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import mier_adapt_envs
 from mier_adapt._families import register_families
-from mier_adapt._terminal import console, console_on, say
+from mier_adapt._terminal import Progress, console, console_on, say
 from mier_adapt._words import UsageError, in_shell_words, require_known
 
 if TYPE_CHECKING:
@@ -88,7 +87,8 @@ class Quickstart:
         except RuntimeError as error:
             say(f"No film: {error}.")
         else:
-            with console.status("filming both policies"):
+            with Progress() as progress:
+                progress.show("quickstart", "filming both policies")
                 film_side_by_side(
                     tasks.env_id,
                     tasks[self.task],
@@ -151,10 +151,9 @@ class MetaTrain:
             say(options.to_toml({**config.to_dict(), "adapt": adapt_config.to_dict()}))
             return 0
         total = config.model.pretrain_steps + config.updates
-        with _progress() as progress, _stop_signals() as stopped:
-            bar = progress.add_task(
-                self.preset or config.family, total=total, status="collecting first data"
-            )
+        with Progress() as progress, _stop_signals() as stopped:
+            name = self.preset or config.family
+            progress.show(name, "collecting first data", 0.0)
             shown: dict[str, Any] = {}
             first: tuple[int, float] | None = None
 
@@ -165,12 +164,12 @@ class MetaTrain:
                 if row is not None:
                     shown.update(row)
                     if "return_adapted" in row:
-                        progress.console.print(_evaluation_line(row))
-                    elif not progress.console.is_terminal:
-                        progress.console.print(f"{row['updates']:>8} updates")
-                if steps % 20 == 0 or row is not None or steps == total:
+                        progress.print(_evaluation_line(row))
+                begins = steps == first[0] or trainer.updates == 1
+                if begins or steps % 20 == 0 or row is not None:
                     rate = (steps - first[0]) / max(trainer.seconds - first[1], 1e-9)
-                    progress.update(bar, completed=steps, status=_status(trainer, shown, rate))
+                    stage = "meta-training" if trainer.updates else "pre-training the model"
+                    progress.show(name, stage, steps / total, _status(trainer, shown, rate))
 
             finished = meta_train(
                 config,
@@ -394,7 +393,7 @@ class Evaluate:
         ):
             justify: Literal["left", "right"] = "left" if column == "task" else "right"
             table.add_column(column, justify=justify, no_wrap=column == "task")
-        with FamilyEnvs(tasks) as envs:
+        with FamilyEnvs(tasks) as envs, Progress() as progress:
             run = load_run(directory, envs, device=self.device)
             if self.context_steps is not None:
                 run = run.with_context_steps(self.context_steps)
@@ -406,6 +405,7 @@ class Evaluate:
                 episodes=self.episodes,
                 adaptation_steps=adapt_config.adaptation_steps,
                 episode_steps=config.episode_steps,
+                on_stage=lambda stage, done: progress.show("evaluate", stage, done),
             )
         record["context_steps"] = run.adapter.steps
         for split, rows in record["splits"].items():
@@ -514,7 +514,7 @@ class Export:
         """Export, and print the card's returns."""
         from mier_adapt.agents.pretrained import export_run
 
-        with console.status("") as status:
+        with Progress() as progress:
             card = export_run(
                 self.run_directory,
                 self.out,
@@ -526,7 +526,7 @@ class Export:
                 seeds=self.seeds,
                 episodes=self.episodes,
                 device=self.device,
-                on_stage=status.update,
+                on_stage=lambda stage: progress.show("export", stage),
             )
         console.print(_cards([card]))
         say(f"Exported: {self.out}")
@@ -761,20 +761,9 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[status]}", markup=False),
-        console=console,
-    )
-
-
 def _status(trainer: Any, row: dict[str, Any], rate: float) -> str:
     if trainer.updates == 0:
-        return f"pre-training the model, {rate:.0f} steps/s"
+        return f"{rate:.0f} steps/s"
     parts = [f"{trainer.updates} updates, {rate:.0f}/s"]
     if "model_loss" in row:
         parts.append(f"model loss {row['model_loss']:.2f}")
@@ -819,22 +808,15 @@ def _adapt_to_each(
     """Adapt to each task with each seed, showing progress; print the reports as they come."""
     from mier_adapt.adaptation.sweep import adapt_to_each
 
-    with _progress() as progress:
-        bars = {
-            (name, seed): progress.add_task(
-                f"{name}, seed {seed}", total=1.0, status="", visible=False
-            )
-            for name in tasks
-            for seed in seeds
-        }
+    with Progress() as progress:
 
         def show(name: str, seed: int, stage: str, done: float) -> None:
-            progress.update(bars[name, seed], completed=done, status=stage, visible=True)
+            progress.show(f"{name}, seed {seed}", stage, done)
 
         def print_report(name: str, seed: int, adaptation: Any) -> None:
             report = adaptation.report
             show(name, seed, f"kept {report.decision}", 1.0)
-            progress.console.print(f"{name}: {report}\n")
+            progress.print(f"{name}: {report}\n")
 
         return adapt_to_each(
             agent,

@@ -1,6 +1,6 @@
 """Evaluation of whatever was meta-trained: returns before and after adaptation to each task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,6 +146,7 @@ def evaluation_record(
     episodes: Size,
     adaptation_steps: Size,
     episode_steps: Size | None = None,
+    on_stage: Callable[[str, float], None] = lambda stage, done: None,
 ) -> dict[str, Any]:
     """Evaluate several tasks with several adaptation seeds, as plain values for JSON.
 
@@ -157,6 +158,7 @@ def evaluation_record(
         episodes: See there.
         adaptation_steps: See there.
         episode_steps: See there.
+        on_stage: Told which tasks are evaluated with which seed, and the share that is done.
 
     Returns:
         How it was measured; under ``summary`` mean and interquartile mean of each split before and
@@ -176,9 +178,12 @@ def evaluation_record(
         "identified": {},
         "splits": {},
     }
+    total, done = seeds * sum(map(len, splits.values())), 0
     for split, tasks in splits.items():
-        by_seed = [
-            evaluate(
+        by_seed = []
+        for seed in range(seeds):
+            on_stage(f"{split} tasks, seed {seed}", done / total)
+            evaluations = evaluate(
                 policy,
                 envs,
                 tasks,
@@ -187,8 +192,8 @@ def evaluation_record(
                 episodes=episodes,
                 episode_steps=episode_steps,
             )
-            for seed in range(seeds)
-        ]
+            by_seed.append(evaluations)
+            done += len(tasks)
         record["splits"][split] = [
             {
                 "task": str(task),

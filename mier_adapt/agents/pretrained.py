@@ -195,7 +195,6 @@ def export_run(
         measured = read_bytes(directory / METRICS_FILE, most=MOST_METRICS, follow=False)
         with replacing(out / METRICS_FILE) as file:
             file.write(measured)
-    on_stage("evaluating")
     with FamilyEnvs(run.task_set) as envs:
         exported = load_run(out, envs, device=device)
         card["replay"] = {"transitions": len(exported.replay), "episodes_per_task": kept}
@@ -208,6 +207,7 @@ def export_run(
             episodes=episodes,
             adaptation_steps=run.adapt_config.adaptation_steps,
             episode_steps=config.episode_steps,
+            on_stage=lambda stage, done: on_stage(f"evaluating {stage}"),
         )
     card["versions"] = trained_with
     card["sha256"] = {
