@@ -114,11 +114,13 @@ class MetaTrain:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = dataclasses.field(kw_only=True)
     """Directory of the run."""
     seed: int = 0
-    """Fixes the run; a run is resumed with the seed that it began with."""
+    """Fixes the run, with which it is also resumed."""
     device: str = "cpu"
     """Where networks live and learn: cpu, cuda."""
     checkpoint_seconds: float = 120.0
     """Wall-clock seconds between checkpoints."""
+    log: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    """Where else measurements go than to metrics.jsonl."""
     threads: _Threads = None
     import_: _Imports = ()
     config: _File = None
@@ -138,6 +140,7 @@ class MetaTrain:
         """Train, showing progress."""
         from mier_adapt._options import merged
         from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig
+        from mier_adapt.integration.logging import import_wandb
         from mier_adapt.training.meta_training import MetaTrainer, meta_train
 
         asked = merged(options.read(self.config) if self.config else {}, given)
@@ -150,6 +153,11 @@ class MetaTrain:
         if self.dry_run:
             say(options.to_toml({**config.to_dict(), "adapt": adapt_config.to_dict()}))
             return 0
+        if self.log == "wandb":
+            try:
+                import_wandb()
+            except ImportError as error:
+                raise UsageError(f"{error}") from error
         total = config.model.pretrain_steps + config.updates
         with Progress() as progress, _stop_signals() as stopped:
             name = self.preset or config.family
@@ -178,6 +186,7 @@ class MetaTrain:
                 seed=self.seed,
                 device=self.device,
                 checkpoint_seconds=self.checkpoint_seconds,
+                log=self.log,
                 should_stop=lambda: bool(stopped),
                 on_step=show,
             )

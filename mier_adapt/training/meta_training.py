@@ -50,9 +50,10 @@ from mier_adapt.context_adapter import MetaLoss
 from mier_adapt.integration import update
 from mier_adapt.integration.actors import require_finite_parameters
 from mier_adapt.integration.algorithms import set_lr, set_target_entropy
+from mier_adapt.integration.logging import import_wandb
 from mier_adapt.protocols import Actor
 from mier_adapt.training.meta_step import Place, descend, draw_sets, require_finite_contexts
-from mier_adapt.training.metrics import MetricsLog
+from mier_adapt.training.metrics import Log, MetricsLog
 from mier_adapt.transitions import Transitions
 from mier_adapt_envs import task_set
 
@@ -426,6 +427,7 @@ def meta_train(
     seed: Seed = 0,
     device: Device = "cpu",
     checkpoint_seconds: NonNegative = 120.0,
+    log: Log = "tensorboard",
     should_stop: Callable[[], bool] = lambda: False,
     on_step: Callable[[MetaTrainer, dict[str, Any] | None], None] = lambda trainer, row: None,
 ) -> bool:
@@ -446,6 +448,9 @@ def meta_train(
         seed: Fixes the run.
         device: Where networks live and learn.
         checkpoint_seconds: Wall-clock time between checkpoints.
+        log: Where measurements go besides ``metrics.jsonl``: ``"tensorboard"``, ``"none"``, or
+            ``"wandb"``, Weights & Biases with TensorBoard's events beside it; a resumed run goes on
+            as the same one there, whose ID ``wandb.json`` keeps.
         should_stop: Asked after every step; True saves a checkpoint and leaves.
         on_step: Called after every step, with an iteration's measurements when one ends.
 
@@ -453,8 +458,9 @@ def meta_train(
         Whether the run is finished.
 
     Raises:
+        ImportError: If wandb is asked for and is not installed.
         ValueError: If the directory holds a run of another configuration or seed, or one that has
-            taken more updates.
+            taken more updates; or if wandb does not start.
         RunLockedError: If another process is at work in the directory.
         CheckpointError: If a file of the run is damaged and there is no older one.
         FloatingPointError: If something stops being finite; names it, the step and the task. The
@@ -463,6 +469,8 @@ def meta_train(
             way that the disk refuses cost nothing: the run goes on in memory, says so in the log,
             and tries again at the next one.
     """
+    if log == "wandb":
+        import_wandb()
     tasks = task_set(config.family, config.task_set)
     run_file = RunFile(config, adapt_config or AdaptConfig(), seed, tasks.hash)
     directory.mkdir(parents=True, exist_ok=True)
@@ -487,12 +495,15 @@ def meta_train(
         write_run_file(directory, run_file)
         if resumed and trainer.finished:
             return True
-        with contextlib.closing(MetricsLog(directory, updates=trainer.updates)) as log:
+        measurements = MetricsLog(
+            directory, updates=trainer.updates, log=log, about=run_file.to_dict()
+        )
+        with contextlib.closing(measurements):
             saved = time.monotonic()
             while not (trainer.finished or should_stop()):
                 row = trainer.step()
                 if row is not None:
-                    log.write(row)
+                    measurements.write(row)
                 on_step(trainer, row)
                 if time.monotonic() - saved > checkpoint_seconds:
                     try:

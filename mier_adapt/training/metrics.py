@@ -1,22 +1,32 @@
-"""MetricsLog: what a run measures, as JSON lines, TensorBoard events and one picture."""
+"""MetricsLog: what a run measures, as JSON lines, events of others' tools, and one picture."""
 
 import json
 import logging
+import re
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mier_adapt._storage.files import (
+    CheckpointError,
     parse_json,
     read_bytes,
+    read_json,
     replace_text,
     require_kinds,
     require_no_link,
 )
 from mier_adapt.agents.pretrained import METRICS_FILE, MOST_METRICS
 from mier_adapt.figures import plot_learning_curve
-from mier_adapt.integration.logging import tensorboard_logger
+from mier_adapt.integration.logging import tensorboard_logger, wandb_run
 
 _log = logging.getLogger(__name__)
+
+Log = Literal["tensorboard", "wandb", "none"]
+"""Where measurements go besides ``metrics.jsonl``; with wandb, TensorBoard has them too."""
+WANDB_FILE = "wandb.json"
+"""Which run a run is at Weights & Biases, in its directory."""
 
 _ROW = {"updates": int, "env_steps": int, str: (float, [float])}
 _EVALUATED = {
@@ -35,17 +45,32 @@ class MetricsLog:
     Args:
         directory: The run's; gets ``metrics.jsonl``, ``tensorboard/``, ``learning_curve.png``.
         updates: SAC updates behind the checkpoint that the run goes on from; 0 for a new run.
+        log: Where they go as well.
+        about: What Weights & Biases shows of the run.
     """
 
-    def __init__(self, directory: Path, *, updates: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        updates: int,
+        log: Log = "tensorboard",
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
         self._directory = directory
         self._rows = [row for row in read_metrics(directory) if row["updates"] <= updates]
         self._write_rows()
         self._logged = len(self._rows)
-        require_no_link(directory / "tensorboard")
-        self._logger: Any = tensorboard_logger(
-            directory / "tensorboard", resume_step=updates + 1 if updates else None
-        )
+        self._wandb: Any = None
+        if log == "wandb":
+            self._wandb = wandb_run(directory, run_id=_wandb_id(directory), config=about or {})
+        self._has_events = log != "none"
+        self._logger: Any = None
+        if self._has_events:
+            require_no_link(directory / "tensorboard")
+            self._logger = tensorboard_logger(
+                directory / "tensorboard", resume_step=updates + 1 if updates else None
+            )
 
     def write(self, row: dict[str, Any]) -> None:
         """Add a row; a row with returns also draws the learning curve anew."""
@@ -57,7 +82,7 @@ class MetricsLog:
                 plot_learning_curve(self._rows, self._directory / "learning_curve.png")
         except OSError as error:
             # Its events may be lost, in a directory that vanished all of them: write them again.
-            self.close()
+            self._close_events()
             self._logger, self._logged = None, 0
             _log.warning(
                 "Measurements at SAC update %s were not written: %s. They are kept in memory and "
@@ -66,14 +91,26 @@ class MetricsLog:
                 error,
                 self._directory,
             )
+        self._tell_wandb("log", {f"meta_train/{k}": v for k, v in _numbers(row)}, row["updates"])
 
     def close(self) -> None:
-        """Flush the TensorBoard events."""
+        """Flush the events."""
+        self._close_events()
+        self._tell_wandb("finish")
+
+    def _close_events(self) -> None:
         try:
             if self._logger is not None:
                 self._logger.finalize()
         except OSError as error:
             _log.warning("TensorBoard events were not written: %s.", error)
+
+    def _tell_wandb(self, method: str, *arguments: Any) -> None:
+        try:
+            if self._wandb is not None:
+                getattr(self._wandb, method)(*arguments)
+        except Exception as error:  # of wandb's; a run does not end by what only shows it
+            _log.warning("wandb did not take the measurements: %s.", error)
 
     def _write_rows(self) -> None:
         # As a whole each time, which is short: so a refusal or a kill leaves no half of a row,
@@ -82,15 +119,15 @@ class MetricsLog:
         replace_text(self._directory / METRICS_FILE, text)
 
     def _write_events(self) -> None:
+        if not self._has_events:
+            return
         if self._logger is None:
             self._logger = tensorboard_logger(
                 self._directory / "tensorboard", resume_step=self._rows[0]["updates"]
             )
         for row in self._rows[self._logged :]:
             # The logger itself writes the step, and puts what comes before the slash before all.
-            scalars = {
-                key: value for key, value in row.items() if _is_number(value) and key != "updates"
-            }
+            scalars = {key: value for key, value in _numbers(row) if key != "updates"}
             self._logger.write("meta_train/updates", row["updates"], scalars)
         self._logged = len(self._rows)
 
@@ -126,5 +163,21 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _numbers(row: Mapping[str, Any]) -> list[tuple[str, int | float]]:
+    return [
+        (key, value)
+        for key, value in row.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+
+
+def _wandb_id(directory: Path) -> str:
+    """The run's ID at Weights & Biases, under which it goes on when it is resumed."""
+    try:
+        found = str(read_json(directory / WANDB_FILE, {"id": str})["id"])
+    except FileNotFoundError:
+        found = uuid.uuid4().hex[:8]
+        replace_text(directory / WANDB_FILE, json.dumps({"id": found}) + "\n")
+    if not re.fullmatch(r"[\w-]{1,64}", found):
+        raise CheckpointError(f"{directory / WANDB_FILE} holds no ID of a run. Delete it.")
+    return found
