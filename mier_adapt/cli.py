@@ -505,7 +505,7 @@ class Export:
     command: str | None = None
     """What made the run, if not a preset."""
     commit: str | None = None
-    """Of the code that made it, if not this."""
+    """Of the code that made it, if not this checkout's."""
     machine: str | None = None
     """Where it was made, if not here."""
     max_megabytes: float = 7.0

@@ -140,7 +140,8 @@ def export_run(
         out: Where it goes; made if needed. What an earlier export left there is replaced.
         name: The run's name on its card.
         command: What made the run; ``mier-adapt meta-train`` with its preset if not given.
-        commit: Of the code that trained it; this checkout's if not given.
+        commit: Of the code that trained it; this checkout's if not given, or ``unknown`` where this
+            is none.
         machine: What it was trained on, in words; this machine's cores if not given.
         max_megabytes: Largest size of the checkpoint, in millions of bytes; as many episodes as
             fit are taken, at least two of each task.
@@ -154,7 +155,7 @@ def export_run(
 
     Raises:
         ValueError: If the run was exported already, the place is another run's, it does not fit
-            into the size, or a command or commit is needed.
+            into the size, or a command is needed.
         CheckpointError: If a file of the run is damaged, or a link: nothing from elsewhere is
             handed on.
         FileNotFoundError: If there is no run or no checkpoint.
@@ -242,7 +243,10 @@ def _command(config: MetaTrainConfig, seed: int, updates: int, name: str) -> str
     """The command that makes such a run."""
     preset = preset_name(config)
     if preset is None:
-        raise ValueError("The run's configuration is that of no preset: say which command made it.")
+        raise ValueError(
+            "export expected command to be given, got a run whose configuration is that of no "
+            "preset. Say what made it."
+        )
     return f"mier-adapt meta-train {preset} --seed {seed} --updates {updates} --out runs/{name}"
 
 
@@ -256,8 +260,6 @@ def _commit() -> str:
             text=True,
             check=True,
         )
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise ValueError(
-            "This installation is no git checkout: say which commit trained the run."
-        ) from error
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"  # an installed release, say, whose version is on the card
     return result.stdout.split()[0]

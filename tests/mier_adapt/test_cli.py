@@ -1,9 +1,12 @@
 import dataclasses
 import io
 import json
+import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from importlib.metadata import version
 
@@ -21,7 +24,7 @@ from mier_adapt.agents.run import read_run_file
 from mier_adapt.training.metrics import read_metrics
 
 from .conftest import CHECKPOINT
-from .doubles import TINY_ADAPT, run_python, start_python, tiny_config
+from .doubles import REPOSITORY, TINY_ADAPT, run_python, start_python, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -290,19 +293,9 @@ def test_adapts_to_all_meta_test_tasks_with_several_seeds(command, finished_run,
     assert arms["kept"]["mean"] == pytest.approx(np.mean(kept))
 
 
-def test_compares_all_arms_of_a_run_that_leaves_stages_out(
-    command, finished_run, tmp_path, monkeypatch
-):
-    load_run = runs.load_run
-
-    def without_stages(*args, **options):
-        run = load_run(*args, **options)
-        left_out = {"refresh_updates": 0, "validation_threshold": -1e9}
-        run.adapt_config = dataclasses.replace(run.adapt_config, **left_out)
-        return run
-
-    monkeypatch.setattr(runs, "load_run", without_stages)
+def test_compares_all_arms_of_a_run_that_leaves_stages_out(command, finished_run, tmp_path):
     arguments = ("adapt", finished_run, "--task", 12, "--episodes", 1, "--out", tmp_path / "out")
+    arguments += ("--refresh-updates", 0, "--validation-threshold", "-1e9")
     code, shown, _ = command(*arguments)
     assert (code, "actor only" in shown, "relabeled  " in shown) == (0, False, False)
     assert not (tmp_path / "out" / "comparison.json").exists()
@@ -609,7 +602,8 @@ def test_exports_a_run_that_is_then_known_by_its_name(command, finished_run, tmp
     monkeypatch.chdir(tmp_path)
     card = json.loads((tmp_path / "data" / "tiny" / "card.json").read_text())
     code, listed, _ = command("pretrained")
-    assert (code, listed) == (0, shown[: shown.index("Exported")])
+    table = [line for line in shown.splitlines() if not line.startswith(("export: ", "Exported"))]
+    assert (code, listed.splitlines()) == (0, table)
     code, shown, _ = command("pretrained", "tiny")
     assert (code, json.loads(shown)) == (0, card)
     code, _, _ = command("evaluate", "tiny", "--split", "test", "--episodes", 1)
@@ -617,6 +611,31 @@ def test_exports_a_run_that_is_then_known_by_its_name(command, finished_run, tmp
     assert (code, record["splits"]["test"]) == (0, card["evaluation"]["splits"]["test"])
     code, _, _ = command("adapt", "tiny", "--task", 3, "--episodes", 1)
     assert (code, (tmp_path / "tiny" / "adapt" / "task-3-seed-0.json").is_file()) == (0, True)
+
+
+def test_exports_where_there_is_no_git_checkout(finished_run, tmp_path):
+    for package in ("mier_adapt", "mier_adapt_envs"):
+        leave_out = shutil.ignore_patterns("pretrained", "__pycache__")
+        shutil.copytree(REPOSITORY / package, tmp_path / package, ignore=leave_out)
+    arguments = ("export", finished_run, "--out", "out", "--name", "x", "--command", "it")
+    few = ("--episodes", "1", "--seeds", "1")
+    done = subprocess.run(
+        [sys.executable, "-c", "from mier_adapt.cli import main; main()", *arguments, *few],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "GIT_CEILING_DIRECTORIES": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    assert card["commit"] == "unknown"
+    assert card["versions"]["mier-adapt"] == __version__
+
+
+def test_a_run_of_no_preset_asks_for_its_command(command, finished_run, tmp_path):
+    code, _, err = command("export", finished_run, "--out", tmp_path / "x", "--name", "x")
+    assert (code, err.startswith("mier-adapt: --command expected to be given")) == (1, True)
 
 
 @pytest.mark.parametrize("backend", ["egl", None])
