@@ -5,7 +5,7 @@ import importlib.metadata
 import logging
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from mier_adapt._words import UsageError
@@ -16,7 +16,7 @@ GROUP = "mier_adapt.families"
 """Entry points of installed packages: modules that call :func:`mier_adapt_envs.register`."""
 
 
-def register_families(modules: Iterable[str]) -> None:
+def register_families(modules: Sequence[str]) -> None:
     """Import modules, and what installed packages have under :data:`GROUP`.
 
     Modules are looked for in the current directory first, as ``python -m`` does.

@@ -18,6 +18,13 @@ from rich.table import Table
 
 import mier_adapt_envs
 from mier_adapt._families import register_families
+from mier_adapt._tables import (
+    cards_table,
+    comparison_table,
+    evaluation_line,
+    evaluation_table,
+    status_line,
+)
 from mier_adapt._terminal import Progress, console, console_on, say
 from mier_adapt._words import UsageError, in_shell_words, require_known
 
@@ -172,12 +179,12 @@ class MetaTrain:
                 if row is not None:
                     shown.update(row)
                     if "return_adapted" in row:
-                        progress.print(_evaluation_line(row))
+                        progress.print(evaluation_line(row))
                 begins = steps == first[0] or trainer.updates == 1
                 if begins or steps % 20 == 0 or row is not None:
                     rate = (steps - first[0]) / max(trainer.seconds - first[1], 1e-9)
                     stage = "meta-training" if trainer.updates else "pre-training the model"
-                    progress.show(name, stage, steps / total, _status(trainer, shown, rate))
+                    progress.show(name, stage, steps / total, status_line(trainer, shown, rate))
 
             finished = meta_train(
                 config,
@@ -304,7 +311,7 @@ class Adapt:
                 rounds=rounds,
             )
         if self.episodes and (self.compare or len(adaptations) > 1):
-            console.print(_comparison(write_comparison(adaptations, out)))
+            console.print(comparison_table(write_comparison(adaptations, out)))
         say(f"Reports and figures: {out}")
         return 0
 
@@ -389,19 +396,6 @@ class Evaluate:
         config, adapt_config, _, _ = read_run_file(directory)
         tasks = mier_adapt_envs.task_set(config.family, config.task_set)
         splits = {"train": tasks.meta_train, "test": tasks.meta_test}
-        table = Table(
-            title=f"{config.family} {config.task_set}: {self.seeds} adaptation seed(s), "
-            f"{self.episodes} episodes, {adapt_config.adaptation_steps} transitions"
-        )
-        for column in (
-            "task",
-            "return: initial",
-            "adapted",
-            "model loss: initial",
-            "adapted",
-        ):
-            justify: Literal["left", "right"] = "left" if column == "task" else "right"
-            table.add_column(column, justify=justify, no_wrap=column == "task")
         with FamilyEnvs(tasks) as envs, Progress() as progress:
             run = load_run(directory, envs, device=self.device)
             if self.context_steps is not None:
@@ -417,24 +411,10 @@ class Evaluate:
                 on_stage=lambda stage, done: progress.show("evaluate", stage, done),
             )
         record["context_steps"] = run.adapter.steps
-        for split, rows in record["splits"].items():
-            first = len(tasks.meta_train) if split == "test" else 0
-            for index, row in enumerate(rows, first):
-                table.add_row(f"{index}: {row['task']}", *_cells([row]))
-            returns = record["summary"][split].values()
-            for name, key in ((f"mean of {split} tasks", "mean"), ("interquartile mean", "iqm")):
-                cells = _cells(rows) if key == "mean" else [f"{each[key]:.0f}" for each in returns]
-                table.add_row(name, *cells, style="bold")
-                if self.seeds > 1:
-                    table.add_row(
-                        "  95% interval over seeds",
-                        *("{:.0f} to {:.0f}".format(*each[f"{key}_interval"]) for each in returns),
-                    )
-            table.add_section()
         self.run_directory.mkdir(parents=True, exist_ok=True)
         path = self.run_directory / EVALUATION_FILE
         replace_text(path, json.dumps(record, indent=2) + "\n")
-        console.print(table)
+        console.print(evaluation_table(record, first_test=len(tasks.meta_train)))
         for split, count in record["identified"].items():
             if count is not None:
                 say(f"Own context predicts best: {count} of {len(splits[split])} {split} tasks")
@@ -537,7 +517,7 @@ class Export:
                 device=self.device,
                 on_stage=lambda stage: progress.show("export", stage),
             )
-        console.print(_cards([card]))
+        console.print(cards_table([card]))
         say(f"Exported: {self.out}")
         return 0
 
@@ -561,7 +541,7 @@ class Pretrained:
         if self.name is not None:
             console.print_json(data=read_card(self.name))
         else:
-            console.print(_cards([read_card(name) for name in pretrained_names()]))
+            console.print(cards_table([read_card(name) for name in pretrained_names()]))
         return 0
 
 
@@ -770,39 +750,6 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _status(trainer: Any, row: dict[str, Any], rate: float) -> str:
-    if trainer.updates == 0:
-        return f"{rate:.0f} steps/s"
-    parts = [f"{trainer.updates} updates, {rate:.0f}/s"]
-    if "model_loss" in row:
-        parts.append(f"model loss {row['model_loss']:.2f}")
-    if "return_adapted" in row:
-        parts.append(f"return {row['return_initial']:.0f} → {row['return_adapted']:.0f}")
-    return ", ".join(parts)
-
-
-def _evaluation_line(row: dict[str, Any]) -> str:
-    return (
-        f"{row['updates']:>8} updates {row['env_steps']:>9} env steps {row['seconds']:>6.0f} s   "
-        f"return {row['return_initial']:8.1f} → {row['return_adapted']:8.1f}   "
-        f"model loss {row['loss_initial']:7.2f} → {row['loss_adapted']:7.2f}"
-    )
-
-
-def _cards(cards: Sequence[dict[str, Any]]) -> Table:
-    """Pretrained runs, and their mean returns."""
-    table = Table("name", "train: initial", "adapted", "test: initial", "adapted", "updates")
-    table.columns[0].no_wrap = True
-    table.title = "Mean returns over the tasks of each split"
-    for card in cards:
-        table.add_row(
-            card["name"],
-            *(cell for rows in card["evaluation"]["splits"].values() for cell in _cells(rows)[:2]),
-            f"{card['updates']:,}",
-        )
-    return table
-
-
 def _adapt_to_each(
     agent: Any,
     tasks: dict[str, Any],
@@ -839,41 +786,3 @@ def _adapt_to_each(
             on_stage=show,
             on_adapted=print_report,
         )
-
-
-def _comparison(compared: dict[str, Any]) -> Table:
-    """Each arm's mean return and its gain over the baseline, with intervals."""
-
-    def interval(ends: tuple[float, float] | None) -> str:
-        return "{:.0f} to {:.0f}".format(*ends) if ends else "one seed"
-
-    count, baseline = len(compared["tasks"]), compared["baseline"]
-    table = Table(
-        title=f"Mean return of {count} task(s), seed(s) {', '.join(map(str, compared['seeds']))}; "
-        f"gain over the {baseline}; intervals over seeds"
-    )
-    table.add_column("arm", no_wrap=True)
-    for column in ("return", "95% interval", "gain", "95% interval", "tasks better"):
-        table.add_column(column, justify="right")
-    for name, arm in compared["arms"].items():
-        gain = (f"{arm['gain']:.0f}", interval(arm["gain_interval"]), f"{arm['better']} of {count}")
-        table.add_row(
-            name,
-            f"{arm['mean']:.0f}",
-            interval(arm["mean_interval"]),
-            *(gain if name != baseline else ()),
-        )
-    return table
-
-
-def _cells(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Means over tasks and seeds of an evaluation's rows."""
-    return [
-        f"{np.mean([row[name] for row in rows]):.{digits}f}"
-        for name, digits in (
-            ("return_initial", 0),
-            ("return_adapted", 0),
-            ("loss_initial", 2),
-            ("loss_adapted", 2),
-        )
-    ]

@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from rich.table import Table
 
 import mier_adapt_envs
 from mier_adapt import AdaptedPolicy, NewTask, __version__, _terminal, cli, meta_train
@@ -468,8 +469,9 @@ def test_an_evaluation_is_written_before_it_is_shown(command, finished_run, tmp_
     copied = tmp_path / "run"
     shutil.copytree(finished_run, copied)
 
-    def fail(*_, **__):
-        raise RuntimeError("no table")
+    def fail(shown, **_):
+        if isinstance(shown, Table):
+            raise RuntimeError("no table")
 
     monkeypatch.setattr(_terminal.console, "print", fail)
     with pytest.raises(RuntimeError, match="no table"):

@@ -204,6 +204,7 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
             "adapt_config": TINY_ADAPT,
             "device": "cpu",
             "checkpoint_seconds": 1.0,
+            "log": "tensorboard",
         },
     )
     method = Mier(config=CONFIG, adapt_config=TINY_ADAPT)
