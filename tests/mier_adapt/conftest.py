@@ -5,8 +5,9 @@ import jaxtyping
 import pytest
 
 import mier_adapt_envs
-from mier_adapt import _terminal, cli
+from mier_adapt import cli
 from mier_adapt.agents import FamilyEnvs
+from mier_adapt.cli import terminal
 from mier_adapt.training import meta_train
 
 from .doubles import TINY_ADAPT, tiny_config
@@ -59,7 +60,7 @@ def command(
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["mier-adapt", *map(str, arguments)])
-        monkeypatch.setattr(_terminal.console, "width", 200)
+        monkeypatch.setattr(terminal.console, "width", 200)
         with pytest.raises(SystemExit) as exit_:
             cli.main()
         captured = capsys.readouterr()

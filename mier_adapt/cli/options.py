@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import tyro
 
 from mier_adapt._storage.files import read_bytes
-from mier_adapt._words import UsageError, in_shell_words, require_known
 from mier_adapt.agents.configs import GATES
+from mier_adapt.cli.words import UsageError, in_shell_words, require_known
 from mier_adapt.protocols import Gate
 
 _MOST_BYTES = 2**20
@@ -80,7 +80,7 @@ class Options:
             if field.name in self._aliases:
                 last += f"|{self._aliases[field.name]}"
             if field.path[0] == "adapt":
-                key, last = "adapt", "as mier-adapt adapt --help has them"
+                key, last = "adapt", "see mier-adapt adapt --help"
             by_key.setdefault(key, [])
             if last not in by_key[key]:
                 by_key[key].append(last)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .doubles import REPOSITORY
+from ..doubles import REPOSITORY
 
 PAGE = Path(REPOSITORY) / "docs" / "custom_family.md"
 SMALL = """

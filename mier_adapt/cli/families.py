@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from mier_adapt._words import UsageError
+from mier_adapt.cli.words import UsageError
 
 _logger = logging.getLogger(__name__)
 

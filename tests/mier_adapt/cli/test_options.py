@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mier_adapt import cli
-from mier_adapt._options import Options
 from mier_adapt.agents.configs import AdaptConfig, ContinueConfig, MetaTrainConfig
 from mier_adapt.agents.presets import preset
+from mier_adapt.cli import commands
+from mier_adapt.cli.options import Options
 
 RUN = "halfcheetah-vel-hard"
 COMMANDS = {
@@ -28,7 +28,7 @@ def leaves(values: dict, at: tuple[str, ...] = ()) -> dict[tuple[str, ...], obje
 
 
 def options_of(subcommand: str) -> Options:
-    return cli._COMMANDS[subcommand].options()
+    return commands._COMMANDS[subcommand].options()
 
 
 def another(path: tuple[str, ...], value: object, kind: object) -> object:

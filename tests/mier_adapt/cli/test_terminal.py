@@ -6,10 +6,10 @@ import itertools
 import pytest
 from rich.console import Console
 
-from mier_adapt import _terminal
 from mier_adapt.agents import presets
+from mier_adapt.cli import terminal
 
-from .doubles import TINY_ADAPT, tiny_config
+from ..doubles import TINY_ADAPT, tiny_config
 
 
 class Clock:
@@ -23,7 +23,7 @@ class Clock:
 
 def test_without_a_terminal_a_stage_says_that_it_begins_and_then_seldom(capsys):
     clock = Clock()
-    with _terminal.Progress(clock) as progress:
+    with terminal.Progress(clock) as progress:
         for second in range(100):
             clock.now = second
             progress.show("run", "first", second / 200, f"{second} s")
@@ -44,8 +44,8 @@ def test_without_a_terminal_a_stage_says_that_it_begins_and_then_seldom(capsys):
 def test_on_a_terminal_there_are_bars(monkeypatch):
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, width=100, color_system=None)
-    monkeypatch.setattr(_terminal, "console", console)
-    with _terminal.Progress() as progress:
+    monkeypatch.setattr(terminal, "console", console)
+    with terminal.Progress() as progress:
         progress.show("run [1]", "first", 0.25, "quick")
         progress.print("beside it")
         progress.show("run [1]", "first", 1.0)
@@ -89,5 +89,5 @@ def test_every_command_that_takes_long_says_how_far_it_is(
 
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_a_console_shows_texts_as_they_are(name, capsys):
-    _terminal.console_on(name).print("[bold] :fire: 3.5")
+    terminal.console_on(name).print("[bold] :fire: 3.5")
     assert getattr(capsys.readouterr(), name[3:]) == "[bold] :fire: 3.5\n"

@@ -17,15 +17,16 @@ import torch
 from rich.table import Table
 
 import mier_adapt_envs
-from mier_adapt import AdaptedPolicy, NewTask, __version__, _terminal, cli, meta_train
+from mier_adapt import AdaptedPolicy, NewTask, __version__, meta_train
 from mier_adapt._storage.checkpoints import load_tree
 from mier_adapt.agents import films, presets, pretrained
 from mier_adapt.agents import run as runs
 from mier_adapt.agents.run import read_run_file
+from mier_adapt.cli import commands, terminal
 from mier_adapt.training.metrics import read_metrics
 
-from .conftest import CHECKPOINT
-from .doubles import REPOSITORY, TINY_ADAPT, run_python, start_python, tiny_config
+from ..conftest import CHECKPOINT
+from ..doubles import REPOSITORY, TINY_ADAPT, run_python, start_python, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -348,7 +349,7 @@ def test_draws_learning_curves_and_returns_by_task(command, finished_run, tmp_pa
     assert "<svg" in (tmp_path / "curves.svg").read_text()
 
 
-@pytest.mark.parametrize("subcommand", cli._COMMANDS)
+@pytest.mark.parametrize("subcommand", commands._COMMANDS)
 def test_the_help_of_a_subcommand_fits_a_terminal_and_gives_an_example(subcommand):
     _, out, err = run_python(HELP, subcommand)
     lines = out.splitlines()
@@ -358,16 +359,16 @@ def test_the_help_of_a_subcommand_fits_a_terminal_and_gives_an_example(subcomman
     # Every option says what it takes: a default, or that there is none.
     text = " ".join(line.strip("│ ") for line in lines)
     said = sum(text.count(each) for each in ("(default: ", "(required)", "(repeatable)"))
-    assert said == len(dataclasses.fields(cli._COMMANDS[subcommand]))
+    assert said == len(dataclasses.fields(commands._COMMANDS[subcommand]))
     if subcommand in ("meta-train", "adapt"):  # and those of configurations are named
-        for field in cli._COMMANDS[subcommand].options()._fields:
+        for field in commands._COMMANDS[subcommand].options()._fields:
             assert field.path[0] == "adapt" or field.name.rpartition(".")[2] in text
 
 
 def test_the_help_shows_each_subcommand_with_its_example():
     _, out, err = run_python(HELP)
     assert len(out.splitlines()) <= 48, err
-    for subcommand in cli._COMMANDS:
+    for subcommand in commands._COMMANDS:
         assert f"Example: mier-adapt {subcommand} " in out
 
 
@@ -473,7 +474,7 @@ def test_an_evaluation_is_written_before_it_is_shown(command, finished_run, tmp_
         if isinstance(shown, Table):
             raise RuntimeError("no table")
 
-    monkeypatch.setattr(_terminal.console, "print", fail)
+    monkeypatch.setattr(terminal.console, "print", fail)
     with pytest.raises(RuntimeError, match="no table"):
         command("evaluate", copied, "--split", "test", "--episodes", 1)
     assert (copied / "evaluation.json").is_file()

@@ -17,19 +17,19 @@ import tyro
 from rich.table import Table
 
 import mier_adapt_envs
-from mier_adapt._families import register_families
-from mier_adapt._tables import (
+from mier_adapt.cli.families import register_families
+from mier_adapt.cli.tables import (
     cards_table,
     comparison_table,
     evaluation_line,
     evaluation_table,
     status_line,
 )
-from mier_adapt._terminal import Progress, console, console_on, say
-from mier_adapt._words import UsageError, in_shell_words, require_known
+from mier_adapt.cli.terminal import Progress, console, console_on, say
+from mier_adapt.cli.words import UsageError, in_shell_words, require_known
 
 if TYPE_CHECKING:
-    from mier_adapt._options import Options
+    from mier_adapt.cli.options import Options
 
 _Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 _File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
@@ -138,15 +138,15 @@ class MetaTrain:
     @staticmethod
     def options() -> "Options":
         """What else is an option."""
-        from mier_adapt._options import Options
         from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig
+        from mier_adapt.cli.options import Options
 
         return Options({"": MetaTrainConfig, "adapt": AdaptConfig})
 
     def run(self, options: "Options", given: dict[str, Any]) -> int:
         """Train, showing progress."""
-        from mier_adapt._options import merged
         from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig
+        from mier_adapt.cli.options import merged
         from mier_adapt.integration.logging import import_wandb
         from mier_adapt.training.meta_training import MetaTrainer, meta_train
 
@@ -255,8 +255,8 @@ class Adapt:
     @staticmethod
     def options() -> "Options":
         """What else is an option."""
-        from mier_adapt._options import Options
         from mier_adapt.agents.configs import AdaptConfig, ContinueConfig
+        from mier_adapt.cli.options import Options
 
         return Options(
             {"": AdaptConfig, "rounds": ContinueConfig}, aliases={"adaptation-steps": "transitions"}
@@ -264,13 +264,13 @@ class Adapt:
 
     def run(self, options: "Options", given: dict[str, Any]) -> int:
         """Adapt to each task in turn."""
-        from mier_adapt._options import merged
         from mier_adapt._storage.files import replace_text, require_no_link
         from mier_adapt.adaptation.comparison import with_all_stages
         from mier_adapt.adaptation.sweep import write_comparison
         from mier_adapt.agents.configs import AdaptConfig, ContinueConfig
         from mier_adapt.agents.environments import FamilyEnvs
         from mier_adapt.agents.run import find_run, load_run, read_run_file
+        from mier_adapt.cli.options import merged
 
         directory = find_run(self.run_directory)
         trained, usual, _, _ = read_run_file(directory)

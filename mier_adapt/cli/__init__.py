@@ -1,0 +1,5 @@
+"""The ``mier-adapt`` command: its subcommands, their options, and what they show."""
+
+from mier_adapt.cli.commands import main
+
+__all__ = ["main"]
