@@ -561,11 +561,13 @@ class Tasks:
     def run(self) -> int:
         """Print a table."""
         if self.family is None:
-            table = Table("family", "ID", "varies", "task sets")
+            table = Table(
+                "family", "varies", "task sets", caption="IDs: MIER/<family>-v0, or as said"
+            )
             for family in mier_adapt_envs.families():
+                env_id = mier_adapt_envs.env_class(family).env_id
                 table.add_row(
-                    family,
-                    mier_adapt_envs.env_class(family).env_id,
+                    family if env_id == f"MIER/{family}-v0" else f"{family}: {env_id}",
                     mier_adapt_envs.env_class(family).varies.replace("_", " "),
                     ", ".join(mier_adapt_envs.task_sets(family)),
                 )
