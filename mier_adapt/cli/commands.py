@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -27,9 +27,6 @@ from mier_adapt.cli.tables import (
 )
 from mier_adapt.cli.terminal import Progress, console, console_on, say
 from mier_adapt.cli.words import UsageError, in_shell_words, require_known
-
-if TYPE_CHECKING:
-    from mier_adapt.cli.options import Options
 
 _Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 _File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
@@ -136,14 +133,14 @@ class MetaTrain:
     """Print the configuration, and stop."""
 
     @staticmethod
-    def options() -> "Options":
-        """What else is an option."""
+    def options() -> Any:
+        """What else is an option, as :class:`.options.Options`."""
         from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig
         from mier_adapt.cli.options import Options
 
         return Options({"": MetaTrainConfig, "adapt": AdaptConfig})
 
-    def run(self, options: "Options", given: dict[str, Any]) -> int:
+    def run(self, options: Any, given: dict[str, Any]) -> int:
         """Train, showing progress."""
         from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig
         from mier_adapt.cli.options import merged
@@ -253,8 +250,8 @@ class Adapt:
     """Print the configuration, and stop."""
 
     @staticmethod
-    def options() -> "Options":
-        """What else is an option."""
+    def options() -> Any:
+        """What else is an option, as :class:`.options.Options`."""
         from mier_adapt.agents.configs import AdaptConfig, ContinueConfig
         from mier_adapt.cli.options import Options
 
@@ -262,7 +259,7 @@ class Adapt:
             {"": AdaptConfig, "rounds": ContinueConfig}, aliases={"adaptation-steps": "transitions"}
         )
 
-    def run(self, options: "Options", given: dict[str, Any]) -> int:
+    def run(self, options: Any, given: dict[str, Any]) -> int:
         """Adapt to each task in turn."""
         from mier_adapt._storage.files import replace_text, require_no_link
         from mier_adapt.adaptation.comparison import with_all_stages
