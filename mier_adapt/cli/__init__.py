@@ -1,5 +1,3 @@
 """The ``mier-adapt`` command: its subcommands, their options, and what they show."""
 
-from mier_adapt.cli.commands import main
-
-__all__ = ["main"]
+from mier_adapt.cli.commands import main as main

@@ -80,7 +80,7 @@ class Options:
             if field.name in self._aliases:
                 last += f"|{self._aliases[field.name]}"
             if field.path[0] == "adapt":
-                key, last = "adapt", "see mier-adapt adapt --help"
+                key, last = "adapt", "as in adapt"
             by_key.setdefault(key, [])
             if last not in by_key[key]:
                 by_key[key].append(last)
