@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from mier_adapt._checks import Count, Seed, checked
 from mier_adapt._products import quick_products
 from mier_adapt._storage.randomness import forked_global_generators
-from mier_adapt.adaptation.identification import Identified, identify
+from mier_adapt.adaptation.identification import Identified, identify, require_fitting_log
 from mier_adapt.adaptation.learner import draw_stored
 from mier_adapt.adaptation.progress import Version
 from mier_adapt.adaptation.report import AdaptationReport, novelty
@@ -49,6 +49,7 @@ from mier_adapt.integration.actor_training import require_refreshable
 from mier_adapt.integration.actors import require_fitting_policy
 from mier_adapt.integration.algorithms import trained_on
 from mier_adapt.model_fitting import FittedModel, require_weights
+from mier_adapt.transitions import OneTask, Transitions
 
 _PROBE = 1024
 """Transitions on which the refined models are compared."""
@@ -72,6 +73,10 @@ class Adaptation:
     """What changed; None where that was not asked."""
     report: AdaptationReport
     """What it cost, what it achieved, and why this policy and no other."""
+    transitions: Transitions
+    """The real ones that identified the task, ``(B, ...)``, logged ones first; on the CPU. Another
+    adaptation takes them as ``logged``; :meth:`.Transitions.save` and :func:`.to_minari` write
+    them."""
 
     def predict(self, obs: ArrayLike) -> NDArray[Any]:
         """What to command: :meth:`.AdaptedPolicy.predict`."""
@@ -113,6 +118,7 @@ def adapt(
     rounds: ContinueConfig | None = None,
     evaluation_episodes: Count = 4,
     checkpoint: Path | None = None,
+    logged: OneTask | None = None,
     sources: Callable[[Sequence[FittedModel]], SourcesOf] | None = None,
     on_stage: Callable[[str, float], None] = lambda stage, progress: None,
 ) -> Adaptation:
@@ -146,15 +152,19 @@ def adapt(
         checkpoint: File that keeps the real transitions, which are what an adaptation cannot
             compute again. If it is there, the same call goes on from them and ends with the same
             policy, bit for bit on the same machine's CPU. Delete it after the adaptation.
+        logged: Transitions of the *changed* task that are there already, ``(B, ...)``, actions in
+            [-1, 1]. All are used in place of gathered ones, and only what is missing to
+            ``config.adaptation_steps`` is gathered. Where nothing is, no evaluation is asked for
+            and the gate plays nothing (:class:`.AlwaysGate`), the environment is not touched.
         sources: Makes sources of synthetic transitions of the fitted models, in place of
             :func:`.relabelers`.
         on_stage: Told the stage and its progress from 0 to 1.
 
     Raises:
         TypeError: If a part of the agent lacks what a stage needs.
-        ValueError: If parts do not fit the task, the agent has no experience, dynamics vary and the
-            task has no rule for the end of an episode, a stage is asked for that has nothing to do,
-            or the checkpoint is of another adaptation.
+        ValueError: If parts or logged transitions do not fit the task, the agent has no experience,
+            dynamics vary and the task has no rule for the end of an episode, a stage is asked for
+            that has nothing to do, or the checkpoint is of another adaptation.
         CheckpointError: If the checkpoint is damaged.
         FloatingPointError: If a loss, an action, a prediction or a parameter stops being finite;
             names it, the step and the task. No policy is given back then.
@@ -164,7 +174,7 @@ def adapt(
         identification, the actor-only stage, rehearsal, several models, few updates with a low
         step size of the actor, the fixed temperature, and the gate.
     """
-    _require_ready(agent, task, config, relabels=sources is None, budget=budget)
+    _require_ready(agent, task, config, logged, relabels=sources is None, budget=budget)
     if checkpoint is not None and not task.labelled:
         raise ValueError(
             f"adapt expected a task with a label to go with checkpoint, since {task.label!r} may "
@@ -202,7 +212,13 @@ def adapt(
     with forked_global_generators(seed):
         with stage("identify"):
             found = identify(
-                agent, task, config, seed=seed, generator=generator, checkpoint=checkpoint
+                agent,
+                task,
+                config,
+                seed=seed,
+                generator=generator,
+                checkpoint=checkpoint,
+                logged=logged,
             )
             contexts = agent.earlier_contexts(config.adaptation_steps, generator)
         if agent.conditioned:
@@ -292,6 +308,7 @@ def adapt(
         threads=torch.get_num_threads(),
         decision=kept.name,
         reason=reason if gate_returns or not told else told,
+        logged_transitions=found.logged,
         real_transitions=found.spent.steps,
         gate_transitions=meter.steps("gate"),
         evaluation_transitions=meter.steps("evaluate"),
@@ -320,6 +337,7 @@ def adapt(
         algorithm=trained_on(kept.algorithm, agent.algorithm),
         diagnosis=diagnosis,
         report=report,
+        transitions=found.real.to("cpu"),
     )
 
 
@@ -354,7 +372,13 @@ def _play(
 
 
 def _require_ready(
-    agent: Agent, task: NewTask, config: AdaptConfig, *, relabels: bool, budget: int
+    agent: Agent,
+    task: NewTask,
+    config: AdaptConfig,
+    logged: Transitions | None,
+    *,
+    relabels: bool,
+    budget: int,
 ) -> None:
     """Check everything that a stage will need, at no cost to the robot."""
     model = agent.model
@@ -365,9 +389,10 @@ def _require_ready(
             f"adapt expected a budget of at least an episode, {task.episode_steps} transitions, or "
             f"0, got {budget}."
         )
-    require_fitting_task(
-        "adapt", task, agent.algorithm, (model.obs_dim, model.act_dim), predicts=predicts
-    )
+    dims = (model.obs_dim, model.act_dim)
+    require_fitting_task("adapt", task, agent.algorithm, dims, predicts=predicts)
+    if logged is not None:
+        require_fitting_log("adapt", logged, dims)
     with forked_global_generators(0):
         agent.initial_actor(1).act(np.zeros((1, model.obs_dim), dtype=np.float32), explore=False)
     replay = agent.replay
@@ -384,7 +409,8 @@ def _require_ready(
         )
     if config.refresh_updates:
         require_refreshable("adapt", agent.algorithm)
-    if diagnoses(agent, config) and config.adaptation_steps < FEWEST:
+    most = max(config.adaptation_steps, 0 if logged is None else len(logged))
+    if diagnoses(agent, config) and most < FEWEST:
         raise ValueError(
             f"adapt expected adaptation_steps >= {FEWEST}, to tell what changed, got "
             f"{config.adaptation_steps}. Gather more, or set diagnose=False."

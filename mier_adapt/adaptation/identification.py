@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import Module
 
-from mier_adapt._checks import Seed, checked
+from mier_adapt._checks import Seed, checked, require_unit
 from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt._storage.files import FOREIGN_ERRORS
 from mier_adapt._storage.randomness import global_generator_state, set_global_generator_state
@@ -25,7 +26,7 @@ from mier_adapt.agents.new_task import NewTask
 from mier_adapt.agents.rollouts import Rollout
 from mier_adapt.context_adapter import GradientContextAdapter
 from mier_adapt.gates import AlwaysGate
-from mier_adapt.transitions import Transitions
+from mier_adapt.transitions import OneTask, Transitions
 
 _logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class Identified:
     """The real transitions of a new task, and the context that they identify."""
 
     real: Transitions
-    """Shape ``(B, ...)``, in the order in which they were gathered."""
+    """Shape ``(B, ...)``, logged ones first, then in the order in which they were gathered."""
     truncated: NDArray[np.bool_]
     """Where a time limit cut an episode, ``(B,)``."""
     context: torch.Tensor
@@ -43,6 +44,8 @@ class Identified:
     spent: Spent
     """What the environment did for it, in earlier processes too; rounds of several episodes side
     by side are run to their end."""
+    logged: int = 0
+    """How many of the transitions were there before."""
 
 
 @checked
@@ -54,6 +57,7 @@ def identify(
     seed: Seed,
     generator: np.random.Generator,
     checkpoint: Path | None = None,
+    logged: OneTask | None = None,
 ) -> Identified:
     """Gather in rounds, each under the context that the rounds before it identified.
 
@@ -67,18 +71,25 @@ def identify(
             interrupt ends one, since a robot's time is what an adaptation cannot compute again. If
             it is there, only what is missing is gathered, and all generators go on from where they
             were.
+        logged: Transitions of the new task that are there already, ``(B, ...)``, actions in
+            [-1, 1]. All are used, and count as if the first rounds had gathered them.
 
     Raises:
-        ValueError: If the checkpoint is of another adaptation.
+        ValueError: If the checkpoint is of another adaptation, or logged transitions do not fit.
         CheckpointError: If it is damaged.
         FloatingPointError: If an action, an observation or the context is not finite.
     """
     parts: list[Transitions] = []
     cuts: list[NDArray[np.bool_]] = []
+    before: list[Transitions] = []
+    if logged is not None:
+        require_fitting_log("identify", logged, (agent.model.obs_dim, agent.model.act_dim))
+        before = [as_gathered(logged)]
+    num_logged = sum(map(len, before))
     meter = Meter(spent={"": Spent()})
     metered, identity = (
         task.metered(meter),
-        identity_of(agent, [task.label, *task.parameters], config, seed),
+        identity_of(agent, [task.label, *task.parameters], config, seed, *before),
     )
     if checkpoint is not None:
         with contextlib.suppress(FileNotFoundError):  # not asked before: it may go in between
@@ -93,7 +104,7 @@ def identify(
     total = 0
     for share in np.array_split(np.arange(config.adaptation_steps), config.collection_rounds):
         total += len(share)
-        missing = total - sum(map(len, parts))
+        missing = total - num_logged - sum(map(len, parts))
         if missing > 0:
             keep_some = functools.partial(keep, count=missing)
             try:
@@ -108,14 +119,35 @@ def identify(
             finally:
                 if checkpoint is not None and parts:
                     _save(checkpoint, identity, generator, parts, cuts, meter.spent[""])
-        so_far = Transitions.cat(parts)[:total].to(agent.device)
+        so_far = Transitions.cat([*before, *parts])[: max(total, num_logged)].to(agent.device)
         context = adapter.adapt(so_far)
         if not bool(context.isfinite().all()):
             raise FloatingPointError(
-                f"The context that {total} real transitions of {task.label} identify is "
+                f"The context that {len(so_far)} real transitions of {task.label} identify is "
                 "not finite. The model diverged; go back to an earlier checkpoint of it."
             )
-    return Identified(so_far, np.concatenate(cuts), context, meter.spent[""])
+    truncated = np.concatenate([np.zeros(num_logged, np.bool_), *cuts])
+    return Identified(so_far, truncated, context, meter.spent[""], num_logged)
+
+
+def require_fitting_log(owner: str, logged: Transitions, dims: tuple[int, ...]) -> None:
+    """Check that logged transitions ``(B, ...)`` are of observations and actions of these sizes.
+
+    Raises:
+        ValueError: If they are not, or actions are outside [-1, 1].
+    """
+    found = (logged.obs.shape[-1], logged.act.shape[-1])
+    if found != dims:
+        raise ValueError(
+            f"{owner} expected logged with {dims} dimensions of observations and actions, got "
+            f"{found}. They are transitions of the new task, with its own observations."
+        )
+    require_unit(owner, "actions of logged", logged.act)
+
+
+def as_gathered(logged: Transitions) -> Transitions:
+    """Logged transitions in the type and place of gathered ones."""
+    return logged.detach().to("cpu").to(torch.float32)
 
 
 def adapter_for(agent: Agent, config: AdaptConfig) -> GradientContextAdapter:
@@ -124,7 +156,11 @@ def adapter_for(agent: Agent, config: AdaptConfig) -> GradientContextAdapter:
 
 
 def identity_of(
-    agent: Agent, task: Sequence[Any], config: AdaptConfig, seed: int
+    agent: Agent,
+    task: Sequence[Any],
+    config: AdaptConfig,
+    seed: int,
+    logged: Transitions | None = None,
 ) -> dict[str, Any]:
     """What has to be the same for an adaptation to be the same."""
     modules = [each for each in (agent.algorithm.policy, agent.model) if isinstance(each, Module)]
@@ -140,7 +176,15 @@ def identity_of(
         "config": repr(without_gate),
         "weights": weights,
         "threads": torch.get_num_threads(),
+        "logged": None if logged is None else _digest(logged),
     }
+
+
+def _digest(transitions: Transitions) -> str:
+    digest = hashlib.sha256()
+    for each in dataclasses.fields(transitions):
+        digest.update(getattr(transitions, each.name).cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _save(
@@ -192,7 +236,7 @@ def _load(
         differing = [name for name in adaptation if found.get(name) != adaptation[name]]
         raise ValueError(
             f"{checkpoint} is of another adaptation: {', '.join(differing)} differ (another task, "
-            "seed, options or agent; or another number of torch's threads, on which last bits "
-            "depend: --threads, torch.set_num_threads). Delete it, or choose another checkpoint."
+            "seed, log, options or agent; or another number of torch's threads, on which last "
+            "bits depend: --threads, torch.set_num_threads). Delete it, or choose another checkpoint."
         )
     return [real], [truncated]

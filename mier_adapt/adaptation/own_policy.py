@@ -11,6 +11,7 @@ import torch
 
 from mier_adapt._checks import Count, Seed, checked
 from mier_adapt.adaptation.front_door import Adaptation, adapt, require_fitting_task
+from mier_adapt.adaptation.identification import require_fitting_log
 from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig, ModelConfig
 from mier_adapt.agents.new_task import NewTask
@@ -19,7 +20,7 @@ from mier_adapt.integration import ContextReplayBuffer, from_tianshou
 from mier_adapt.integration.algorithms import require_actor_critic
 from mier_adapt.protocols import TerminationFn
 from mier_adapt.training.offline_training import meta_train_offline
-from mier_adapt.transitions import Transitions
+from mier_adapt.transitions import OneTask, Transitions
 
 _PASSES, _FEWEST_STEPS, _MOST_STEPS = 10, 5_000, 20_000
 """Of the model's training: how often it meets every transition, within bounds. For an Ant's 600,000
@@ -41,6 +42,7 @@ def adapt_algorithm(
     label: str | None = None,
     evaluation_episodes: Count = 4,
     checkpoint: Path | None = None,
+    logged: OneTask | None = None,
     on_stage: Callable[[str, float], None] = lambda stage, progress: None,
 ) -> Adaptation:
     """Adapt a Tianshou algorithm that knows no context to a changed task.
@@ -72,12 +74,15 @@ def adapt_algorithm(
         evaluation_episodes: Deterministic episodes before and after; they only measure, and are
             counted apart.
         checkpoint: Keeps the real transitions; see :func:`.adapt`.
+        logged: Transitions of the changed task that are there already, ``(B, ...)``, actions in
+            [-1, 1], in place of as many that would be gathered; see :func:`.adapt`.
         on_stage: Told the stage and its progress from 0 to 1.
 
     Raises:
         TypeError: If an argument has another type.
-        ValueError: If there is no earlier experience, its shapes do not fit the environment, a
-            rule for the end of episodes is missing, or the environment has no time limit.
+        ValueError: If there is no earlier experience, its shapes or those of logged transitions do
+            not fit the environment, a rule for the end of episodes is missing, or the environment
+            has no time limit.
         FloatingPointError: If a loss, an action, a prediction or a parameter stops being finite.
 
     Source:
@@ -93,6 +98,8 @@ def adapt_algorithm(
     replay = ContextReplayBuffer.of(logs, generator=np.random.default_rng(seed))
     dims, predicts = (replay.obs_dim, replay.act_dim), config.relabel_rounds > 0
     require_fitting_task("adapt_algorithm", task, algorithm, dims, predicts=predicts)
+    if logged is not None:
+        require_fitting_log("adapt_algorithm", logged, dims)
     if adapter is None:
         on_stage("model", 0.0)
         passes = _PASSES * len(replay) // _MODEL.batch_size
@@ -113,6 +120,7 @@ def adapt_algorithm(
         seed=seed,
         evaluation_episodes=evaluation_episodes,
         checkpoint=checkpoint,
+        logged=logged,
         on_stage=on_stage,
     )
 

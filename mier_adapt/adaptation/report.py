@@ -46,6 +46,9 @@ class AdaptationReport:
     """Why."""
     real_transitions: int
     """Environment steps that identification spent."""
+    logged_transitions: int = 0
+    """Real transitions that were there already and identified the task with these; nothing was
+    spent on them."""
     gate_transitions: int
     """Environment steps that the gate spent."""
     evaluation_transitions: int
@@ -121,6 +124,8 @@ class AdaptationReport:
         lines = [f"{self.task}, seed {self.seed}. Kept {self.decision}: {self.reason}."]
         if self.diagnosis is not None:
             lines += textwrap.wrap(f"What changed: {'; '.join(self.diagnosis['sentences'])}.", 80)
+        if self.logged_transitions:
+            lines.append(f"{self.logged_transitions:,} real transitions were logged before.")
         for name, *cells in rows:
             padded = (cell.rjust(width) for cell, width in zip(cells, others, strict=True))
             lines.append("   ".join((name.ljust(first), *padded)))

@@ -14,10 +14,23 @@ from hypothesis import strategies as st
 from mier_adapt import NewTask, adapt, adapt_algorithm, load_run
 from mier_adapt._storage import checkpoints
 from mier_adapt._storage.checkpoints import load_tree
-from mier_adapt.adaptation import AlwaysGate, MarginGate, identification
+from mier_adapt.adaptation import (
+    AlwaysGate,
+    MarginGate,
+    NeverGate,
+    identification,
+    own_policy,
+)
 from mier_adapt.agents import FamilyEnvs
 
-from ..doubles import CountedEnv, DriftEnv, random_transitions, small_sac
+from ..doubles import (
+    ACT_DIM,
+    CountedEnv,
+    DriftEnv,
+    assert_same_tree,
+    random_transitions,
+    small_sac,
+)
 from .test_foreign_agents import (
     CONFIG,
     STEPS,
@@ -71,9 +84,10 @@ def totals(report) -> tuple[int, int]:
     truncates=st.none() | st.integers(1, 12),
     evaluation_episodes=st.integers(0, 2),
     gate_episodes=st.integers(0, 2),
+    logged=st.integers(0, 40),
 )
 def test_the_report_says_what_the_environment_did(
-    terminates, truncates, evaluation_episodes, gate_episodes
+    terminates, truncates, evaluation_episodes, gate_episodes, logged
 ):
     gate = MarginGate(episodes=gate_episodes) if gate_episodes else AlwaysGate()
     env = counted(terminates=terminates, truncates=truncates)
@@ -83,9 +97,11 @@ def test_the_report_says_what_the_environment_did(
         dataclasses.replace(CONFIG, gate=gate),
         seed=0,
         evaluation_episodes=evaluation_episodes,
+        logged=random_transitions(logged) if logged else None,
     ).report
     assert totals(report) == (env.steps, env.resets)
-    assert report.real_transitions == CONFIG.adaptation_steps
+    assert report.real_transitions == max(0, CONFIG.adaptation_steps - logged)
+    assert report.logged_transitions == logged
     length = min(STEPS, terminates or STEPS, truncates or STEPS)
     assert report.gate_transitions == len(report.gate_returns) * gate_episodes * length
     assert report.evaluation_transitions == len(report.returns) * evaluation_episodes * length
@@ -131,6 +147,112 @@ def test_and_that_of_a_run_in_its_batched_environments(negated_joints_run, negat
         task = run.new_task(envs, run.task_set[12])
         report = adapt(run, task, run.adapt_config, seed=0, evaluation_episodes=3).report
     assert totals(report) == (seen["steps"], seen["resets"])
+
+
+# Logged before ------------------------------------------------------------------------------
+
+
+def log_of(count, **options):
+    """No end of an episode that the rule would miss."""
+    made = random_transitions(count, **options)
+    return dataclasses.replace(made, terminated=torch.zeros(count, dtype=torch.bool))
+
+
+def from_log(env, logged, config=CONFIG, **options):
+    given = {"seed": 0, "evaluation_episodes": 0, **options}
+    return adapt(agent_of(), task_of(env), config, logged=logged, **given)
+
+
+@pytest.mark.parametrize("gate", [AlwaysGate(), NeverGate()])
+@pytest.mark.parametrize("logged", [CONFIG.adaptation_steps, 3 * CONFIG.adaptation_steps])
+def test_a_log_that_is_long_enough_leaves_the_environment_alone(gate, logged):
+    env, log = counted(), log_of(logged)
+    adaptation = from_log(env, log, dataclasses.replace(CONFIG, gate=gate))
+    assert (env.steps, env.resets) == (0, 0)
+    report = adaptation.report
+    assert totals(report) == (0, 0)
+    assert report.logged_transitions == logged
+    assert f"{logged:,} real transitions were logged before." in str(report)
+    assert report.updates == 6  # it learned all the same
+    assert_same_tree(vars(adaptation.transitions), vars(log))
+
+
+def test_so_does_one_of_a_policy_of_ones_own():
+    env = CountedEnv(gymnasium.wrappers.TimeLimit(DriftEnv(), STEPS))
+    log = log_of(25, dtype=torch.float64)
+    adaptation = adapt_algorithm(
+        small_sac(context_dim=0),
+        env,
+        [random_transitions(30)],
+        seed=0,
+        config=dataclasses.replace(WITHOUT_CONTEXT, gate=AlwaysGate()),
+        adapter=adapter_of(context_dim=0),
+        termination_fn=DriftEnv.ends,
+        evaluation_episodes=0,
+        logged=log,
+    )
+    assert (env.steps, env.resets) == (0, 0)
+    assert adaptation.report.decision == "relabeled"
+    assert_same_tree(vars(adaptation.transitions), vars(log.to(torch.float32)))
+
+
+def test_a_log_is_as_good_as_gathering():
+    gathered = from_log(counted(), None)
+    assert len(gathered.transitions) == CONFIG.adaptation_steps
+    again = from_log(counted(), gathered.transitions)
+    assert torch.equal(again.context, gathered.context)
+    assert_same_tree(vars(again.transitions), vars(gathered.transitions))
+
+
+@pytest.mark.parametrize("logged", [5, 13, 20])
+def test_what_a_log_lacks_is_gathered_behind_it(logged):
+    log = random_transitions(logged)
+    adaptation = from_log(counted(), log)
+    assert adaptation.report.real_transitions == CONFIG.adaptation_steps - logged
+    assert_same_tree(vars(adaptation.transitions[:logged]), vars(log))
+    assert len(adaptation.transitions) == CONFIG.adaptation_steps
+
+
+def test_a_checkpoint_is_of_one_log_and_keeps_what_was_gathered_beside_it(tmp_path):
+    path, log = tmp_path / "real", random_transitions(10)
+    env = counted(breaks=9)
+    with pytest.raises(BreaksError):
+        from_log(env, log, checkpoint=path)
+    assert len(load_tree(path)["real"]["rew"]) == 9
+    env.env.breaks = None
+    for other in (None, log[:9], random_transitions(10, seed=1)):
+        with pytest.raises(ValueError, match="is of another adaptation: logged differ"):
+            from_log(env, other, checkpoint=path)
+    assert env.steps == 10  # the one that broke
+    adaptation = from_log(env, log, checkpoint=path)
+    assert adaptation.report.real_transitions == CONFIG.adaptation_steps - len(log) + 1
+    assert totals(adaptation.report) == (env.steps, env.resets)
+    assert_same_tree(vars(adaptation.transitions[:10]), vars(log))
+
+
+@pytest.mark.parametrize(
+    ("logged", "match"),
+    [
+        (random_transitions(25, obs_dim=4), r"logged with \(3, 2\) dimensions .* got \(4, 2\)"),
+        (random_transitions(25, act_dim=1), r"logged with \(3, 2\) dimensions .* got \(3, 1\)"),
+        (random_transitions(5, 5), r"logged of one task, transitions \(B, \.\.\.\), got"),
+        (
+            dataclasses.replace(random_transitions(25), act=torch.full((25, ACT_DIM), 1.5)),
+            r"actions of logged in \[-1, 1\], got values from 1\.5 to 1\.5",
+        ),
+    ],
+)
+def test_a_log_that_does_not_fit_is_refused_before_anything_costly(logged, match, monkeypatch):
+    env = CountedEnv(gymnasium.wrappers.TimeLimit(DriftEnv(), STEPS))
+    with pytest.raises(ValueError, match=f"adapt expected.* {match}"):
+        from_log(env, logged)
+    monkeypatch.setattr(own_policy, "meta_train_offline", None)  # which would train a model
+    with pytest.raises(ValueError, match=f"adapt_algorithm expected.* {match}"):
+        adapt_algorithm(
+            small_sac(context_dim=0), env, [random_transitions(30)], seed=0, config=WITHOUT_CONTEXT,
+            termination_fn=DriftEnv.ends, logged=logged,
+        )  # fmt: skip
+    assert (env.steps, env.resets) == (0, 0)
 
 
 # Keeping ------------------------------------------------------------------------------------

@@ -68,10 +68,10 @@ def agent(model=None):
     )
 
 
-def adapted(strength, *, model=None, episodes=2, env=None, **changes):
+def adapted(strength, *, model=None, episodes=2, env=None, logged=None, **changes):
     task = NewTask.of_env(env or drifting(strength), termination_fn=DriftEnv.ends)
     config = dataclasses.replace(CONFIG, **changes)
-    return adapt(agent(model), task, config, seed=0, evaluation_episodes=episodes)
+    return adapt(agent(model), task, config, seed=0, evaluation_episodes=episodes, logged=logged)
 
 
 def test_reversed_motors_are_named_and_undone_and_nothing_is_learned():
@@ -92,6 +92,18 @@ def test_reversed_motors_are_named_and_undone_and_nothing_is_learned():
     assert json.loads(json.dumps(report.to_dict()))["diagnosis"]["chosen"] == "actuators signs"
     assert "What changed: motor 1 is reversed" in str(report)
     assert "nothing had to be learned" in str(report)
+
+
+def test_a_log_alone_says_what_changed_and_undoes_it():
+    gathered = adapted(-1.0).transitions
+    env = drifting(-1.0)
+    adaptation = adapted(
+        -1.0, env=env, episodes=0, gate=AlwaysGate(), adaptation_steps=2, logged=gathered
+    )
+    assert (env.steps, env.resets) == (0, 0)
+    assert adaptation.report.decision == "compensated"
+    said = [each[:19] for each in adaptation.diagnosis.sentences]
+    assert said == ["motor 1 is reversed", "motor 2 is reversed"]
 
 
 def test_what_is_handed_back_acts_behind_a_wrapper_and_alone():
