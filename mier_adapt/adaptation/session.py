@@ -22,7 +22,13 @@ from mier_adapt._storage.randomness import (
     global_generator_state,
     own_global_generators,
 )
-from mier_adapt.adaptation.identification import Identified, adapter_for, identity_of
+from mier_adapt.adaptation.identification import (
+    Identified,
+    adapter_for,
+    as_gathered,
+    identity_of,
+    require_fitting_log,
+)
 from mier_adapt.adaptation.learner import Learner
 from mier_adapt.adaptation.progress import Progress, Version
 from mier_adapt.adaptation.stages import (
@@ -44,7 +50,7 @@ from mier_adapt.diagnosis import FEWEST, Diagnosis
 from mier_adapt.integration.actors import require_finite_parameters
 from mier_adapt.integration.algorithms import trained_on
 from mier_adapt.protocols import Actor, TerminationFn
-from mier_adapt.transitions import Transitions
+from mier_adapt.transitions import OneTask, Transitions
 
 _FILE = {"session": dict, "improved": [int], "lengths": [int], "drawn": dict}
 """What its file holds beside the transitions."""
@@ -98,10 +104,13 @@ class AdaptationSession:
             session takes up where that ended, with the same policies, bit for bit on the same
             machine's CPU; it computes them again, at the price of some seconds for each
             :meth:`improve`.
+        logged: Transitions of the robot as it is now that are there already, ``(B, ...)``, actions
+            in [-1, 1]. They count as gathered, and :meth:`improve` may be called at once. They are
+            no episode: no policy is judged by them.
 
     Raises:
-        ValueError: If dynamics vary and there is no ``termination_fn``, or the checkpoint is of
-            another session.
+        ValueError: If dynamics vary and there is no ``termination_fn``, logged transitions do not
+            fit, or the checkpoint is of another session.
         CheckpointError: If it is damaged.
     """
 
@@ -115,13 +124,19 @@ class AdaptationSession:
         rounds: ContinueConfig | None = None,
         termination_fn: TerminationFn | None = None,
         checkpoint: Path | None = None,
+        logged: OneTask | None = None,
     ) -> None:
         if agent.model.varies != "reward" and termination_fn is None:
             raise ValueError(
                 "AdaptationSession expected termination_fn, since next observations are "
                 "predicted. If none ends: lambda obs, act, obs_next: np.zeros(len(obs), bool)."
             )
+        if logged is not None:
+            dims = (agent.model.obs_dim, agent.model.act_dim)
+            require_fitting_log("AdaptationSession", logged, dims)
+            logged = as_gathered(logged)
         self._agent, self._config, self._rounds = agent, config, rounds or ContinueConfig()
+        self._logged = logged
         self._seed, self._ends, self._checkpoint = int(seed), termination_fn, checkpoint
         with forked_global_generators(self._seed):
             self._drawn = global_generator_state()
@@ -136,6 +151,8 @@ class AdaptationSession:
         """For every episode the real ``transitions`` before it, its ``steps`` and ``return``, the
         ``policy`` that acted, and what was made of it, as ``said``."""
         self._begin_anew(agent.initial_actor(1))
+        if logged is not None:
+            self._episodes.append((logged.to(agent.device), np.zeros(len(logged), np.bool_)))
         if checkpoint is not None and checkpoint.is_file():
             self._restore(checkpoint)
 
@@ -143,7 +160,7 @@ class AdaptationSession:
 
     @property
     def transitions(self) -> int:
-        """Real ones so far."""
+        """Real ones so far, logged ones included."""
         return sum(len(real) for real, _ in self._episodes) + len(self._rows)
 
     @quick_products()
@@ -503,7 +520,7 @@ class AdaptationSession:
     def _identity(self) -> dict[str, Any]:
         """What has to be the same for a session to be the same."""
         own = [repr(self._rounds)]
-        return identity_of(self._agent, own, self._config, self._seed)
+        return identity_of(self._agent, own, self._config, self._seed, self._logged)
 
     def _save(self, path: Path) -> None:
         reals = [real for real, _ in self._episodes]
@@ -579,8 +596,15 @@ def session_after(
     checkpoint: Path | None,
 ) -> AdaptationSession:
     """A session that goes on from what :func:`.adapt` found, made and kept."""
-    made = AdaptationSession(agent, config, seed=seed, rounds=rounds, termination_fn=termination_fn)
-    made._episodes.append((found.real, found.truncated))
+    made = AdaptationSession(
+        agent,
+        config,
+        seed=seed,
+        rounds=rounds,
+        termination_fn=termination_fn,
+        logged=found.real,
+    )
+    made._episodes = [(found.real, found.truncated)]
     made._progress = Progress([kept], window=rounds.window, margin=rounds.margin)
     made._relabeled = True  # or left out with a reason
     if diagnosis is not None:

@@ -135,19 +135,22 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
     )
 
     adapting = {"agent": run, "task": new_task, "config": TINY_ADAPT, "seed": 1}
-    yield Target("adapt", adapt, {**adapting, "evaluation_episodes": 1, "checkpoint": None})
+    logging = {"checkpoint": None, "logged": earlier}
+    yield Target("adapt", adapt, {**adapting, "evaluation_episodes": 1, **logging})
     rounds = ContinueConfig(weight_steps=1, relabel_size=9, updates=1)
     yield Target("adapt", adapt, {**adapting, "budget": 20, "rounds": rounds})
     options = {"seed": 0, "rounds": rounds, "termination_fn": new_task.termination_fn}
     session = AdaptationSession(run, TINY_ADAPT, **options)
     yield Target(
-        "AdaptationSession", AdaptationSession, {"agent": run, "config": TINY_ADAPT, **options}
+        "AdaptationSession",
+        AdaptationSession,
+        {"agent": run, "config": TINY_ADAPT, "logged": earlier, **options},
     )
     shown = np.zeros(run.model.obs_dim)
     yield Target("AdaptationSession.act", session.act, {"obs": shown})
     came = {"obs": shown, "act": np.zeros(6), "rew": 0.0, "obs_next": shown, "terminated": False}
     yield Target("AdaptationSession.observe", session.observe, came)
-    yield Target("identify", identify, {**adapting, "generator": generator, "checkpoint": None})
+    yield Target("identify", identify, {**adapting, "generator": generator, **logging})
     yield Target("first_candidate", first_candidate, {"agent": run, "context": context})
     start = first_candidate(run, context)
     stage = {"agent": run, "config": TINY_ADAPT, "generator": generator}
@@ -188,7 +191,7 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
             "config": short,
             "label": "mine",
             "evaluation_episodes": 1,
-            "checkpoint": None,
+            **logging,
         },
     )
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from mier_adapt import AdaptationSession, NewTask, adapt
+from mier_adapt import AdaptationSession, NewTask, Transitions, adapt
 from mier_adapt._storage.checkpoints import CheckpointError
 from mier_adapt.adaptation import session as sessions
 from mier_adapt.agents import AdaptConfig, ContinueConfig
 from mier_adapt.compensation import Compensation
 
-from ..doubles import OBS_DIM, CountedEnv, DriftEnv, assert_same_tree
+from ..doubles import OBS_DIM, CountedEnv, DriftEnv, assert_same_tree, random_transitions
 from .test_foreign_agents import CONFIG, WITHOUT_CONTEXT, agent_of
 from .test_structured import CONFIG as STRUCTURED
 from .test_structured import agent as structured_agent
@@ -184,6 +184,50 @@ def test_what_makes_no_sense_is_refused_and_nothing_is_taken():
     with pytest.raises(ValueError, match="expected termination_fn"):
         session_of(termination_fn=None)
     assert session.improve() == "no episode has ended yet"
+
+
+def logged(strength=1.0):
+    """What a loop without a session wrote down."""
+    session = session_of(structured_agent(), STRUCTURED)
+    live(session, drifting(30, strength=strength), 2, improve=False)
+    return Transitions.cat([real for real, _ in session._episodes])
+
+
+def test_a_session_may_start_from_a_log():
+    log = logged(-1.0)
+    session = session_of(structured_agent(), STRUCTURED, logged=log.to(torch.float64))
+    assert (session.transitions, session.log) == (60, [])
+    said = session.improve()
+    assert "motor 1 is reversed" in said
+    assert said.endswith("unchanged is to play an episode")  # no policy is judged by the log
+    env = drifting(30, strength=-1.0)
+    live(session, env, 2)
+    assert [each["policy"] for each in session.log] == ["unchanged", "compensated"]
+    assert session.transitions == len(log) + env.steps
+    assert [each["transitions"] for each in session.log] == [60, 90]
+
+
+def test_a_session_that_started_from_a_log_is_taken_up_with_the_same_one(tmp_path):
+    log, path = logged(-1.0), tmp_path / "session"
+    options = {"agent": structured_agent(), "config": STRUCTURED, "logged": log}
+    whole = session_of(**options)
+    whole.improve()
+    said = live(whole, drifting(30, strength=-1.0), 3)
+    before = session_of(**options, checkpoint=path)
+    before.improve()
+    live(before, drifting(30, strength=-1.0), 1)
+    again = session_of(**options, checkpoint=path)
+    assert again.transitions == 90
+    assert live(again, drifting(30, strength=-1.0), 2) == said[1:]
+    assert_same_tree(again.log, whole.log)
+    for other in (None, log[:50]):
+        with pytest.raises(ValueError, match="is of another session: logged differ"):
+            session_of(**{**options, "logged": other}, checkpoint=path)
+
+
+def test_a_log_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"AdaptationSession expected logged with \(3, 2\) dim"):
+        session_of(logged=random_transitions(9, obs_dim=5))
 
 
 # In adapt -----------------------------------------------------------------------------------
