@@ -15,6 +15,7 @@ from mier_adapt.adaptation.identification import require_fitting_log
 from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig, ModelConfig
 from mier_adapt.agents.new_task import NewTask
+from mier_adapt.agents.rollouts import ActFilter
 from mier_adapt.context_adapter import GradientContextAdapter
 from mier_adapt.integration import ContextReplayBuffer, from_tianshou
 from mier_adapt.integration.algorithms import require_actor_critic
@@ -39,6 +40,7 @@ def adapt_algorithm(
     config: AdaptConfig | None = None,
     adapter: GradientContextAdapter | None = None,
     termination_fn: TerminationFn | None = None,
+    act_filter: ActFilter | None = None,
     label: str | None = None,
     evaluation_episodes: Count = 4,
     checkpoint: Path | None = None,
@@ -70,6 +72,8 @@ def adapt_algorithm(
             context, which is identified then.
         termination_fn: When episodes end. May be left out where no earlier episode ended but by
             a time limit: then none is assumed to.
+        act_filter: Safety limits, ``(obs (O,), act (A,)) -> act (A,)`` in the environment's units,
+            for every step of the environment; see :meth:`.NewTask.of_env`.
         label: What the report calls the task; the environment's ID by default.
         evaluation_episodes: Deterministic episodes before and after; they only measure, and are
             counted apart.
@@ -90,7 +94,7 @@ def adapt_algorithm(
     """
     require_actor_critic("adapt_algorithm", algorithm)
     config = config or AdaptConfig.for_own_policy()
-    task = NewTask.of_env(env, label=label, termination_fn=termination_fn)
+    task = NewTask.of_env(env, label=label, termination_fn=termination_fn, act_filter=act_filter)
     logs = [_log(number, each) for number, each in enumerate(earlier)]
     # Asked of the buffers, whose rows that terminated may not be among the transitions.
     if termination_fn is None and not any(bool(each.terminated.any()) for each in earlier):

@@ -15,7 +15,7 @@ from mier_adapt._checks import Count, Size, checked
 from mier_adapt._spaces import vector_space
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.metering import Meter
-from mier_adapt.agents.rollouts import Rollout, collect, collect_episodes
+from mier_adapt.agents.rollouts import ActFilter, Rollout, collect, collect_episodes
 from mier_adapt.protocols import Actor, TerminationFn
 from mier_adapt_envs import Task, env_class
 
@@ -45,6 +45,8 @@ class NewTask:
     one slot."""
     labelled: bool = True
     """Whether its label tells it from other tasks of the same environment."""
+    act_filter: ActFilter | None = None
+    """What is executed where an action is asked for, in the environment's units."""
     environment: Mapping[str, Any] | None = None
     """Keywords with which ``gymnasium.make`` makes it, in plain values; None if not known."""
 
@@ -87,6 +89,7 @@ class NewTask:
         label: str | None = None,
         termination_fn: TerminationFn | None = None,
         episode_steps: Size | None = None,
+        act_filter: ActFilter | None = None,
     ) -> Self:
         """Whatever an environment of your own poses.
 
@@ -97,6 +100,9 @@ class NewTask:
             termination_fn: When its episodes end.
             episode_steps: Environment steps of an episode; by default those of the environment's
                 time limit.
+            act_filter: Safety limits: ``(obs (O,), act (A,)) -> act (A,)``, in the environment's
+                units, is asked before every step, whatever that is for. The environment gets what
+                it returns, and that is what is recorded and learned from.
 
         Raises:
             ValueError: If observations or actions are no vectors, actions have no bounds, or the
@@ -125,6 +131,7 @@ class NewTask:
             env_of_size=lambda size: slots,
             simulated=False,
             labelled=label is not None,
+            act_filter=act_filter,
             environment=_recipe(env),
         )
 
@@ -161,11 +168,13 @@ class NewTask:
 
         Raises:
             FloatingPointError: If an action, reward or observation is not finite.
+            ValueError: If ``act_filter`` returns what is no action of the environment's.
         """
         options: dict[str, Any] = {
             "generator": generator,
             "explore": explore,
             "until_end": until_end,
+            "act_filter": self.act_filter,
             "on_interrupt": on_interrupt,
         }
         if not self.simulated:

@@ -7,15 +7,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from mier_adapt._checks import Size, checked
+from mier_adapt._checks import Size, checked, require_array, shown
 from mier_adapt._spaces import vector_space
 from mier_adapt.protocols import Actor
 from mier_adapt.transitions import Transitions
 
 _logger = logging.getLogger(__name__)
+
+ActFilter = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
+"""What is executed, ``(A,)``, where an action is asked for: ``(obs (O,), act (A,))``, both in the
+environment's own units."""
+_SLACK = 1e-6
+"""Share of an action's range by which rounding may carry a filter's results beyond its bounds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +54,7 @@ def collect(
     explore: bool = True,
     until_end: bool = False,
     names: Sequence[str] | None = None,
+    act_filter: ActFilter | None = None,
     on_step: Callable[[int, NDArray[np.float64]], None] = lambda step, returns: None,
     on_interrupt: Callable[[Rollout], None] = lambda rollout: None,
 ) -> Rollout:
@@ -65,12 +73,15 @@ def collect(
         explore: As :meth:`.Actor.act`'s.
         until_end: Stop, before ``steps``, when the first episode of every slot has ended.
         names: What errors call the slots' tasks, if not as they print.
+        act_filter: What is executed, ``(obs (O,), act (A,)) -> act (A,)`` in the environment's
+            units: a robot's safety limits. That is what is recorded, too.
         on_step: Told before every step its number and what each slot has returned so far.
         on_interrupt: Given the steps that were whole when an error or an interrupt ended them.
 
     Raises:
-        ValueError: If there is not a task for each slot, an action has another shape, or the
-            environment resets in another way or has unbounded actions.
+        ValueError: If there is not a task for each slot, an action has another shape,
+            ``act_filter`` returns what is no action of the environment's, or the environment resets
+            in another way or has unbounded actions.
         FloatingPointError: If an action, reward or observation is not finite; names it, the step
             and the task.
     """
@@ -115,9 +126,11 @@ def collect(
             obs_NSO[:, step] = obs  # before anybody can write into it
             action = actor.act(obs, explore=explore)
             _require_finite("action", action, step, names)
-            act_NSA[:, step] = action
             # Tianshou's Policy.map_action, which gives the same bits.
             scaled = low + (high - low) * (action + 1.0) / 2.0
+            if act_filter is not None:
+                action, scaled = _executed(act_filter, obs, action, scaled, actions, step, names)
+            act_NSA[:, step] = action
             obs, rew, terminated, truncated, infos = env.step(scaled)
             returns_N += rew
             rew_NS[:, step], terminated_NS[:, step] = rew, terminated
@@ -179,6 +192,35 @@ def collect_episodes(
     )
     slots = (slice(i, i + episodes) for i in range(0, len(tasks) * episodes, episodes))
     return [Rollout(rollout.transitions[slot], rollout.truncated[slot]) for slot in slots]
+
+
+def _executed(
+    act_filter: ActFilter,
+    obs: NDArray[Any],
+    action: NDArray[Any],
+    scaled: NDArray[Any],
+    space: Box,
+    step: int,
+    tasks: Sequence[Any],
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What a filter makes of actions, in [-1, 1] and in the environment's units.
+
+    Components that it leaves as they are keep their bits in both.
+    """
+    low, high, executed = space.low, space.high, np.empty_like(scaled)
+    slack = _SLACK * (high - low)
+    for slot, asked in enumerate(scaled):
+        given = act_filter(np.array(obs[slot]), asked.copy())
+        row = require_array("collect", "what act_filter returns", given, scaled.dtype)
+        if row.shape != low.shape or not ((low - slack <= row) & (row <= high + slack)).all():
+            raise ValueError(
+                f"collect expected act_filter to return an action of shape {low.shape} between "
+                f"{low} and {high}, got {shown(given)} for {asked} at step {step} in task "
+                f"{tasks[slot]}. The environment was not given it. Clip what it returns."
+            )
+        executed[slot] = np.where(row == asked, row, row.clip(low, high))
+    unit = 2 * (executed - low) / np.where(high > low, high - low, 1) - 1
+    return np.where(executed == scaled, action, unit.clip(-1, 1)), executed
 
 
 def _require_finite(

@@ -115,7 +115,13 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
     yield Target(
         "NewTask.of_env",
         NewTask.of_env,
-        {"env": pendulum, "label": "mine", "termination_fn": None, "episode_steps": 3},
+        {
+            "env": pendulum,
+            "label": "mine",
+            "termination_fn": None,
+            "episode_steps": 3,
+            "act_filter": None,
+        },
     )
     acting = {"actor": run.actor(context), "generator": generator}
     yield Target("NewTask.run", new_task.run, {**acting, "steps": 3, "explore": True})
@@ -292,6 +298,9 @@ def test_callbacks_that_cannot_be_called(value: Any, finished_run: Path, tmp_pat
             refuses(adapting, sources=value)
             refuses(fit_model, run.adapter, run.replay.stored(), rehearsal=value)
             refuses(NewTask.of_env, env, termination_fn=value)
+            refuses(NewTask.of_env, env, act_filter=value)
+            refuses(adapt_algorithm, plain, env, [run.replay.stored()], seed=1, act_filter=value)
+            refuses(collect, envs.of_size(1), tasks[:1], actor, **steps, act_filter=value)
             refuses(
                 adapt_algorithm, plain, env, [run.replay.stored()], seed=1, termination_fn=value
             )

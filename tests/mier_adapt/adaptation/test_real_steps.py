@@ -21,7 +21,7 @@ from mier_adapt.adaptation import (
     identification,
     own_policy,
 )
-from mier_adapt.agents import FamilyEnvs
+from mier_adapt.agents import ContinueConfig, FamilyEnvs
 
 from ..doubles import (
     ACT_DIM,
@@ -253,6 +253,86 @@ def test_a_log_that_does_not_fit_is_refused_before_anything_costly(logged, match
             termination_fn=DriftEnv.ends, logged=logged,
         )  # fmt: skip
     assert (env.steps, env.resets) == (0, 0)
+
+
+# Safety limits ------------------------------------------------------------------------------
+
+
+class Executed(gymnasium.Wrapper):
+    """Remembers what it was given."""
+
+    def __init__(self, env) -> None:
+        super().__init__(env)
+        self.given = []
+
+    def step(self, action):
+        self.given.append(np.array(action))
+        return super().step(action)
+
+
+def gentle(obs, act):
+    """Clips, and more so far out."""
+    return np.clip(act, -0.5, 0.25 if np.abs(obs).max() > 1 else 0.5)
+
+
+def test_a_filter_stands_before_every_step_whatever_that_is_for():
+    env = Executed(counted(truncates=STEPS))
+    agent = agent_of()
+    rounds = ContinueConfig(weight_steps=1, relabel_size=9, updates=1)
+    adaptation = adapt(
+        agent,
+        task_of(env, act_filter=gentle),
+        CONFIG,
+        seed=0,
+        evaluation_episodes=1,
+        budget=40,
+        rounds=rounds,
+    )
+    report = adaptation.report
+    spent = [report.real_transitions, report.gate_transitions, report.evaluation_transitions]
+    assert min(*spent, report.continued_transitions) > 0
+    given = np.array(env.given)
+    assert len(given) == sum(spent) + report.continued_transitions
+    assert np.abs(given).max() == 0.5  # it was needed
+    gathered = adaptation.transitions
+    np.testing.assert_allclose(gathered.act, given[: len(gathered)], atol=1e-6)
+    for obs, act in zip(gathered.obs, gathered.act, strict=True):
+        assert (act <= (0.25 if obs.abs().max() > 1 else 0.5)).all()
+
+
+def test_so_it_does_for_a_policy_of_ones_own():
+    env = Executed(gymnasium.wrappers.TimeLimit(DriftEnv(strength=-1.0), STEPS))
+    adaptation = adapt_algorithm(
+        small_sac(context_dim=0),
+        env,
+        [log_of(30)],
+        seed=0,
+        config=WITHOUT_CONTEXT,
+        adapter=adapter_of(context_dim=0),
+        termination_fn=DriftEnv.ends,
+        evaluation_episodes=1,
+        act_filter=gentle,
+    )
+    assert np.abs(env.given).max() == 0.5
+    act = adaptation.transitions.act
+    report = adaptation.report
+    first = len(env.given) - report.gate_transitions - report.evaluation_transitions
+    assert first == len(act)
+    np.testing.assert_allclose(act, env.given[:first], atol=1e-6)
+
+
+def test_a_filter_that_fails_loses_nothing_that_was_gathered(tmp_path):
+    calls = []
+
+    def fails(obs, act):
+        calls.append(act)
+        return act if len(calls) <= 7 else act[:1]
+
+    env, path = counted(), tmp_path / "real"
+    task = task_of(env, act_filter=fails)
+    with pytest.raises(ValueError, match=r"act_filter .* at step 7 in task drift"):
+        adapt(agent_of(), task, CONFIG, seed=0, checkpoint=path, evaluation_episodes=0)
+    assert env.steps == len(load_tree(path)["real"]["rew"]) == 7
 
 
 # Keeping ------------------------------------------------------------------------------------

@@ -73,6 +73,95 @@ def test_deterministic_rollouts_draw_no_actions():
     assert not torch.equal(first["act"], columns(rollout())["act"])
 
 
+class Executing(gymnasium.Wrapper):
+    """Remembers what it was given."""
+
+    def __init__(self, env) -> None:
+        super().__init__(env)
+        self.given = []
+
+    def step(self, action):
+        self.given.append(np.array(action))
+        return super().step(action)
+
+
+def filtered(act_filter, *, low=-2.0, high=6.0, steps=15):
+    """A rollout of random actions through a filter, and what the environment was given."""
+    env = Executing(DriftEnv())
+    env.action_space = gymnasium.spaces.Box(low, high, (ACT_DIM,), np.float32)
+    draws = np.random.default_rng(7)
+
+    class Random:
+        def act(self, obs, *, explore):
+            return draws.uniform(-1, 1, (len(obs), ACT_DIM)).astype(np.float32)
+
+    slots = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
+    made = rollout(slots, actor=Random(), tasks=None, steps=steps, act_filter=act_filter)
+    return columns(made), np.array(env.given)
+
+
+@given(limit=st.floats(0.0, 8.0), shift=st.floats(-1.0, 1.0), share=st.floats(0.0, 1.0))
+def test_what_a_filter_lets_pass_is_executed_and_recorded(limit, shift, share):
+    asked = []
+
+    def act_filter(obs, act):
+        asked.append((obs.copy(), act.copy()))
+        act[:] = np.clip(share * act + shift, max(-limit, -2), min(limit, 6))
+        return act
+
+    result, given = filtered(act_filter)
+    assert np.abs(given).max() <= limit + 1e-6
+    recorded = -2 + 8 * (result["act"][0].numpy() + 1) / 2
+    np.testing.assert_allclose(recorded, given, atol=1e-6)
+    np.testing.assert_array_equal([obs for obs, _ in asked], result["obs"][0])
+    assert result["act"].abs().max() <= 1
+    # What was asked for is what would have been executed, in the same units.
+    np.testing.assert_array_equal([act for _, act in asked], filtered(None)[1])
+
+
+@pytest.mark.parametrize("bounds", [(-1.0, 1.0), (-2.0, 6.0), (0.3, 0.7)])
+def test_a_filter_that_lets_everything_pass_changes_no_bit(bounds):
+    low, high = bounds
+    assert_same_tree(
+        filtered(lambda obs, act: act, low=low, high=high)[0], filtered(None, low=low, high=high)[0]
+    )
+
+
+@pytest.mark.filterwarnings("error:.*:RuntimeWarning")
+def test_a_filter_where_an_action_has_no_choice():
+    low, high = np.array([-1, 3], np.float32), np.array([1, 3], np.float32)
+    result, given = filtered(lambda obs, act: act / np.array([2, 1]), low=low, high=high)
+    assert (given[:, 1] == 3).all()
+    np.testing.assert_allclose(result["act"][0, :, 0], given[:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        np.zeros(3),
+        np.zeros((1, ACT_DIM)),
+        0.0,
+        np.full(ACT_DIM, np.nan),
+        np.full(ACT_DIM, 6.1),
+        np.array([0.0, -np.inf]),
+        None,
+        "x",
+        [[1.0], [2.0, 3.0]],
+    ],
+)
+def test_what_a_filter_may_not_return_never_reaches_the_environment(returned):
+    env = Executing(DriftEnv())
+    slots = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
+    actor = PolicyActor(build_sac(_box(), env.action_space, 0).policy, torch.zeros(0))
+    with pytest.raises(ValueError, match=r"collect expected .*act_filter"):
+        rollout(slots, actor=actor, tasks=None, act_filter=lambda obs, act: returned)
+    assert env.given == []
+
+
+def _box():
+    return gymnasium.spaces.Box(-np.inf, np.inf, (OBS_DIM,), np.float32)
+
+
 def test_every_slot_starts_afresh_and_runs_its_own_task():
     result = columns(rollout())
     assert result["obs"].shape == (len(TASKS), 12, OBS_DIM)
