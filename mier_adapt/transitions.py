@@ -2,12 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 import torch
 
 from mier_adapt._checks import checked, shown
+from mier_adapt._storage.checkpoints import load_tree, save_tree
+from mier_adapt._storage.files import FOREIGN_ERRORS, CheckpointError, require_kinds
 from mier_adapt._typing import Bool, Float, Int, Tensor
+
+_FORMAT = "mier-adapt transitions 1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +187,34 @@ class Transitions:
             )
         except RuntimeError as error:  # by which torch says that shapes or devices do not fit
             raise ValueError(f"Expected parts of fitting shapes on one device: {error}") from error
+
+    @checked
+    def save(self, path: Path) -> None:
+        """Write them as safetensors with a checksum: no code, and none runs when it is read.
+
+        Raises:
+            OSError: If the disk refuses; an older file stays whole.
+        """
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        save_tree(path, {"format": _FORMAT, **columns})
+
+    @classmethod
+    @checked
+    def load(cls, path: Path) -> Self:
+        """Read what :meth:`save` wrote, onto the CPU, in the type that it had.
+
+        Raises:
+            CheckpointError: If the file is damaged or foreign.
+            FileNotFoundError: If there is none.
+        """
+        tree = load_tree(path)
+        try:
+            require_kinds({"format": str}, tree, "it")
+            if (found := tree.pop("format")) != _FORMAT:
+                raise ValueError(f"its format is {found!r:.80}, not {_FORMAT!r}")
+            return cls(**tree)
+        except (RuntimeError, *FOREIGN_ERRORS) as error:
+            raise CheckpointError(f"{path} holds no transitions: {error}") from error
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         return self._trusted(*(function(getattr(self, field.name)) for field in fields(self)))

@@ -77,15 +77,26 @@ def from_minari(dataset: Any, *, dtype: torch.dtype = torch.float32) -> Transiti
 
 
 @checked
-def to_minari(transitions: OneTask, dataset_id: str, **metadata: Any) -> Any:
+def to_minari(
+    transitions: OneTask,
+    dataset_id: str,
+    *,
+    truncated: NDArray[np.bool_] | None = None,
+    **metadata: Any,
+) -> Any:
     """Keep transitions as a Minari dataset.
 
-    A new episode begins where the one before terminated or where an observation does not go on
-    from the one before: transitions without an order become episodes of one step.
+    A new episode begins where the one before terminated, where it was ``truncated``, and where an
+    observation does not go on from the one before: transitions without an order become episodes of
+    one step. Transitions alone do not say more: neither that a time limit cut an episode where the
+    next one starts in the same state, nor what the last step was cut by, nor the environment's
+    units and bounds. Actions stay in [-1, 1], and the dataset names no environment, unless
+    ``metadata`` does.
 
     Args:
         transitions: ``(B, ...)``, actions in [-1, 1].
         dataset_id: Minari's name for it, such as ``"mine/half-cheetah/negated-v0"``.
+        truncated: Where an episode ended otherwise than for good, ``(B,)``.
         **metadata: As for ``minari.create_dataset_from_buffers``: ``description``, ``author``, …
 
     Returns:
@@ -93,8 +104,8 @@ def to_minari(transitions: OneTask, dataset_id: str, **metadata: Any) -> Any:
 
     Raises:
         ImportError: If minari is not installed.
-        ValueError: If the transitions are of several tasks, or actions are outside [-1, 1]; or
-            by Minari, if there is a dataset of that name.
+        ValueError: If the transitions are of several tasks, actions are outside [-1, 1], or
+            ``truncated`` has another shape; or by Minari, if there is a dataset of that name.
     """
     minari = _import_minari()
     if not re.search(r"-v\d+$", dataset_id):
@@ -104,7 +115,13 @@ def to_minari(transitions: OneTask, dataset_id: str, **metadata: Any) -> Any:
         for name in ("obs", "act", "rew", "obs_next", "terminated")
     )
     require_unit("to_minari", "actions of transitions", act)
-    goes_on = ~terminated[:-1] & (obs[1:] == obs_next[:-1]).all(axis=1)
+    if truncated is not None and (truncated.shape != terminated.shape or truncated.dtype != bool):
+        raise ValueError(
+            f"to_minari expected truncated of shape {terminated.shape} and bool, to go with the "
+            f"transitions, got {truncated.shape} and {truncated.dtype}."
+        )
+    over = terminated if truncated is None else terminated | truncated
+    goes_on = ~over[:-1] & (obs[1:] == obs_next[:-1]).all(axis=1)
     starts = [0, *(np.flatnonzero(~goes_on) + 1).tolist(), len(obs)]
     episodes = []
     for number, (start, end) in enumerate(itertools.pairwise(starts)):

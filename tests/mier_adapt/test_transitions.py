@@ -1,5 +1,7 @@
 import dataclasses
 import itertools
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mier_adapt import Transitions
+from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 
 from .doubles import assert_same_tree, random_transitions
 
@@ -171,3 +174,38 @@ def test_sets_that_do_not_go_together_are_not_joined():
             join([one, one.rew])
     with pytest.raises(ValueError, match="parts of fitting shapes"):
         Transitions.stack([one, one[:2]])
+
+
+@given(
+    axes=st.sampled_from([(5,), (1,), (2, 3)]),
+    dtype=st.sampled_from([torch.float16, torch.float32, torch.float64]),
+    seed=st.integers(0, 99),
+)
+def test_a_file_gives_back_what_was_written(axes, dtype, seed):
+    transitions = random_transitions(*axes, seed=seed).to(dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        transitions.save(Path(folder) / "transitions")
+        assert_same_tree(vars(Transitions.load(Path(folder) / "transitions")), vars(transitions))
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign", "short", "more", "else", "another type"])
+def test_a_file_of_something_else_is_refused(damage, tmp_path):
+    path, transitions = tmp_path / "transitions", random_transitions(5)
+    transitions.save(path)
+    tree = load_tree(path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-3])
+    elif damage == "foreign":
+        save_tree(path, {**tree, "format": "mier-adapt policy 1"})
+    elif damage == "short":
+        save_tree(path, {**tree, "rew": tree["rew"][:-1]})
+    elif damage == "more":
+        save_tree(path, {**tree, "context": tree["rew"]})
+    elif damage == "else":
+        save_tree(path, [tree])
+    else:
+        save_tree(path, {**tree, "rew": tree["rew"].double()})
+    with pytest.raises(CheckpointError, match="transitions"):
+        Transitions.load(path)
+    with pytest.raises(FileNotFoundError):
+        Transitions.load(tmp_path / "none")

@@ -224,6 +224,7 @@ def kinds_of_files(run: Path, scratch: Path, envs: FamilyEnvs) -> dict[str, Kind
     parts = {"context": torch.zeros(2), "low": np.zeros(2), "high": np.ones(2)}
     policy = AdaptedPolicy(network=network, compensation=undone, about={"task": "x"}, **parts)
     policy.save(scratch / "policy")
+    random_transitions(7).save(scratch / "transitions")
     save_tree(scratch / "replay", honest.replay.state())
     episodes = random_transitions(4, 9)
     columns = {name: getattr(episodes, name).clone() for name in ("obs", "act", "rew")}
@@ -298,6 +299,7 @@ def kinds_of_files(run: Path, scratch: Path, envs: FamilyEnvs) -> dict[str, Kind
             lambda: Compensation.load(scratch / "compensation.json"),
         ),
         "session": (tree_file, session, bad),
+        "transitions": (tree_file, lambda: Transitions.load(scratch / "transitions")),
         "policy": (tree_file, lambda: AdaptedPolicy.load(scratch / "policy")),
         "set.json": (text_file, lambda: TaskSet.from_json(text_of("set.json")), bad),
         "minari/mine-v0/data/metadata.json": (

@@ -138,6 +138,10 @@ def targets() -> Iterator[Target]:
     yield Target("Transitions", Transitions, FIELDS)
     yield Target("Transitions.cat", Transitions.cat, {"parts": [TRANSITIONS]})
     yield Target("Transitions.stack", Transitions.stack, {"parts": [TRANSITIONS]})
+    yield Target("Transitions.save", TRANSITIONS.save, {"path": Path("transitions")})
+    written = Path(tempfile.mkdtemp()) / "transitions"
+    TRANSITIONS.save(written)
+    yield Target("Transitions.load", Transitions.load, {"path": written})
     yield Target(
         "ContextModel",
         ContextModel,
@@ -414,10 +418,12 @@ def targets() -> Iterator[Target]:
     numbers = itertools.count()  # Minari refuses names that are taken
     yield Target(
         "to_minari",
-        lambda transitions, dataset_id: to_minari(
-            transitions, f"our/own-v{next(numbers)}" if dataset_id is own else dataset_id
+        lambda transitions, dataset_id, truncated: to_minari(
+            transitions,
+            f"our/own-v{next(numbers)}" if dataset_id is own else dataset_id,
+            truncated=truncated,
         ),
-        {"transitions": TRANSITIONS, "dataset_id": own},
+        {"transitions": TRANSITIONS, "dataset_id": own, "truncated": np.zeros(6, dtype=bool)},
     )
     envs = vector_env(autoreset_mode="SameStep")
     env_policy = build_sac(

@@ -58,6 +58,30 @@ def test_a_rollout_keeps_its_episodes() -> None:
     assert_equal(from_minari(dataset), transitions)
 
 
+def test_episodes_are_cut_where_it_is_said() -> None:
+    """Where an observation goes on, or seems to, nothing else tells."""
+    transitions = random_transitions(9)
+    path = torch.cat((transitions.obs, transitions.obs_next[-1:]))
+    at_once = Transitions(
+        path[:-1], transitions.act, transitions.rew, path[1:], torch.zeros(9, dtype=torch.bool)
+    )
+    assert to_minari(at_once, "test/one-v0", author="us").total_episodes == 1
+    truncated = np.zeros(9, dtype=bool)
+    truncated[[3, 6]] = True
+    dataset = to_minari(at_once, "test/cut-v0", truncated=truncated, author="us")
+    episodes = list(dataset.iterate_episodes())
+    assert [len(each) for each in episodes] == [4, 3, 2]
+    assert all(each.truncations[-1] and not each.truncations[:-1].any() for each in episodes)
+    assert_equal(from_minari("test/cut-v0"), at_once)
+    ended = Transitions(*(*list(vars(at_once).values())[:4], torch.from_numpy(truncated)))
+    dataset = to_minari(ended, "test/ended-v0", author="us")
+    assert [len(each) for each in dataset.iterate_episodes()] == [4, 3, 2]
+    assert_equal(from_minari("test/ended-v0"), ended)
+    for bad in (truncated[:-1], truncated.astype(float), truncated[None]):
+        with pytest.raises(ValueError, match=r"truncated of shape \(9,\) and bool.*, got"):
+            to_minari(at_once, "test/bad-v0", truncated=bad)
+
+
 def write(action_space: spaces.Box, actions: np.ndarray) -> minari.MinariDataset:
     steps = len(actions)
     return minari.create_dataset_from_buffers(
