@@ -126,7 +126,7 @@ class AdaptationReport:
             lines += textwrap.wrap(f"What changed: {'; '.join(self.diagnosis['sentences'])}.", 80)
         if self.logged_transitions:
             lines.append(f"{self.logged_transitions:,} real transitions were logged before.")
-        for name, *cells in rows:
+        for name, *cells in rows if len(rows) > 1 else ():  # a heading alone says nothing
             padded = (cell.rjust(width) for cell, width in zip(cells, others, strict=True))
             lines.append("   ".join((name.ljust(first), *padded)))
         if self.novelty is not None:
