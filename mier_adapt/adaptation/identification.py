@@ -237,6 +237,6 @@ def _load(
         raise ValueError(
             f"{checkpoint} is of another adaptation: {', '.join(differing)} differ (another task, "
             "seed, log, options or agent; or another number of torch's threads, on which last "
-            "bits depend: --threads, torch.set_num_threads). Delete it, or choose another checkpoint."
+            "bits depend: --threads, torch.set_num_threads). Delete it, or take another checkpoint."
         )
     return [real], [truncated]
