@@ -7,6 +7,7 @@ from mier_adapt.integration.context_replay import ContextReplayBuffer
 from mier_adapt.integration.fast_sac import FastSAC
 from mier_adapt.integration.minari import from_minari, to_minari
 from mier_adapt.integration.mixed_replay import MixedReplayBuffer
+from mier_adapt.integration.stable_baselines3 import from_sb3, sb3_transitions, to_sb3
 from mier_adapt.integration.tianshou_replay import from_tianshou
 
 __all__ = [
@@ -17,9 +18,12 @@ __all__ = [
     "algorithm_state",
     "build_sac",
     "from_minari",
+    "from_sb3",
     "from_tianshou",
     "load_algorithm_state",
     "relabeling_policy",
+    "sb3_transitions",
     "to_minari",
+    "to_sb3",
     "update",
 ]

@@ -21,13 +21,13 @@ def deterministic_network(policy: Any) -> nn.Module:
         A ``nn.Sequential`` of the actor's own layers for Tianshou's stock actors; otherwise a
         module that asks the policy.
     """
-    layers = _layers(policy)
+    layers = stock_layers(policy)
     if layers is None:
         return _Asked(copy.deepcopy(policy)).eval()
     return copy.deepcopy(nn.Sequential(*layers)).eval().requires_grad_(False)
 
 
-def _layers(policy: Any) -> list[nn.Module] | None:
+def stock_layers(policy: Any) -> list[nn.Module] | None:
     """The stock actor's layers in their order; None where it is none, or does something else."""
     actor = policy.actor
     squashed = type(policy) in (SACPolicy, REDQPolicy) and policy.deterministic_eval

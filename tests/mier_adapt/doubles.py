@@ -294,6 +294,15 @@ def small_redq(obs_dim: int = OBS_DIM, context_dim: int = CONTEXT_DIM) -> Any:
     )
 
 
+def small_sb3(**options: Any) -> Any:
+    """A SAC of Stable-Baselines3 that has met a few steps of a pendulum."""
+    from stable_baselines3 import SAC  # which takes as long to import as all else here
+
+    env = gymnasium.make("Pendulum-v1", max_episode_steps=10)
+    options = {"policy_kwargs": {"net_arch": [4]}, "buffer_size": 50, "seed": 0, **options}
+    return SAC("MlpPolicy", env, device="cpu", **options).learn(20)
+
+
 ALGORITHMS: dict[str, Callable[..., Any]] = {
     "build_sac": built_sac,
     "SAC": small_sac,

@@ -49,10 +49,13 @@ from mier_adapt.integration import (
     algorithm_state,
     build_sac,
     from_minari,
+    from_sb3,
     from_tianshou,
     load_algorithm_state,
     relabeling_policy,
+    sb3_transitions,
     to_minari,
+    to_sb3,
     update,
 )
 from mier_adapt.statistics import bootstrap_interval
@@ -66,6 +69,7 @@ from tests.mier_adapt.doubles import (
     example_report,
     random_transitions,
     small_sac,
+    small_sb3,
 )
 from tests.trust.senseless import PLAIN, Target, arrays, require_sense
 
@@ -414,6 +418,11 @@ def targets() -> Iterator[Target]:
     }
     yield Target("FastSAC", FastSAC, parts)
     yield Target("from_minari", from_minari, {"dataset": "no/such-v0", "dtype": torch.float32})
+    model_of_sb3 = small_sb3()
+    yield Target("from_sb3", from_sb3, {"model": model_of_sb3})
+    yield Target("sb3_transitions", sb3_transitions, {"model": model_of_sb3})
+    mine = from_sb3(model_of_sb3)
+    yield Target("to_sb3", to_sb3, {"algorithm": mine, "model": model_of_sb3})
     own = "our/own"
     numbers = itertools.count()  # Minari refuses names that are taken
     yield Target(
