@@ -6,8 +6,9 @@ The components work alone, on plain tensors: :class:`ContextModel`,
 :class:`ContextObservation` and :class:`CompensatedAction`. ``mier_adapt.protocols`` says what plugs
 in, ``mier_adapt.changes`` what may have happened to a robot, ``mier_adapt.integration`` plugs it
 all into Tianshou. :func:`meta_train` makes a run, :func:`load_run` reads one (some come with the
-library), :func:`adapt` takes it to a new task, and :func:`adapt_algorithm` a policy of your own;
-:class:`AdaptedPolicy` is what comes of that, as a file.
+library), :func:`adapt` takes it to a new task, :func:`adapt_algorithm` a policy of your own, and
+:func:`adapt_sb3` a model of Stable-Baselines3; :class:`AdaptedPolicy` is what comes of that, as a
+file.
 """
 
 import importlib
@@ -24,7 +25,13 @@ from mier_adapt.relabeler import ExperienceRelabeler
 from mier_adapt.transitions import Transitions
 
 if TYPE_CHECKING:
-    from mier_adapt.adaptation import AdaptationReport, AdaptationSession, adapt, adapt_algorithm
+    from mier_adapt.adaptation import (
+        AdaptationReport,
+        AdaptationSession,
+        adapt,
+        adapt_algorithm,
+        adapt_sb3,
+    )
     from mier_adapt.agents import AdaptConfig, Agent, NewTask, load_run, preset
     from mier_adapt.training import meta_train, meta_train_offline
     from mier_adapt.wrappers import CompensatedAction, ContextObservation
@@ -47,6 +54,7 @@ __all__ = [
     "__version__",
     "adapt",
     "adapt_algorithm",
+    "adapt_sb3",
     "diagnose",
     "fit_model",
     "load_run",
@@ -63,7 +71,10 @@ def __getattr__(name: str) -> Any:
         "wrappers": ("CompensatedAction", "ContextObservation"),
         "agents": ("AdaptConfig", "Agent", "NewTask", "load_run", "preset"),
         "training": ("meta_train", "meta_train_offline"),
-        "adaptation": ("AdaptationReport", "AdaptationSession", "adapt", "adapt_algorithm"),
+        "adaptation": (
+            *("AdaptationReport", "AdaptationSession"),
+            *("adapt", "adapt_algorithm", "adapt_sb3"),
+        ),
     }
     for room, names in rooms.items():
         if name in names:

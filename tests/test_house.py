@@ -17,8 +17,8 @@ import pytest
 import mier_adapt
 from tests.rooms import PACKAGES, public_names, rooms
 
-MOST_NAMES = 96
-MOST_NAMES_AT_THE_TOP = 23
+MOST_NAMES = 97
+MOST_NAMES_AT_THE_TOP = 24
 MOST_CHECKS = 0.10
 """The codebases that the house style learned from took 3 to 7%, Gymnasium's wrappers 16%."""
 MOST_OF_A_ROOM = 0.25

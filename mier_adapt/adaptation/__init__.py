@@ -3,7 +3,7 @@
 from mier_adapt.adaptation.comparison import compare
 from mier_adapt.adaptation.front_door import adapt
 from mier_adapt.adaptation.identification import identify
-from mier_adapt.adaptation.own_policy import adapt_algorithm
+from mier_adapt.adaptation.own_policy import adapt_algorithm, adapt_sb3
 from mier_adapt.adaptation.report import AdaptationReport
 from mier_adapt.adaptation.session import AdaptationSession
 from mier_adapt.adaptation.stages import (
@@ -25,6 +25,7 @@ __all__ = [
     "NeverGate",
     "adapt",
     "adapt_algorithm",
+    "adapt_sb3",
     "compare",
     "compensated",
     "explain",

@@ -24,6 +24,7 @@ from mier_adapt import (
     NewTask,
     adapt,
     adapt_algorithm,
+    adapt_sb3,
     fit_model,
     load_run,
     meta_train,
@@ -34,6 +35,7 @@ from mier_adapt.adaptation import (
     explain,
     first_candidate,
     identify,
+    own_policy,
     refine,
     refresh,
     relabelers,
@@ -44,10 +46,10 @@ from mier_adapt.agents import ContinueConfig, FamilyEnvs, Run, collect, evaluate
 from mier_adapt.agents import run as run_module
 from mier_adapt.agents.metering import Spent
 from mier_adapt.agents.run import CARD_FILE
-from mier_adapt.integration import build_sac
+from mier_adapt.integration import build_sac, sb3_transitions
 from mier_adapt.statistics import bootstrap_interval
 from mier_adapt.training import Mier, imitate
-from tests.mier_adapt.doubles import TINY_ADAPT, random_transitions, tiny_config
+from tests.mier_adapt.doubles import TINY_ADAPT, random_transitions, small_sb3, tiny_config
 from tests.rooms import public_names
 from tests.trust import test_bad_input
 from tests.trust.senseless import PLAIN, Target, arrays, require_sense
@@ -201,6 +203,28 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
         },
     )
 
+    def adapting_a_model(config: Any, **options: Any) -> None:
+        config = short if config is None else config
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(own_policy, "_FEWEST_STEPS", 1)  # of the model, which takes no option
+            adapt_sb3(config=config, termination_fn=None, **options)
+
+    model_of_sb3 = small_sb3()
+    yield Target(
+        "adapt_sb3",
+        adapting_a_model,
+        {
+            "model": model_of_sb3,
+            "env": gymnasium.make("Pendulum-v1", max_episode_steps=5),
+            "seed": 1,
+            "earlier": [sb3_transitions(model_of_sb3)],
+            "config": short,
+            "label": "mine",
+            "evaluation_episodes": 1,
+            "checkpoint": None,
+        },
+    )
+
     training = {"directory": here / "new", "seed": 1}
     begin = functools.partial(meta_train, should_stop=lambda: True)
     begin(CONFIG, **training)
@@ -294,6 +318,7 @@ def test_callbacks_that_cannot_be_called(value: Any, finished_run: Path, tmp_pat
         refuses(imitate, plain, torch.tanh, run.replay.stored(), seed=1, on_update=value)
         env = gymnasium.make(tasks.env_id, max_episode_steps=5)
         refuses(adapt_algorithm, plain, env, [run.replay.stored()], seed=1, on_stage=value)
+        refuses(adapt_sb3, None, env, seed=1, on_stage=value)
         if value is not None:  # which asks for none, or for the library's own
             refuses(adapting, sources=value)
             refuses(fit_model, run.adapter, run.replay.stored(), rehearsal=value)
@@ -304,6 +329,7 @@ def test_callbacks_that_cannot_be_called(value: Any, finished_run: Path, tmp_pat
             refuses(
                 adapt_algorithm, plain, env, [run.replay.stored()], seed=1, termination_fn=value
             )
+            refuses(adapt_sb3, None, env, seed=1, termination_fn=value)
             refuses(ExperienceRelabeler, run.model, context, policy=value)
             refuses(ExperienceRelabeler, run.model, context, termination_fn=value)
     refuses(meta_train_offline, [transitions], steps=1, seed=2, on_step=value)
