@@ -4,14 +4,17 @@ import ast
 import importlib
 import inspect
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import mier_adapt
+from mier_adapt.adaptation import own_policy
 
 ROOT = Path(__file__).parent.parent
 GENERATED = {"_build", "environments", "tutorials"}
@@ -69,7 +72,7 @@ def test_readme_names_each_command():
 
 
 def test_readmes_lines_for_a_policy_of_ones_own_call_what_there_is(monkeypatch, capsys):
-    (block,) = re.findall(r"^```py\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    block, _ = re.findall(r"^```py\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
     signature = inspect.signature(mier_adapt.adapt_algorithm)
     given = {}
 
@@ -88,6 +91,42 @@ def test_readmes_lines_for_a_policy_of_ones_own_call_what_there_is(monkeypatch, 
     )
     assert given["env"].spec.max_episode_steps == 200
     assert capsys.readouterr().out == "the report\n"
+
+
+@pytest.fixture
+def little_learning(monkeypatch):
+    """So that a run takes seconds: what is adapted is of no worth."""
+    config = mier_adapt.AdaptConfig.for_own_policy(
+        diagnose=False, weight_steps=20, relabel_size=100, updates_per_round=3, batch_size=16
+    )
+    monkeypatch.setattr(mier_adapt.AdaptConfig, "for_own_policy", lambda: config)
+    monkeypatch.setattr(own_policy, "_FEWEST_STEPS", 20)
+
+
+@pytest.mark.usefixtures("little_learning")
+def test_readmes_lines_for_a_model_of_stable_baselines3_run(monkeypatch, capsys, tmp_path):
+    _, block = re.findall(r"^```py\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    shorter = block.replace("learn(6_000)", "learn(300)")
+    assert shorter != block
+    names = {}
+    exec(shorter, names)
+    assert "Pendulum-v1" in capsys.readouterr().out
+    loaded = mier_adapt.AdaptedPolicy.load(tmp_path / "pendulum.safetensors")
+    obs, _ = names["changed"].reset(seed=0)
+    np.testing.assert_array_equal(loaded.predict(obs), names["adaptation"].predict(obs))
+
+
+@pytest.mark.usefixtures("little_learning")
+@pytest.mark.parametrize("name", ["sb3_gravity", "sb3_pendulum"])
+def test_the_examples_with_stable_baselines3_run(name, monkeypatch, tmp_path, capfd):
+    made = tmp_path / "made.png"
+    example = ROOT / "examples" / f"{name}.py"
+    monkeypatch.setattr(sys, "argv", [str(example), "--fast", "--out", str(made)])
+    runpy.run_path(str(example), run_name="__main__")
+    assert made.exists()
+    last = capfd.readouterr().out.splitlines()[-1]
+    assert re.search(r"adapted.*: -\d+", last), last
 
 
 def is_room(module: str) -> bool:
