@@ -48,6 +48,7 @@ INVENTORIES = {
             ("algorithm.modelfree.sac", "Alpha"),
             ("algorithm.modelfree.sac", "SAC"),
             ("algorithm.modelfree.sac", "SACPolicy"),
+            ("algorithm.modelfree.td3", "TD3"),
             ("algorithm.optim", "OptimizerFactory"),
             ("data.buffer.buffer_base", "ReplayBuffer"),
         )
