@@ -94,6 +94,21 @@ def test_a_family_of_ones_own_goes_through_every_command(folder):
     assert (code, "(--import MODULE)" in err) == (1, True)
 
 
+def test_the_examples_swimmer_is_trained_adapted_and_acts_by_its_commands(folder):
+    source = (Path(REPOSITORY) / "examples" / "swimmer_speed.py").read_text()
+    (folder / "swimmer_speed.py").write_text(source)
+    commands = re.findall(r"^    mier-adapt (.*)$", source, re.MULTILINE)
+    assert len(commands) == 3
+    said = []
+    for command in commands:
+        few = command.replace("--updates 10000", "--config small.toml")
+        code, out, err = run(folder, *few.split())
+        assert (code, err) == (0, ""), err
+        said.append(out)
+    assert "SwimmerSpeed(0.06)" in said[2]
+    assert "in 4 episode(s)" in said[2]
+
+
 def test_a_module_that_is_not_there_or_fails_is_said_in_a_line(folder):
     (folder / "broken.py").write_text("\n1 / 0\n")
     for module, message in (
