@@ -137,5 +137,5 @@ class Progress:
             say(f"{name}: {text}" if share is None else f"{name}: {share:.0%}, {text}")
 
     def print(self, shown: object) -> None:
-        """Print something beside the bars."""
-        console.print(shown)
+        """Print something beside the bars; lines of text stay whole, however wide the terminal."""
+        console.print(shown, soft_wrap=isinstance(shown, str))

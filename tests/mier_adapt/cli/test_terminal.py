@@ -54,6 +54,13 @@ def test_on_a_terminal_there_are_bars(monkeypatch):
     assert "beside it\n" in shown.getvalue().replace("\r", "")
 
 
+def test_a_line_of_text_stays_one_line_in_a_file(capsys):
+    line = "a return of 5 " * 20
+    with terminal.Progress() as progress:
+        progress.print(line)
+    assert capsys.readouterr().out == f"{line}\n"
+
+
 def test_every_command_that_takes_long_says_how_far_it_is(
     command, negated_joints_run, tmp_path, monkeypatch
 ):
