@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -403,17 +404,19 @@ def _contexts_of(step: Callable[[], MetaLoss]) -> _Step:
 
 @contextlib.contextmanager
 def _core_of_its_own(config: MetaTrainConfig, device: torch.device | str) -> Iterator[Any]:
-    """What takes meta-steps beside updates, with half of torch's threads; None without two."""
-    threads = torch.get_num_threads()
-    if not config.late_contexts or threads < 2 or torch.device(device).type != "cpu":
-        yield None
-        return
-    torch.set_num_threads(threads // 2)
-    try:
+    """What takes meta-steps beside updates; None where that is not asked, or there is one core."""
+    if config.late_contexts and _cores() > 1 and torch.device(device).type == "cpu":
         with ThreadPoolExecutor(max_workers=1) as worker:
             yield worker
-    finally:
-        torch.set_num_threads(threads)
+    else:
+        yield None
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @checked

@@ -68,7 +68,7 @@ def measure(*, turns: int = 9, cores: int = 2) -> dict[str, float]:
             )
             while trainer.updates < 1:
                 trainer.step()
-            contenders[name] = (trainer, max(1, cores // 2) if late else cores, products)
+            contenders[name] = (trainer, 1 if late else cores, products)
         for turn in range(turns + 1):
             for name, (trainer, count, products) in contenders.items():
                 with threads(count), products():

@@ -15,7 +15,7 @@ from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tre
 from mier_adapt.agents import AdaptConfig, FamilyEnvs, ModelConfig, Run, evaluate, load_run
 from mier_adapt.gates import NeverGate
 from mier_adapt.protocols import MetaPolicy, Method
-from mier_adapt.training import Mier
+from mier_adapt.training import Mier, meta_training
 from mier_adapt.training.meta_training import MetaTrainer
 from mier_adapt.training.metrics import read_metrics
 
@@ -181,19 +181,18 @@ def test_a_run_that_stops_anywhere_ends_bit_for_bit_alike(negated_joints_run, tm
 
 
 @pytest.fixture
-def threads():
-    """Sets torch's threads, and gives them back."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+def cores(monkeypatch):
+    """Sets how many there are."""
+    return lambda count: monkeypatch.setattr(meta_training, "_cores", lambda: count)
 
 
-def test_late_contexts_are_the_same_beside_the_updates_or_between_them(threads, tmp_path):
+def test_late_contexts_are_the_same_beside_the_updates_or_between_them(cores, tmp_path):
     """Wherever a run is stopped, and on however many cores its parts are taken."""
     config = tiny_config(late_contexts=True)
+    cores(1)
     assert meta_train(config, tmp_path / "whole", **ADAPT, seed=1)
     for number, stop in enumerate((7, 4, 6, 3, 5, 1)):
-        threads(1 + number % 2)
+        cores(1 + number % 2)
         steps = iter(range(stop))
         assert not meta_train(
             config,
@@ -202,7 +201,6 @@ def test_late_contexts_are_the_same_beside_the_updates_or_between_them(threads, 
             seed=1,
             should_stop=lambda steps=steps: next(steps, None) is None,
         )
-        assert torch.get_num_threads() == 1 + number % 2
     assert meta_train(config, tmp_path / "parts", **ADAPT, seed=1)
     whole, parts = (load_tree(tmp_path / name / CHECKPOINT) for name in ("whole", "parts"))
     assert_same_tree(whole, parts, ignore=TIMES)
@@ -231,8 +229,8 @@ def test_late_contexts_are_those_of_the_meta_step_before(beside):
     assert len({tuple(each) for each in started}) == 3
 
 
-def test_a_meta_step_beside_the_updates_that_diverges_ends_the_run(threads, tmp_path):
-    threads(2)
+def test_a_meta_step_beside_the_updates_that_diverges_ends_the_run(cores, tmp_path):
+    cores(2)
     config = tiny_config(
         late_contexts=True,
         updates_per_iteration=20,
@@ -240,7 +238,6 @@ def test_a_meta_step_beside_the_updates_that_diverges_ends_the_run(threads, tmp_
     )
     with pytest.raises(FloatingPointError, match=r"at SAC update [1-9]"):
         meta_train(config, tmp_path)
-    assert torch.get_num_threads() == 2
 
 
 def test_a_damaged_meta_step_that_was_under_way_is_refused(tmp_path):
