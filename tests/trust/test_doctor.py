@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mier_adapt import cli, doctor
+from mier_adapt import doctor
 
 
 def test_it_prints_versions_devices_threads_and_checks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started = time.process_time()
-    code = cli.Doctor(out=tmp_path).run()
+    code = commands.Doctor(out=tmp_path).run()
     assert time.process_time() - started < 60
     output = capsys.readouterr().out
     assert code == 0, output
@@ -46,7 +46,7 @@ def test_a_check_that_fails_is_an_answer(
     assert results["save and load"].result == "OSError: No space left on device"
     assert not results["render"].required
     assert "Slow!" in diagnosis.slow
-    assert cli.Doctor(out=tmp_path).run() == 1
+    assert commands.Doctor(out=tmp_path).run() == 1
     output = capsys.readouterr().out
     assert "failed" in output
     assert "not here" in output
