@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mier_adapt import doctor
+from mier_adapt.cli import commands
 
 
 def test_it_prints_versions_devices_threads_and_checks(
