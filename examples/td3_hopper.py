@@ -93,7 +93,7 @@ def trained(args: Args) -> tuple[Any, Any]:
     algorithm = TD3(
         policy=ContinuousDeterministicPolicy(
             actor=ContinuousActorDeterministic(preprocess_net=net, action_shape=act_shape),
-            exploration_noise=GaussianNoise(sigma=0.1),
+            exploration_noise=GaussianNoise(sigma=0.3),
             action_space=spaces[1],
         ),
         policy_optim=AdamOptimizerFactory(lr=1e-3),
@@ -106,8 +106,8 @@ def trained(args: Args) -> tuple[Any, Any]:
     buffer = ReplayBuffer(steps)
     collector: Any = Collector(algorithm, env, buffer)
     collector.reset()
-    collector.collect(n_step=steps // 10, random=True)
-    for _ in range(9 * steps // 10):
+    collector.collect(n_step=steps // 4, random=True)
+    for _ in range(steps - steps // 4):
         collector.collect(n_step=1)
         update(algorithm, buffer, 256)
     return algorithm, buffer
