@@ -5,8 +5,8 @@
 takes about three minutes on one thread. Where processor and libraries are those that made the
 table, every number has to be the same to the last bit; elsewhere sums are rounded in another order,
 which training amplifies, and the figures have to be close. A change that means to move them makes
-the table anew: ``python -m tests.test_same_results``. Up to the faster matrix products of release 0.2
-it was release 0.1's, to the last bit.
+the table anew: ``python -m tests.test_same_results``. Up to the faster matrix products of release
+0.2 it was release 0.1's, to the last bit.
 """
 
 import json
