@@ -46,6 +46,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:class", r"'.*'"),  # axes in jaxtyping's annotations
     (r"py:class", r"numpy\._typing\..*"),  # what ArrayLike is made of
+    (r"py:class", r"concurrent\.futures\._base\..*"),  # Python documents it where it is imported
     (r"py:exc", r"gymnasium\.error\..*"),  # has no page
 ]
 

@@ -1,4 +1,4 @@
-"""A hopper whose foot is wired backwards: Tianshou's TD3, adapted, acts in a new process.
+"""A hopper whose thigh is wired backwards: Tianshou's TD3, adapted, acts in a new process.
 
 Trains a stock TD3 (some minutes), adapts it (another two), saves what acts, and lets a process that
 knows neither Tianshou nor the training hop on with it.
@@ -19,8 +19,8 @@ import tyro
 
 from mier_adapt_envs import RobotChange
 
-FOOT_BACKWARDS = RobotChange(
-    "motor reversed", motor_matrix=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
+THIGH_BACKWARDS = RobotChange(
+    "motor reversed", motor_matrix=((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 )
 
 
@@ -62,7 +62,7 @@ def act(args: Args) -> None:
     from mier_adapt import AdaptedPolicy
 
     policy = AdaptedPolicy.load(args.out)
-    print(f"adapted, in a new process: {mean_return(policy.predict, hopper(FOOT_BACKWARDS)):.0f}")
+    print(f"adapted, in a new process: {mean_return(policy.predict, hopper(THIGH_BACKWARDS)):.0f}")
 
 
 def trained(args: Args) -> tuple[Any, Any]:
@@ -126,11 +126,11 @@ def main(args: Args) -> None:
         return actor.act(obs[None].astype(np.float32), explore=False)[0]
 
     print(f"as trained: {mean_return(predict, hopper()):.0f}")
-    print(f"foot backwards: {mean_return(predict, hopper(FOOT_BACKWARDS)):.0f}")
+    print(f"thigh backwards: {mean_return(predict, hopper(THIGH_BACKWARDS)):.0f}")
 
     rule = hopper().unwrapped.termination_fn
     adaptation = adapt_algorithm(  # from trained ...
-        algorithm, hopper(FOOT_BACKWARDS), [buffer], seed=args.seed, termination_fn=rule
+        algorithm, hopper(THIGH_BACKWARDS), [buffer], seed=args.seed, termination_fn=rule
     )
     print(adaptation.report)
     adaptation.save(args.out)
