@@ -22,6 +22,8 @@ __all__ = ["plot_adaptation", "plot_comparison", "plot_diagnosis", "plot_episode
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
 _COLOURS = (_BLUE, _ORANGE, _GREEN, "#CC79A7", "#56B4E9", "#E69F00")
 _MARKERS = ("o", "s", "D", "^", "v", "P")
+_PAD = 0.12
+"""Inches between what is drawn and a figure's edges."""
 _MOST_LABELS = 80
 """Tasks without a single number beyond which their labels could not be read."""
 
@@ -522,5 +524,7 @@ def plot_comparison(compared: Mapping[str, Any], path: Path) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    engine: Any = figure.get_layout_engine()
+    engine.set(w_pad=_PAD, h_pad=_PAD)
     with replacing(path) as file:
         figure.savefig(file, format=path.suffix[1:] or "png", dpi=150)
