@@ -115,6 +115,7 @@ class AdaptationSession:
     """
 
     @checked
+    @quick_products()  # whether there are any is asked here, and not at a robot's first step
     def __init__(
         self,
         agent: Agent,
