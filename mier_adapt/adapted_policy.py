@@ -14,7 +14,13 @@ from torch import nn
 from mier_adapt._checks import checked, checked_fields, require_array, require_tensor, shown
 from mier_adapt._onnx import onnx_model
 from mier_adapt._storage.checkpoints import load_tree, save_tree
-from mier_adapt._storage.files import FOREIGN_ERRORS, CheckpointError, replacing, require_kinds
+from mier_adapt._storage.files import (
+    FOREIGN_ERRORS,
+    CheckpointError,
+    replacing,
+    require_format,
+    require_kinds,
+)
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.compensation import Compensation
 
@@ -186,8 +192,7 @@ class AdaptedPolicy:
         tree = load_tree(path)
         try:
             require_kinds(_FILE, tree, "it")
-            if tree["format"] != _FORMAT:
-                raise ValueError(f"its format is {tree['format']!r:.80}, not {_FORMAT!r}")
+            require_format(tree["format"], _FORMAT)
             network = _built(tree["layers"], tree["weights"])
             undone = tree["compensation"]
             policy = cls(

@@ -9,7 +9,7 @@ import torch
 
 from mier_adapt._checks import checked, shown
 from mier_adapt._storage.checkpoints import load_tree, save_tree
-from mier_adapt._storage.files import FOREIGN_ERRORS, CheckpointError, require_kinds
+from mier_adapt._storage.files import FOREIGN_ERRORS, CheckpointError, require_format, require_kinds
 from mier_adapt._typing import Bool, Float, Int, Tensor
 
 _FORMAT = "mier-adapt transitions 1"
@@ -210,8 +210,7 @@ class Transitions:
         tree = load_tree(path)
         try:
             require_kinds({"format": str}, tree, "it")
-            if (found := tree.pop("format")) != _FORMAT:
-                raise ValueError(f"its format is {found!r:.80}, not {_FORMAT!r}")
+            require_format(tree.pop("format"), _FORMAT)
             return cls(**tree)
         except (RuntimeError, *FOREIGN_ERRORS) as error:
             raise CheckpointError(f"{path} holds no transitions: {error}") from error

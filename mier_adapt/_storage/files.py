@@ -155,6 +155,16 @@ def require_kinds(kinds: Any, given: Any, where: str) -> None:
         raise CheckpointError(misfit[:300])
 
 
+def require_format(found: str, wanted: str) -> None:
+    """Check what a file says that it is.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if found != wanted:
+        raise ValueError(f"its format is {found!r:.80}, not {wanted!r}")
+
+
 def _misfit(kinds: Any, given: Any, where: str) -> str | None:
     wrong = f"{where} is of the wrong kind, {type(given).__name__}"
     if isinstance(kinds, tuple):

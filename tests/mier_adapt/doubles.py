@@ -488,6 +488,17 @@ def tiny_config(family: str = "HalfCheetahNegatedJoints", **changes: Any) -> Met
     return MetaTrainConfig(**{**values, **changes})
 
 
+SMALL_OWN = AdaptConfig.for_own_policy(
+    diagnose=False,
+    adaptation_steps=60,
+    weight_steps=20,
+    relabel_rounds=2,
+    relabel_size=100,
+    updates_per_round=3,
+    batch_size=16,
+)
+"""An adaptation of a policy of one's own, in seconds."""
+
 TINY_ADAPT = AdaptConfig(
     adaptation_steps=40,
     diagnose=False,

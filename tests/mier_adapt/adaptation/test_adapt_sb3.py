@@ -13,22 +13,12 @@ from mier_adapt.adaptation import AlwaysGate, own_policy
 from mier_adapt.agents import AdaptConfig
 from mier_adapt.integration import from_sb3, sb3_transitions, to_sb3
 
-from ..doubles import assert_same_tree
+from ..doubles import SMALL_OWN, assert_same_tree
 
 pytest.importorskip("stable_baselines3", reason="comes with the extra sb3")
 from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv
-
-SMALL = AdaptConfig.for_own_policy(
-    diagnose=False,
-    adaptation_steps=60,
-    weight_steps=20,
-    relabel_rounds=2,
-    relabel_size=100,
-    updates_per_round=3,
-    batch_size=16,
-)
 
 
 class Cart(gymnasium.Env):
@@ -81,7 +71,7 @@ def _few_model_steps(monkeypatch):
 def test_what_was_learned_acts_is_saved_and_goes_back(kind, tmp_path):
     model, env = made(kind), cart(0.5)
     before = {name: value.clone() for name, value in model.policy.state_dict().items()}
-    config = dataclasses.replace(SMALL, gate=AlwaysGate())
+    config = dataclasses.replace(SMALL_OWN, gate=AlwaysGate())
     stages = []
     adaptation = adapt_sb3(
         model, env, seed=3, config=config, on_stage=lambda stage, progress: stages.append(stage)
@@ -129,7 +119,7 @@ def test_takes_other_experience_in_place_of_the_models(tmp_path):
     model = made()
     model.save(tmp_path / "model")
     loaded = SAC.load(tmp_path / "model", device="cpu")
-    options = {"seed": 0, "config": SMALL, "evaluation_episodes": 1}
+    options = {"seed": 0, "config": SMALL_OWN, "evaluation_episodes": 1}
     with pytest.raises(ValueError, match=r"adapt_sb3 expected .*load_replay_buffer\(path\)"):
         adapt_sb3(loaded, cart(0.5), **options)
     obs = np.zeros((1, 2), np.float32)
@@ -141,7 +131,7 @@ def test_takes_other_experience_in_place_of_the_models(tmp_path):
 
 
 def test_says_what_to_give_in_place_of_what_came():
-    model, options = made(), {"seed": 0, "config": SMALL}
+    model, options = made(), {"seed": 0, "config": SMALL_OWN}
     several = DummyVecEnv([cart])
     with pytest.raises(TypeError, match=r"env to be one gymnasium.Env.*vec_env.envs\[0\]"):
         adapt_sb3(model, several, **options)
@@ -172,7 +162,7 @@ def test_a_buffer_that_cannot_tell_needs_a_rule_for_the_end():
         optimize_memory_usage=True,
         replay_buffer_kwargs={"handle_timeout_termination": False},
     )
-    options = {"seed": 0, "config": SMALL, "evaluation_episodes": 1}
+    options = {"seed": 0, "config": SMALL_OWN, "evaluation_episodes": 1}
     with pytest.raises(ValueError, match=r"adapt_sb3 expected a termination_fn, since a buffer"):
         adapt_sb3(model, cart(0.5), **options)
     adaptation = adapt_sb3(
@@ -187,6 +177,6 @@ def test_a_buffer_that_cannot_tell_needs_a_rule_for_the_end():
 def test_the_callers_random_numbers_are_the_callers():
     model = made()
     state, drawn = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    adapt_sb3(model, cart(0.5), seed=0, config=SMALL, evaluation_episodes=1)
+    adapt_sb3(model, cart(0.5), seed=0, config=SMALL_OWN, evaluation_episodes=1)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert (np.random.get_state()[1] == drawn).all()  # noqa: NPY002

@@ -9,7 +9,7 @@ from tianshou.env import DummyVectorEnv
 
 from mier_adapt import AdaptedPolicy, Transitions, adapt_algorithm, meta_train_offline
 from mier_adapt.adaptation import AlwaysGate, own_policy
-from mier_adapt.agents import AdaptConfig, ModelConfig
+from mier_adapt.agents import ModelConfig
 from mier_adapt.integration import (
     ContextReplayBuffer,
     algorithm_state,
@@ -19,17 +19,7 @@ from mier_adapt.integration import (
 )
 from mier_adapt.training import imitate
 
-from ..doubles import ALGORITHMS, assert_same_tree
-
-SMALL = AdaptConfig.for_own_policy(
-    diagnose=False,
-    adaptation_steps=60,
-    weight_steps=20,
-    relabel_rounds=2,
-    relabel_size=100,
-    updates_per_round=3,
-    batch_size=16,
-)
+from ..doubles import ALGORITHMS, SMALL_OWN, assert_same_tree
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +72,7 @@ def test_adapts_stock_algorithms_in_stock_environments(name, buffer):
         env,
         [buffer],
         seed=0,
-        config=SMALL,
+        config=SMALL_OWN,
         evaluation_episodes=2,
         on_stage=lambda stage, progress: stages.append(stage),
     )
@@ -107,7 +97,7 @@ def test_the_same_seed_gives_the_same_policy(buffer):
     weights = []
     for _ in range(2):
         env = swimmer()
-        config = dataclasses.replace(SMALL, gate=AlwaysGate())
+        config = dataclasses.replace(SMALL_OWN, gate=AlwaysGate())
         adapted = adapt_algorithm(new(), env, [buffer], seed=3, config=config).algorithm
         weights.append(torch.cat([p.detach().flatten() for p in adapted.policy.parameters()]))
     assert torch.equal(*weights)
@@ -117,7 +107,7 @@ def test_the_same_seed_gives_the_same_policy(buffer):
 def test_what_is_handed_back_is_a_policy_and_trains_on(buffer, name, tmp_path):
     """It acts by itself, and the algorithm goes on as if it had never been adapted."""
     algorithm, env = new(name), swimmer()
-    config = dataclasses.replace(SMALL, gate=AlwaysGate())
+    config = dataclasses.replace(SMALL_OWN, gate=AlwaysGate())
     adaptation = adapt_algorithm(algorithm, env, [buffer], seed=3, config=config)
     obs = np.random.default_rng(0).normal(size=(5, 8))
     acted = adaptation.actor.act(obs, explore=False)
@@ -161,7 +151,7 @@ def test_a_model_with_a_context_of_its_own_may_identify_the_task(buffer):
         tasks, steps=5, seed=0, config=ModelConfig(context_dim=2, hidden_sizes=(16,))
     )
     adaptation = adapt_algorithm(
-        new(), env, tasks, seed=0, config=SMALL, adapter=adapter, evaluation_episodes=1
+        new(), env, tasks, seed=0, config=SMALL_OWN, adapter=adapter, evaluation_episodes=1
     )
     assert adaptation.context.shape == (2,)
     assert adaptation.context.any()
@@ -172,17 +162,17 @@ def test_says_what_does_not_fit(buffer):
     log = from_tianshou(buffer)
     ended = Transitions(log.obs, log.act, log.rew, log.obs_next, ~log.terminated)
     with pytest.raises(ValueError, match=r"adapt_algorithm expected .*termination_fn, since"):
-        adapt_algorithm(new(), env, [ended], seed=0, config=SMALL)
+        adapt_algorithm(new(), env, [ended], seed=0, config=SMALL_OWN)
     narrow = Transitions(log.obs[:, :6], log.act, log.rew, log.obs_next[:, :6], log.terminated)
     with pytest.raises(ValueError, match=r"of \(8, 2\) dimensions.* got \(6, 2\)"):
-        adapt_algorithm(new(), env, [log, narrow], seed=0, config=SMALL)
+        adapt_algorithm(new(), env, [log, narrow], seed=0, config=SMALL_OWN)
     with pytest.raises(ValueError, match=r"adapt_algorithm expected .* \(8, 2\), got \(6, 2\)"):
-        adapt_algorithm(new(), env, [narrow], seed=0, config=SMALL)
+        adapt_algorithm(new(), env, [narrow], seed=0, config=SMALL_OWN)
     with pytest.raises(ValueError, match="at least one of earlier, got none"):
-        adapt_algorithm(new(), env, [], seed=0, config=SMALL)
+        adapt_algorithm(new(), env, [], seed=0, config=SMALL_OWN)
     endless = gymnasium.make("Swimmer-v5", max_episode_steps=-1)
     with pytest.raises(ValueError, match="with a time limit"):
-        adapt_algorithm(new(), endless, [log], seed=0, config=SMALL)
+        adapt_algorithm(new(), endless, [log], seed=0, config=SMALL_OWN)
 
 
 def test_meta_training_offline_tells_tasks_apart(buffer):
