@@ -65,6 +65,9 @@ class PolicyConfig:
     """Widths of the hidden layers of actor and critics (released code; paper: 3 of 300)."""
     lr: Positive = 1e-3
     """Adam's step size for actor, critics and temperature (paper: 3e-4)."""
+    normalize: bool = False
+    """Learn as if observations were divided by their standard deviation in the first data, as they
+    are for the model, or by 0.1 where that is less. Ours."""
     gamma: PositiveShare = 0.99
     """Discount factor per environment step (paper)."""
     tau: PositiveShare = 0.005
@@ -78,6 +81,9 @@ class PolicyConfig:
     times the model's batch)."""
     updates_per_model_step: Size = 4
     """SAC updates for each meta-step, with its contexts (released: 1)."""
+    updates_per_actor_step: Size = 1
+    """SAC updates for each that moves actor and temperature beside the critics, as in TD3 (Fujimoto
+    et al. 2018, arXiv:1802.09477)."""
 
     def __post_init__(self) -> None:
         checked_fields(self)
@@ -292,6 +298,11 @@ class MetaTrainConfig:
 
     def __post_init__(self) -> None:
         checked_fields(self)
+        if self.policy.normalize and not self.model.normalize:
+            raise ValueError(
+                "MetaTrainConfig expected model.normalize with policy.normalize, which takes the "
+                "model's standard deviations."
+            )
         task_set(self.family, self.task_set)  # which says what there is, where there is none such
 
     @property

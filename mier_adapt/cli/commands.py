@@ -114,7 +114,7 @@ class MetaTrain:
     """
 
     preset: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET")] = None
-    """A wrong name lists them. Not needed with --family."""
+    """A wrong name lists them. Or use --family."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = dataclasses.field(kw_only=True)
     """Directory of the run."""
     seed: int = 0

@@ -75,12 +75,35 @@ class FastSAC(SAC[Any]):
         self._critic_layers = [_layers(critic) for critic in (self.critic, self.critic2)]
         self._target_layers = [_layers(critic) for critic in (self.critic_old, self.critic2_old)]
         self._trunk, self._heads = _actor_layers(self.policy.actor)
+        self.actor_rests = False
+        """Whether the next updates leave actor and temperature as they are."""
+        self.obs_scale: Float[Tensor, " O"] | None = None
+        """What observations are multiplied by, as far as learning goes: the networks take them as
+        they come, and their first layers' steps are multiplied instead. See :meth:`scale_obs`."""
 
     def train(self, mode: bool = True) -> Self:
         """As Tianshou's, which calls it twice an update; free where nothing would change."""
         if all(each.training == mode for each in (self, self.policy, self.policy.actor)):
             return self
         return super().train(mode)
+
+    @torch.no_grad()
+    def scale_obs(self, scale: Float[Tensor, " O"]) -> None:
+        """Begin to learn as if all but the context of what is observed were multiplied by this.
+
+        Adam's steps do not depend on the size of gradients. So networks on scaled inputs, and
+        networks on plain ones whose first weights are multiplied by the scale at first and at each
+        step, are the same functions all along, up to rounding; and the latter need nothing in front
+        of them when they act, are exported or learn elsewhere.
+
+        Call it once, before the first update; after loading a state set :attr:`obs_scale` alone.
+
+        Args:
+            scale: As many numbers as observations have without their context.
+        """
+        self.obs_scale = scale
+        for layers in (*self._critic_layers, *self._target_layers, self._trunk):
+            layers[0].weight[:, : len(scale)] *= scale
 
     @torch.no_grad()
     def _preprocess_batch(self, batch: Any, buffer: ReplayBuffer, indices: Any) -> Any:
@@ -95,7 +118,7 @@ class FastSAC(SAC[Any]):
     @torch.no_grad()
     def _update_with_batch(self, batch: Any) -> Any:
         obs, act = self._tensor(batch.obs), self._tensor(batch.act)
-        size, alpha = len(obs), self.alpha.value
+        size = len(obs)
 
         # critics: L = mean(weight (Q - returns)^2)
         inputs = torch.cat((obs, act), -1)
@@ -109,11 +132,23 @@ class FastSAC(SAC[Any]):
             weighted = difference * weight
             losses.append(float(weighted.dot(difference)) / size)
             grads = _backward(layers, saved, (weighted * (2 / size)).unsqueeze(-1))
-            _step(optimizer, layers, grads)
+            self._step(optimizer, layers, grads)
             differences.append(difference)
         batch.weight = (differences[0] + differences[1]) / 2  # for a prioritised buffer
+        actor_loss, alpha_loss = (None, None) if self.actor_rests else self._update_actor(obs)
+        self._update_lagged_network_weights()
+        return SACTrainingStats(
+            actor_loss=actor_loss,  # type: ignore[arg-type]  # None is left out of what it reports
+            critic1_loss=losses[0],
+            critic2_loss=losses[1],
+            alpha=self.alpha.value,
+            alpha_loss=alpha_loss,
+        )
 
-        # actor: L = mean(alpha log_prob - min(Q1, Q2))
+    def _update_actor(self, obs: Float[Tensor, "B O"]) -> tuple[float, float | None]:
+        """A step of actor and temperature; the losses of both."""
+        size, alpha = len(obs), self.alpha.value
+        # L = mean(alpha log_prob - min(Q1, Q2))
         trunk_saved: list[list[Tensor]] = []
         sample = self._sample(obs, trunk_saved)
         inputs = torch.cat((obs, sample.act), -1)
@@ -138,17 +173,19 @@ class FastSAC(SAC[Any]):
         head_grads = [each for pair in zip(weight_grads, bias_grads, strict=True) for each in pair]
         grad = grad @ torch.cat([head.weight for head in self._heads])
         grads = _backward(self._trunk, trunk_saved, grad)
-        _step(self.policy_optim, [*self._trunk, *self._heads], [*grads, *head_grads])
+        self._step(self.policy_optim, [*self._trunk, *self._heads], [*grads, *head_grads])
+        return actor_loss, self._update_alpha(sample.log_prob)
 
-        alpha_loss = self._update_alpha(sample.log_prob)
-        self._update_lagged_network_weights()
-        return SACTrainingStats(
-            actor_loss=actor_loss,
-            critic1_loss=losses[0],
-            critic2_loss=losses[1],
-            alpha=self.alpha.value,
-            alpha_loss=alpha_loss,
-        )
+    def _step(self, optimizer: Algorithm.Optimizer, layers: list[Any], grads: list[Tensor]) -> None:
+        for parameter, grad in zip(_parameters(layers), grads, strict=True):
+            parameter.grad = grad
+        if self.obs_scale is None:
+            optimizer._optim.step()
+            return
+        columns = layers[0].weight[:, : len(self.obs_scale)]
+        before = columns.clone()
+        optimizer._optim.step()
+        torch.lerp(before, columns, self.obs_scale, out=columns)
 
     @torch.no_grad()
     def _update_lagged_network_weights(self) -> None:
@@ -293,12 +330,6 @@ def _backward_elsewhere(
         )
         if each is not None
     ]
-
-
-def _step(optimizer: Algorithm.Optimizer, layers: list[Any], grads: list[Tensor]) -> None:
-    for parameter, grad in zip(_parameters(layers), grads, strict=True):
-        parameter.grad = grad
-    optimizer._optim.step()
 
 
 def _layers(network: nn.Module) -> list[Any]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ from mier_adapt.agents.run import (
     write_run_file,
 )
 from mier_adapt.context_adapter import MetaLoss
-from mier_adapt.integration import update
+from mier_adapt.integration import FastSAC, update
 from mier_adapt.integration.actors import require_finite_parameters
 from mier_adapt.integration.algorithms import set_lr, set_target_entropy
 from mier_adapt.integration.logging import import_wandb
@@ -64,6 +64,8 @@ _FINAL_SAVE_WAITS = (1.0, 2.0, 4.0, 8.0)
 """Seconds before each further try of a run's last save. Schedulers that stop a process give it
 ten seconds and more."""
 _STARTED = {"tasks": [int], "contexts": torch.Tensor, "loss": float}
+_LEAST_STD = 0.1
+"""What hardly varies at first is not magnified more than tenfold."""
 _EVALUATION_SEED = 20_000
 """Evaluations of one run share their starts, so that its curve shows the policy alone."""
 
@@ -165,7 +167,9 @@ class MetaTrainer:
             self._collect()
         if self.updates % config.policy.updates_per_model_step == 0:
             self._meta_step()
-        stats = update(self.run.algorithm, self.run.replay, config.policy.batch_size)
+        self._algorithm.actor_rests = self.updates % config.policy.updates_per_actor_step > 0
+        stats = update(self._algorithm, self.run.replay, config.policy.batch_size)
+        self._algorithm.actor_rests = False
         self.updates += 1
         for name, value in stats.items():
             if not math.isfinite(value):
@@ -228,6 +232,8 @@ class MetaTrainer:
         self._sums = dict(state["sums"])
         self.generator.bit_generator.state = state["generator"]
         set_global_generator_state(state["global_generators"])
+        if self.config.policy.normalize and self.env_steps:
+            self._algorithm.obs_scale = self._obs_scale()
         if self.updates % self.config.updates_per_iteration:
             self._anneal()  # no state holds the target entropy of an iteration that is under way
 
@@ -278,6 +284,16 @@ class MetaTrainer:
         if self.config.model.normalize:
             stored = self.run.replay.stored().to(self.run.device)
             self.run.context_model.fit_normalization(stored)
+        if self.config.policy.normalize:
+            self._algorithm.scale_obs(self._obs_scale())
+
+    def _obs_scale(self) -> torch.Tensor:
+        model = self.run.context_model
+        return 1 / model.input_std[: model.obs_dim].clamp_min(_LEAST_STD)
+
+    @property
+    def _algorithm(self) -> FastSAC:
+        return cast(FastSAC, self.run.algorithm)
 
     def _collect(self) -> None:
         """D_adapt with the initial context, then D_eval with the one that it identifies."""

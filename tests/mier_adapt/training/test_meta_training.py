@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import importlib.metadata
 import json
@@ -517,6 +518,71 @@ def test_every_variant_of_the_model_trains_and_resumes(changes, tmp_path):
     assert_same_tree(first, second, ignore=TIMES)
     context = first["run"]["model"]["initial_context"]
     assert bool(context.any()) == bool(changes.get("learn_initial_context"))
+
+
+def test_a_policy_that_is_trained_in_other_ways_resumes_bit_for_bit(tmp_path):
+    policy = dataclasses.replace(
+        tiny_config().policy, normalize=True, updates_per_actor_step=3, updates_per_model_step=2
+    )
+    config = tiny_config(updates=9, policy=policy)
+    for stop in (0, 2, 5, 7):
+        steps = iter(range(stop))
+        meta_train(
+            config,
+            tmp_path / "a",
+            **ADAPT,
+            should_stop=lambda steps=steps: next(steps, None) is None,
+        )
+    for name in "ab":
+        assert meta_train(config, tmp_path / name, **ADAPT)
+    trees = [load_tree(tmp_path / name / CHECKPOINT) for name in "ab"]
+    assert_same_tree(*trees, ignore=TIMES)
+
+
+def test_the_actor_moves_once_in_so_many_updates():
+    policy = dataclasses.replace(tiny_config().policy, updates_per_actor_step=3)
+    config = tiny_config(policy=policy)
+    moved = []
+    with FamilyEnvs(mier_adapt_envs.task_set(config.family), num_threads=1) as envs:
+        trainer = MetaTrainer(config, envs, seed=0)
+        while trainer.updates < 7:
+            before, updates = copy.deepcopy(trainer.run.algorithm.policy), trainer.updates
+            trainer.step()
+            if trainer.updates > updates:
+                parameters = trainer.run.algorithm.policy.parameters()
+                moved.append(
+                    not all(
+                        torch.equal(one, other)
+                        for one, other in zip(before.parameters(), parameters, strict=True)
+                    )
+                )
+    assert moved == [True, False, False, True, False, False, True]
+
+
+def test_a_policys_observations_are_scaled_by_the_first_datas_deviations():
+    policy = dataclasses.replace(tiny_config().policy, normalize=True)
+    config = tiny_config(policy=policy)
+    with FamilyEnvs(mier_adapt_envs.task_set(config.family), num_threads=1) as envs:
+        trainer = MetaTrainer(config, envs, seed=0)
+        plain = MetaTrainer(tiny_config(), envs, seed=0)
+        trainer.step()
+        plain.step()
+    obs = trainer.run.replay.stored().obs.double()
+    expected = 1 / obs.std(0).clamp_min(0.1)
+    expected[obs.std(0) == 0] = trainer.run.algorithm.obs_scale.double()[obs.std(0) == 0]
+    torch.testing.assert_close(
+        trainer.run.algorithm.obs_scale.double(), expected, rtol=1e-5, atol=0
+    )
+    weights = [next(each.run.algorithm.critic.parameters()).detach() for each in (trainer, plain)]
+    scale = weights[0] / weights[1]
+    torch.testing.assert_close(scale[0, : len(expected)], expected.float(), rtol=1e-5, atol=0)
+    assert torch.equal(weights[0][:, len(expected) :], weights[1][:, len(expected) :])
+
+
+def test_a_policy_is_not_normalized_where_the_model_is_not():
+    policy = dataclasses.replace(tiny_config().policy, normalize=True)
+    with pytest.raises(ValueError, match=r"expected model\.normalize with policy\.normalize"):
+        tiny_config(policy=policy, model=model_config(normalize=False))
 
 
 def test_the_model_learns_from_real_transitions(tmp_path):
