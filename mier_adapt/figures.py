@@ -4,7 +4,7 @@ import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -63,9 +63,12 @@ def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def plot_learning_curves(
-    curves: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: Path
+    curves: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
+    path: Path,
+    *,
+    over: Literal["steps", "time"] = "steps",
 ) -> None:
-    """Draw returns of the meta-training tasks after adaptation over environment steps.
+    """Draw returns of the meta-training tasks after adaptation, as training goes on.
 
     A line is the mean over tasks and seeds. Its band reaches from the lowest to the highest task
     where there is one seed, and is the 95% interval of the mean where there are more.
@@ -74,6 +77,8 @@ def plot_learning_curves(
         curves: For each label the rows of ``metrics.jsonl`` of runs that differ in their seed
             alone. Where they were not evaluated alike, what they have in common is drawn.
         path: File to write; its ending gives the format.
+        over: The axis: environment steps, or the wall-clock time that training took up to there,
+            without checkpoints, in minutes, of which seeds enter by their mean.
 
     Raises:
         ValueError: If there are no curves, too many, or one without an evaluation.
@@ -85,20 +90,26 @@ def plot_learning_curves(
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     for (label, seeds), colour, marker in zip(curves.items(), _COLOURS, _MARKERS, strict=False):
-        returns = [
-            {row["env_steps"]: row["returns_adapted"] for row in rows if "returns_adapted" in row}
-            for rows in seeds
+        evaluated = [
+            {row["env_steps"]: row for row in rows if "returns_adapted" in row} for rows in seeds
         ]
-        steps = sorted(set.intersection(*(set(each) for each in returns)))
+        steps = sorted(set.intersection(*(set(each) for each in evaluated)))
         if not steps:
             raise ValueError(f"The runs of {label!r} have no evaluation in common yet.")
-        tables = [np.array([each[step] for each in returns]).T for step in steps]
+        tables = [
+            np.array([each[step]["returns_adapted"] for each in evaluated]).T for step in steps
+        ]
+        positions: list[float] = steps
+        if over == "time":
+            positions = [
+                float(np.mean([each[step]["seconds"] for each in evaluated])) / 60 for step in steps
+            ]
         bands = [bootstrap_interval(table) or (table.min(), table.max()) for table in tables]
         low, high = np.array(bands).T
         band = "all tasks" if len(seeds) == 1 else f"95% interval, {len(seeds)} seeds"
-        axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0, label=band)
+        axes.fill_between(positions, low, high, color=colour, alpha=0.18, linewidth=0, label=band)
         axes.plot(
-            steps,
+            positions,
             [table.mean() for table in tables],
             color=colour,
             marker=marker,
@@ -108,7 +119,7 @@ def plot_learning_curves(
     axes.axhline(0, color="black", linewidth=0.6)
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.set(
-        xlabel="environment steps",
+        xlabel="environment steps" if over == "steps" else "minutes of training",
         ylabel="return of an episode",
         title="Meta-training tasks, after adaptation",
     )

@@ -434,6 +434,8 @@ class Plot:
     """Picture to write: .png, .pdf or .svg."""
     kind: Literal["learning", "tasks"] = "learning"
     """Returns over meta-training, or by task as `mier-adapt evaluate` measured them."""
+    over: Literal["steps", "time"] = "steps"
+    """What the former run over: environment steps, or the time that training took."""
     import_: _Imports = ()
 
     def run(self) -> int:
@@ -451,7 +453,10 @@ class Plot:
                     for label, (_, runs) in labelled.items()
                 },
                 self.out,
+                over=self.over,
             )
+        elif self.over == "time":
+            raise ValueError("--over time is of --kind learning: returns by task have no time.")
         else:
             families = sorted({config.family for config, _ in labelled.values()})
             plot_task_returns(

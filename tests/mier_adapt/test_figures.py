@@ -83,6 +83,16 @@ def test_a_learning_curve_of_several_seeds_has_an_interval_where_all_were_evalua
     assert (at_first.min(), at_first.max()) == pytest.approx(bootstrap_interval(first))
 
 
+def test_learning_curves_over_time_stand_at_the_mean_minutes_of_their_seeds(axes, tmp_path):
+    seeds = [
+        [{**row, "seconds": seconds * (1 + number)} for number, row in enumerate(rows(seed))]
+        for seed, seconds in ((0, 60), (1, 180))
+    ]
+    figures.plot_learning_curves({"preset": seeds}, tmp_path / "x.png", over="time")
+    np.testing.assert_allclose(axes[0].lines[0].get_xdata(), [2, 4, 6])
+    assert axes[0].get_xlabel() == "minutes of training"
+
+
 @pytest.mark.parametrize("parameters", [1, 2])
 def test_tasks_stand_at_their_parameter_or_in_a_row_and_pool_their_seeds(
     axes, tmp_path, parameters

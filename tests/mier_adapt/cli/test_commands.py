@@ -153,6 +153,10 @@ def test_a_users_mistake_is_one_line_and_exit_code_1(
     [
         (("evaluate", "{run}", "--split", "middle"), ("train", "test", "all")),
         (("plot", "{run}", "--out", "{tmp}/x.png", "--kind", "pie"), ("learning", "tasks")),
+        (
+            ("plot", "{run}", "--out", "{tmp}/x.png", "--kind", "tasks", "--over", "time"),
+            "--over time is of --kind learning",
+        ),
     ],
 )
 def test_a_choice_that_is_not_there_lists_those_that_are(
