@@ -104,7 +104,11 @@ class SyntheticSource(Protocol):
 
 @runtime_checkable
 class Actor(Protocol):
-    """Acts."""
+    """Acts.
+
+    One that begins something anew with an episode, such as a memory, also has ``start_episodes``:
+    :func:`.collect` calls it with a boolean ``(N,)`` of the slots in which one begins.
+    """
 
     def act(
         self, obs: Float[NDArray[np.floating], "N O"], *, explore: bool

@@ -17,7 +17,7 @@ import pytest
 import mier_adapt
 from tests.rooms import PACKAGES, public_names, rooms
 
-MOST_NAMES = 97
+MOST_NAMES = 98
 MOST_NAMES_AT_THE_TOP = 24
 MOST_CHECKS = 0.10
 """The codebases that the house style learned from took 3 to 7%, Gymnasium's wrappers 16%."""
@@ -221,7 +221,7 @@ def test_no_room_is_the_whole_house() -> None:
     for room, lines in code.most_common():
         print(f"{room}: {lines} of {code.total()} lines, {lines / code.total():.0%}")
     assert set(code) == {
-        *("adaptation", "agents", "cli", "integration", "training", "wrappers"),
+        *("adaptation", "agents", "baselines", "cli", "integration", "training", "wrappers"),
         *("_storage", "components", "top"),
     }
     assert max(code.values()) <= MOST_OF_A_ROOM * code.total()

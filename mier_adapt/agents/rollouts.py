@@ -116,11 +116,13 @@ def collect(
         transitions = Transitions(*(torch.from_numpy(each[:, :done].copy()) for each in columns))
         return Rollout(transitions, (truncated_NS & ~terminated_NS)[:, :done])
 
+    start_episodes = getattr(actor, "start_episodes", lambda starting_N: None)
     done = 0
     try:
         seeds = generator.integers(2**31, size=env.num_envs).tolist()
         obs, _ = env.reset(seed=seeds, options=options)
         _require_finite("first observation", obs, 0, names)
+        start_episodes(np.ones(env.num_envs, dtype=bool))
         for step in range(steps):
             on_step(step, returns_N)
             obs_NSO[:, step] = obs  # before anybody can write into it
@@ -153,8 +155,10 @@ def collect(
             done, ended_N = step + 1, ended_N | over
             if until_end and ended_N.all():
                 break
-            if over.any() and autoreset == AutoresetMode.DISABLED and done < steps:
-                obs, _ = env.reset(options={"reset_mask": over})
+            if over.any() and done < steps:
+                start_episodes(over)
+                if autoreset == AutoresetMode.DISABLED:
+                    obs, _ = env.reset(options={"reset_mask": over})
     except BaseException:
         if done:
             on_interrupt(rollout(done))

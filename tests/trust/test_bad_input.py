@@ -38,6 +38,7 @@ from mier_adapt import (
 )
 from mier_adapt.adaptation import MarginGate, compare
 from mier_adapt.agents import ContinueConfig, ModelConfig, PolicyConfig, collect
+from mier_adapt.baselines import PearlConfig
 from mier_adapt.changes import Actuators, ChangedModel, LinearResidual, Sensors, Together
 from mier_adapt.compensation import Compensation
 from mier_adapt.figures import plot_adaptation, plot_comparison, plot_diagnosis, plot_episodes
@@ -487,10 +488,10 @@ def targets() -> Iterator[Target]:
     smoke = preset("smoke").meta_train
     for config in (
         *(ModelConfig(), PolicyConfig(), AdaptConfig(), ContinueConfig(), MarginGate()),
-        smoke,
+        *(smoke, pearl := PearlConfig(family="HalfCheetahVel")),
     ):
         yield Target(type(config).__name__, type(config), fields_of(config))
-    for config in (AdaptConfig(), smoke):
+    for config in (AdaptConfig(), smoke, pearl):
         yield Target(
             f"{type(config).__name__}.from_dict",
             type(config).from_dict,

@@ -277,6 +277,28 @@ def test_without_autoreset_it_restarts_what_has_ended_and_gives_the_same():
         assert torch.equal(getattr(same.transitions, name), getattr(none.transitions, name))
 
 
+@pytest.mark.parametrize("autoreset", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
+def test_an_actor_that_asks_for_it_is_told_where_episodes_start(autoreset):
+    """Also where one is cut, and not where none follows any more."""
+    told = []
+
+    class Told:
+        def start_episodes(self, starting):
+            told.append((steps, starting.tolist()))
+
+        def act(self, obs, *, explore):
+            nonlocal steps
+            steps += 1
+            return np.zeros((len(obs), ACT_DIM), np.float32)
+
+    steps = 0
+    made = collect(drifts(autoreset), None, Told(), steps=14, generator=np.random.default_rng(0))
+    over = made.transitions.terminated.numpy() | made.truncated
+    assert over[:, -1].any()
+    expected = [(step + 1, over[:, step].tolist()) for step in range(13) if over[:, step].any()]
+    assert told == [(0, [True] * 3), *expected]
+
+
 def test_it_stops_when_every_first_episode_has_ended():
     whole, stopped = (
         collect(

@@ -1,0 +1,5 @@
+"""Other ways to meta-train, to compare with: each a :class:`.Method` in a file of its own."""
+
+from mier_adapt.baselines.pearl import PearlConfig
+
+__all__ = ["PearlConfig"]

@@ -1,0 +1,636 @@
+"""PEARL: a probabilistic embedding of the task, inferred from its transitions, in front of SAC.
+
+In the order of Rakelly et al. (2019), arXiv:1903.08254; what is the released code's is marked so.
+"""
+
+import copy
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import nn
+
+from mier_adapt._checks import (
+    Count,
+    NonNegative,
+    Positive,
+    PositiveShare,
+    Size,
+    checked,
+    checked_fields,
+)
+from mier_adapt._storage.files import FOREIGN_ERRORS
+from mier_adapt._storage.randomness import (
+    check_global_generator_state,
+    global_generator_state,
+    seed_global_generators,
+    set_global_generator_state,
+)
+from mier_adapt._storage.trees import require_keys, require_like, require_optimizer_state
+from mier_adapt._typing import Bool, Float, Tensor
+from mier_adapt.agents.environments import FamilyEnvs
+from mier_adapt.agents.evaluation import evaluate
+from mier_adapt.agents.rollouts import collect_episodes
+from mier_adapt.integration import ContextReplayBuffer, build_sac
+from mier_adapt.integration.actors import act
+from mier_adapt.transitions import Transitions
+from mier_adapt_envs import task_set
+
+_EVALUATION_SEED = 20_000
+_LEAST_VARIANCE = 1e-7
+"""Of a factor, so that no precision overflows (released code)."""
+_MEASURED = ("critic_loss", "kl", "actor_loss", "log_prob", "posterior_variance")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PearlConfig:
+    """A meta-training run of PEARL.
+
+    Steps of the released code are whole episodes of ``episode_steps`` here.
+    """
+
+    family: str
+    """Family of tasks, as `mier-adapt tasks` lists them."""
+    task_set: str = "standard"
+    """Which of the family's task sets."""
+    updates: Size = 1_000_000
+    """Gradient steps of the whole run (released code: 500 iterations of 2000)."""
+    updates_per_iteration: Size = 2_000
+    """Gradient steps after each collection (released code; 4000 for ants)."""
+    tasks_per_iteration: Size = 5
+    """Tasks collected in an iteration, drawn with replacement (released code)."""
+    initial_episodes: Size = 10
+    """Episodes of every task before the first iteration, from the prior (released code)."""
+    prior_episodes: Size = 2
+    """Episodes of each task with z from the prior, for encoder and policy (released code)."""
+    posterior_episodes: Count = 0
+    """Episodes with z from the posterior, for encoder and policy (released code)."""
+    extra_episodes: Count = 2
+    """Episodes with z from the posterior, for the policy alone (released code; 3 for ants)."""
+    exploration_episodes: Size = 2
+    """Episodes with z from the prior that a new task is inferred from (released code: 1 or 2)."""
+    episode_steps: Size = 200
+    """Environment steps of an episode (released code)."""
+    latent_dim: Size = 5
+    """Dimensions of z (released code)."""
+    kl_weight: NonNegative = 0.1
+    """Weight of the KL divergence from the prior, summed over the tasks of a batch (released
+    code: kl_lambda)."""
+    next_obs_in_context: bool = False
+    """Show the encoder next observations, too, where they tell tasks apart (released code)."""
+    encoder_hidden_sizes: tuple[Size, ...] = (200, 200, 200)
+    """Widths of the encoder's hidden layers (released code)."""
+    hidden_sizes: tuple[Size, ...] = (300, 300, 300)
+    """Widths of the hidden layers of actor and critics (released code)."""
+    tasks_per_batch: Size = 16
+    """Tasks of a gradient step, drawn with replacement (released code)."""
+    batch_size: Size = 256
+    """Transitions of each task for actor and critics (released code)."""
+    context_size: Size = 64
+    """Transitions of each task that z is inferred from in a gradient step (released code: 64 to
+    256)."""
+    reward_scale: Positive = 5.0
+    """Factor on rewards, which weighs them against the policy's entropy: with a temperature of one
+    nat, as one fifth on raw rewards (released code)."""
+    lr: Positive = 3e-4
+    """Adam's step size for encoder, actor and critics (released code)."""
+    gamma: PositiveShare = 0.99
+    """Discount factor per environment step (released code)."""
+    tau: PositiveShare = 0.005
+    """Share of the critics that enters their targets with every step (released code)."""
+    replay_per_task: Size = 100_000
+    """Transitions kept of each task (released code: 1,000,000)."""
+    evaluate_every: Size = 10
+    """Iterations between evaluations."""
+    evaluated_tasks: Size = 10
+    """Meta-training tasks that are evaluated, the set's first ones."""
+
+    def __post_init__(self) -> None:
+        checked_fields(self)
+        task_set(self.family, self.task_set)  # which says what there is, where there is none such
+
+    @property
+    def adaptation_steps(self) -> int:
+        """Environment steps that a new task is inferred from."""
+        return self.exploration_episodes * self.episode_steps
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration that :meth:`to_dict` gave.
+
+        Raises:
+            ValueError: If a field is unknown or out of range.
+        """
+        try:
+            options: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in dict(values).items()
+            }
+            return cls(**options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Not a configuration of this version: {error}") from error
+
+
+# Inference (section 4.1) --------------------------------------------------------------------
+
+
+def product_of_gaussians(
+    mean: Float[Tensor, "*axes B Z"], var: Float[Tensor, "*axes B Z"]
+) -> tuple[Float[Tensor, "*axes Z"], Float[Tensor, "*axes Z"]]:
+    r"""Mean and variance of the normalised product of B independent Gaussians.
+
+    $$\sigma^{-2} = \sum_b \sigma_b^{-2}, \quad \mu = \sigma^2 \sum_b \mu_b \sigma_b^{-2}$$
+
+    The order of the factors is of no consequence.
+    """
+    precision = var.clamp(min=_LEAST_VARIANCE).reciprocal()
+    product_var = precision.sum(-2).reciprocal()
+    return product_var * (mean * precision).sum(-2), product_var
+
+
+def kl_from_unit(
+    mean: Float[Tensor, "*axes Z"], var: Float[Tensor, "*axes Z"]
+) -> Float[Tensor, "*axes"]:
+    """KL divergence of Gaussians with independent components from the unit one, in nats."""
+    return 0.5 * (var + mean.square() - 1 - var.log()).sum(-1)
+
+
+def draw_latent(
+    mean: Float[Tensor, "*axes Z"], var: Float[Tensor, "*axes Z"]
+) -> Float[Tensor, "*axes Z"]:
+    """A sample that gradients pass through, by torch's global generator."""
+    noise = torch.randn_like(mean)
+    return mean + var.sqrt() * noise
+
+
+class Encoder(nn.Module):
+    """q(z | context): each transition gives one Gaussian factor, the posterior is their product.
+
+    Args:
+        input_dim: Dimensions of what is seen of a transition.
+        latent_dim: Dimensions of z.
+        hidden_sizes: Widths of the hidden layers (ReLU).
+        next_obs: Whether next observations are seen.
+
+    Source:
+        Rakelly et al. (2019), arXiv:1903.08254, section 4.1; variances by softplus, and no factor
+        of the prior, as in the released code.
+    """
+
+    def __init__(
+        self, input_dim: int, latent_dim: int, *, hidden_sizes: Sequence[int], next_obs: bool
+    ) -> None:
+        super().__init__()
+        widths = (input_dim, *hidden_sizes)
+        layers: list[nn.Module] = []
+        for width_in, width_out in itertools.pairwise(widths):
+            layers += [nn.Linear(width_in, width_out), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], 2 * latent_dim))
+        self.next_obs = next_obs
+
+    def forward(
+        self, context: Transitions
+    ) -> tuple[Float[Tensor, "*axes Z"], Float[Tensor, "*axes Z"]]:
+        """Posterior mean and variance, ``(T, Z)``, of tasks with contexts ``(T, B, ...)``."""
+        seen = [context.obs, context.act, context.rew.unsqueeze(-1)]
+        if self.next_obs:
+            seen.append(context.obs_next)
+        mean, unbounded = self.layers(torch.cat(seen, -1)).chunk(2, -1)
+        return product_of_gaussians(mean, F.softplus(unbounded))
+
+
+# Networks, and how they act -----------------------------------------------------------------
+
+
+class PearlNetworks(nn.Module):
+    """Encoder, actor and critics, the latter of Tianshou's SAC on ``[obs, z]``.
+
+    Initial weights come from torch's global generator.
+    """
+
+    def __init__(
+        self, config: PearlConfig, observation_space: spaces.Box, action_space: spaces.Box
+    ) -> None:
+        super().__init__()
+        obs_dim, act_dim = observation_space.shape[0], action_space.shape[0]
+        self.encoder = Encoder(
+            obs_dim * (1 + config.next_obs_in_context) + act_dim + 1,
+            config.latent_dim,
+            hidden_sizes=config.encoder_hidden_sizes,
+            next_obs=config.next_obs_in_context,
+        )
+        sac = build_sac(
+            observation_space, action_space, config.latent_dim, hidden_sizes=config.hidden_sizes
+        )
+        self.policy = sac.policy
+        self.critics = nn.ModuleList([sac.critic, sac.critic2])
+        self.target_critics = copy.deepcopy(self.critics)
+
+    def sample(self, inputs: Float[Tensor, "N I"]) -> tuple[Tensor, Tensor]:
+        """Actions ``(N, A)`` in [-1, 1] that gradients pass through, and their log-probabilities.
+
+        log(1 - tanh(u)^2) is written 2 (log 2 - u - softplus(-2u)), which never is log 0.
+        """
+        (loc, scale), _ = self.policy.actor(inputs)
+        noise = torch.randn_like(loc)
+        unbounded = loc + scale * noise
+        log_prob = -0.5 * noise.square() - scale.log() - 0.5 * math.log(2 * math.pi)
+        slope = 2 * (math.log(2) - unbounded - F.softplus(-2 * unbounded))
+        return torch.tanh(unbounded), (log_prob - slope).sum(-1)
+
+
+def smaller_value(
+    critics: nn.ModuleList, inputs: Float[Tensor, "N I"], action: Float[Tensor, "N A"]
+) -> Float[Tensor, " N"]:
+    """The lower of two critics' values."""
+    first, second = (critic(inputs, action) for critic in critics)
+    smaller: Tensor = torch.min(first, second).squeeze(-1)
+    return smaller
+
+
+class LatentActor:
+    """The policy in T tasks, with a z for every episode that is drawn from what is known of them.
+
+    Args:
+        policy: Acts on ``[obs, z]``.
+        mean: Of z in each task.
+        var: Its variance.
+
+    Source:
+        Rakelly et al. (2019), arXiv:1903.08254, section 4.2: posterior sampling. The released code
+        also evaluates with a sample of z, from which its policy acts deterministically.
+    """
+
+    def __init__(self, policy: Any, mean: Float[Tensor, "T Z"], var: Float[Tensor, "T Z"]) -> None:
+        self.policy = policy
+        self.mean, self.var = mean.detach().cpu(), var.detach().cpu()
+        self._latents = np.empty((0, mean.shape[-1]), dtype=np.float32)
+
+    def start_episodes(self, starting: Bool[NDArray[np.bool_], " N"]) -> None:
+        """Draw a new z for these slots, of which each task has as many."""
+        each = len(starting) // len(self.mean)
+        mean, var = (one.repeat_interleave(each, 0) for one in (self.mean, self.var))
+        drawn = draw_latent(mean, var).numpy()
+        if len(self._latents) != len(starting):
+            self._latents = drawn
+        self._latents = np.where(starting[:, None], drawn, self._latents)
+
+    def act(
+        self, obs: Float[NDArray[np.floating], "N O"], *, explore: bool
+    ) -> Float[NDArray[np.floating], "N A"]:
+        """As :meth:`.Actor.act`; without exploration the most probable action under z."""
+        if len(self._latents) != len(obs):
+            self.start_episodes(np.ones(len(obs), dtype=bool))
+        inputs = np.concatenate((obs, self._latents), -1, dtype=np.float32)
+        return act(self.policy, inputs, explore=explore)
+
+
+class PearlPolicy:
+    """What PEARL ends with, a :class:`.MetaPolicy`: encoder and policy, and no experience."""
+
+    def __init__(self, networks: PearlNetworks, latent_dim: int) -> None:
+        self.networks = networks
+        self.latent_dim = latent_dim
+
+    def initial_actor(self, num_tasks: int) -> LatentActor:
+        """As :meth:`.MetaPolicy.initial_actor`: z from the prior."""
+        shape = (num_tasks, self.latent_dim)
+        return LatentActor(self.networks.policy, torch.zeros(shape), torch.ones(shape))
+
+    @checked
+    @torch.no_grad()
+    def adapt(self, transitions: Transitions) -> LatentActor:
+        """As :meth:`.MetaPolicy.adapt`: z from the posterior of all of a task's transitions."""
+        device = next(self.networks.parameters()).device
+        return LatentActor(self.networks.policy, *self.networks.encoder(transitions.to(device)))
+
+
+# Losses (section 5) -------------------------------------------------------------------------
+
+
+def conditioned(obs: Float[Tensor, "T B O"], latent: Float[Tensor, "T Z"]) -> Float[Tensor, "TB I"]:
+    """What actor and critics see: every observation with its task's z behind it."""
+    latent_TBZ = latent.unsqueeze(1).expand(-1, obs.shape[1], -1)
+    return torch.cat((obs, latent_TBZ), -1).flatten(0, 1)
+
+
+def critic_loss(
+    networks: PearlNetworks,
+    batch: Transitions,
+    latent: Float[Tensor, "T Z"],
+    config: PearlConfig,
+) -> Float[Tensor, ""]:
+    """Squared temporal differences of both critics; its gradient reaches z, but not by the targets.
+
+    Departs from paper and released code: two target critics instead of a value network, as SAC has
+    had since its second version.
+    """
+    with torch.no_grad():
+        inputs = conditioned(batch.obs_next, latent)
+        action, log_prob = networks.sample(inputs)
+        value = smaller_value(networks.target_critics, inputs, action) - log_prob
+        lasting = (~batch.terminated).flatten().to(value)
+        target = config.reward_scale * batch.rew.flatten() + config.gamma * lasting * value
+    inputs, action = conditioned(batch.obs, latent), batch.act.flatten(0, 1)
+    losses = [F.mse_loss(critic(inputs, action).squeeze(-1), target) for critic in networks.critics]
+    return torch.stack(losses).sum()
+
+
+def actor_loss(
+    networks: PearlNetworks, batch: Transitions, latent: Float[Tensor, "T Z"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """SAC's loss of the actor, for whom z is a constant, and the mean log-probability.
+
+    Departs from the released code: the outputs of the actor are not regularised.
+    """
+    inputs = conditioned(batch.obs, latent.detach())
+    action, log_prob = networks.sample(inputs)
+    loss = (log_prob - smaller_value(networks.critics, inputs, action)).mean()
+    return loss, log_prob.mean()
+
+
+# Meta-training (Algorithm 1) ----------------------------------------------------------------
+
+
+class PearlTrainer:
+    """A run in the making; :meth:`step` is one gradient step with all that falls due at it.
+
+    Between two calls the whole future of the run is a function of :meth:`state`.
+
+    Args:
+        config: What to train.
+        envs: The environments of ``config.task_set``; only its meta-training tasks are run.
+        seed: Fixes the run.
+        device: Where networks live and learn.
+
+    Source:
+        Rakelly et al. (2019), arXiv:1903.08254, Algorithm 1. Ours: posteriors that data are
+        gathered with are those of all transitions of this collection, as at meta-test; in the
+        released code they are of ``context_size`` of them, and of none in the first episode.
+    """
+
+    def __init__(
+        self,
+        config: PearlConfig,
+        envs: FamilyEnvs,
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        seed_global_generators(seed)
+        self.config, self.envs, self.device = config, envs, torch.device(device)
+        self.generator = np.random.default_rng(seed)
+        self.networks = PearlNetworks(config, envs.observation_space, envs.action_space)
+        self.networks.to(device)
+        self.policy = PearlPolicy(self.networks, config.latent_dim)
+        groups = (self.networks.critics, self.networks.encoder)
+        self._critic_parameters = [p for group in groups for p in group.parameters()]
+        self._actor_parameters = list(self.networks.policy.parameters())
+        self.optimizers = {
+            name: torch.optim.Adam(parameters, lr=config.lr, fused=True)
+            for name, parameters in (
+                ("critics_and_encoder", self._critic_parameters),
+                ("actor", self._actor_parameters),
+            )
+        }
+        self.replay = self._buffer(config.replay_per_task)
+        # The encoder sees what was gathered last, and nothing of the policy's extra episodes. A
+        # ring of just that size forgets what came before it (released code: cleared each time).
+        encoder_episodes = config.prior_episodes + config.posterior_episodes
+        self.encoder_replay = self._buffer(encoder_episodes * config.episode_steps)
+        self.updates = 0
+        self.env_steps = 0
+        self.seconds = 0.0
+        self._forget_measurements()
+
+    def _buffer(self, size: int) -> ContextReplayBuffer:
+        return ContextReplayBuffer(
+            len(self.envs.task_set.meta_train),
+            size,
+            obs_dim=self.envs.observation_space.shape[0],
+            act_dim=self.envs.action_space.shape[0],
+            context_dim=0,
+            generator=self.generator,
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether all updates were taken."""
+        return self.updates >= self.config.updates
+
+    def step(self) -> dict[str, Any] | None:
+        """Take one gradient step, after a collection where one is due.
+
+        Returns:
+            The measurements of an iteration that this step completed, or ``None``.
+
+        Raises:
+            FloatingPointError: If something stops being finite; names it and the step.
+        """
+        started = time.monotonic()
+        if self.env_steps == 0:
+            everything = np.arange(self.replay.num_tasks)
+            for _ in range(self.config.initial_episodes):
+                self._gather(everything, self.policy.initial_actor(len(everything)), episodes=1)
+        if self.updates % self.config.updates_per_iteration == 0:
+            self._collect()
+        self._update()
+        self.updates += 1
+        row = None
+        if self.updates % self.config.updates_per_iteration == 0 or self.finished:
+            row = self._measure()
+        self.seconds += time.monotonic() - started
+        return row if row is None else {**row, "seconds": self.seconds}
+
+    def _collect(self) -> None:
+        """Episodes with z from the prior, then from the posterior of what they tell.
+
+        Tasks that were drawn twice are two tasks.
+        """
+        config = self.config
+        tasks = self._draw_tasks(config.tasks_per_iteration)
+        known = self._gather(
+            tasks, self.policy.initial_actor(len(tasks)), episodes=config.prior_episodes
+        )
+        if config.posterior_episodes:
+            more = self._gather(tasks, self.policy.adapt(known), episodes=config.posterior_episodes)
+            known = Transitions.stack(
+                [Transitions.cat((known[task], more[task])) for task in range(len(tasks))]
+            )
+        if config.extra_episodes:
+            self._gather(
+                tasks,
+                self.policy.adapt(known),
+                episodes=config.extra_episodes,
+                for_encoder=False,
+            )
+
+    def _gather(
+        self,
+        tasks: NDArray[np.int_],
+        actor: LatentActor,
+        *,
+        episodes: int,
+        for_encoder: bool = True,
+    ) -> Transitions:
+        """Collect and store episodes of each task; give them back as ``(T, B, ...)``."""
+        steps = episodes * self.config.episode_steps
+        rollouts = collect_episodes(
+            self.envs.of_size,
+            [self.envs.task_set.meta_train[task] for task in tasks],
+            actor,
+            steps=steps,
+            episode_steps=self.config.episode_steps,
+            generator=self.generator,
+        )
+        for task, rollout in zip(tasks, rollouts, strict=True):
+            gathered, truncated = rollout.transitions.flatten(), rollout.truncated.reshape(-1)
+            self.replay.extend(task, gathered, truncated=truncated)
+            if for_encoder:
+                self.encoder_replay.extend(task, gathered, truncated=truncated)
+        self.env_steps += steps * len(tasks)
+        return Transitions.stack([rollout.transitions.flatten() for rollout in rollouts])
+
+    def _update(self) -> None:
+        """One step of critics and encoder, and one of the actor, on a batch of tasks."""
+        config, networks = self.config, self.networks
+        tasks = self._draw_tasks(config.tasks_per_batch)
+        context, batch = (
+            replay.sample_transitions(tasks, size, adaptation=False).to(self.device)
+            for replay, size in (
+                (self.encoder_replay, config.context_size),
+                (self.replay, config.batch_size),
+            )
+        )
+        mean, var = networks.encoder(context)
+        latent = draw_latent(mean, var)
+
+        differences = critic_loss(networks, batch, latent, config)
+        kl = kl_from_unit(mean, var).sum()
+        self._descend("critics_and_encoder", differences + config.kl_weight * kl)
+
+        loss, log_prob = actor_loss(networks, batch, latent)
+        self._descend("actor", loss)
+
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(networks.target_critics.parameters()),
+                list(networks.critics.parameters()),
+                config.tau,
+            )
+            measured = (differences, kl / len(tasks), loss, log_prob, var.mean())
+            self._sums += torch.stack(measured)  # which waits for no device
+        self._summed += 1
+
+    def _descend(self, name: str, loss: Float[Tensor, ""]) -> None:
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad()
+        # What the loss passes through on its way is held: no gradients for it are computed.
+        loss.backward(inputs=optimizer.param_groups[0]["params"])  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    def _draw_tasks(self, count: int) -> NDArray[np.int_]:
+        return self.generator.integers(self.replay.num_tasks, size=count)
+
+    def _measure(self) -> dict[str, Any]:
+        """Close an iteration: means since the last one, and an evaluation where it is due."""
+        config = self.config
+        row: dict[str, Any] = {"updates": self.updates, "env_steps": self.env_steps}
+        row |= dict(zip(_MEASURED, (self._sums / self._summed).tolist(), strict=True))
+        for name, value in row.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"PEARL's mean {name} is {value} over the updates up to {self.updates}. The "
+                    "checkpoint before them is whole. Lower lr and start a new run."
+                )
+        self._forget_measurements()
+        iteration = -(-self.updates // config.updates_per_iteration)
+        if iteration % config.evaluate_every == 0 or self.finished:
+            evaluations = evaluate(
+                self.policy,
+                self.envs,
+                self.envs.task_set.meta_train[: config.evaluated_tasks],
+                seed=_EVALUATION_SEED,
+                adaptation_steps=config.adaptation_steps,
+                episode_steps=config.episode_steps,
+            )
+            for name in ("initial", "adapted"):
+                per_task = [float(getattr(each, f"returns_{name}").mean()) for each in evaluations]
+                row[f"return_{name}"] = float(np.mean(per_task))
+                row[f"returns_{name}"] = per_task
+        return row
+
+    def _forget_measurements(self) -> None:
+        self._sums, self._summed = torch.zeros(len(_MEASURED), device=self.device), 0
+
+    # State ------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`load_state` needs to go on as if nothing had happened."""
+        return {
+            "networks": dict(self.networks.state_dict()),
+            "optimizers": {name: each.state_dict() for name, each in self.optimizers.items()},
+            "replay": self.replay.state(),
+            "encoder_replay": self.encoder_replay.state(),
+            **self._counts(),
+            "generator": self.generator.bit_generator.state,
+            "global_generators": global_generator_state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` gave in a run of the same configuration.
+
+        Raises:
+            ValueError: If it does not fit; nothing is changed then.
+        """
+        self._check_state(state)
+        self.networks.load_state_dict(state["networks"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.replay.load_state(state["replay"])
+        self.encoder_replay.load_state(state["encoder_replay"])
+        self.updates, self.env_steps = state["updates"], state["env_steps"]
+        self.seconds, self._summed = state["seconds"], state["summed"]
+        self._sums = state["sums"].to(self.device)
+        self.generator.bit_generator.state = state["generator"]
+        set_global_generator_state(state["global_generators"])
+
+    def _counts(self) -> dict[str, Any]:
+        return {
+            "updates": self.updates,
+            "env_steps": self.env_steps,
+            "seconds": self.seconds,
+            "sums": self._sums.cpu(),
+            "summed": self._summed,
+        }
+
+    def _check_state(self, state: Any) -> None:
+        require_keys(self.state(), state, "state")
+        require_like(dict(self.networks.state_dict()), state["networks"], "networks")
+        require_keys(self.optimizers, state["optimizers"], "optimizers")
+        for name, optimizer in self.optimizers.items():
+            require_optimizer_state(optimizer, state["optimizers"][name], f"optimizers/{name}")
+        self.replay.check_state(state["replay"])
+        self.encoder_replay.check_state(state["encoder_replay"])
+        for name, own in self._counts().items():
+            require_like(own, state[name], name)
+            if name != "sums" and state[name] < 0:
+                raise ValueError(f"{name}: expected a count, got {state[name]}.")
+        try:
+            type(self.generator.bit_generator)().state = state["generator"]
+        except FOREIGN_ERRORS as error:
+            raise ValueError(f"generator: not a state of ours: {error}") from error
+        check_global_generator_state(state["global_generators"])
