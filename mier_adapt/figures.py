@@ -29,34 +29,26 @@ _MOST_LABELS = 80
 
 
 def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw returns before and after adaptation, and model losses, over a run's updates."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    returns, losses = figure.subplots(1, 2)
-    evaluated = [row for row in rows if "return_adapted" in row]
-    updates = [row["updates"] for row in evaluated]
-    for key, label, colour in (
-        ("initial", "initial context", _GREY),
-        ("adapted", "adapted context", _BLUE),
-    ):
-        returns.plot(
-            updates,
-            [row[f"return_{key}"] for row in evaluated],
-            color=colour,
-            marker=".",
-            label=label,
-        )
-        losses.plot(
-            updates,
-            [row[f"loss_{key}"] for row in evaluated],
-            color=colour,
-            marker=".",
-            label=label,
-        )
-    returns.set(
-        xlabel="SAC updates", ylabel="return of an episode", title="Meta-training tasks, mean"
-    )
-    losses.set(xlabel="SAC updates", ylabel="model loss", title="Model on fresh transitions, mean")
-    for axes in (returns, losses):
+    """Draw returns before and after adaptation over a run's updates, and losses of its model."""
+    shown = {"return": ("return of an episode", "Meta-training tasks, mean")}
+    if any("loss_adapted" in row for row in rows):
+        shown["loss"] = ("model loss", "Model on fresh transitions, mean")
+    figure = Figure(figsize=(4.5 * len(shown), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axes, (what, (ylabel, title)) in zip(panels, shown.items(), strict=True):
+        drawn = [row for row in rows if f"{what}_adapted" in row]
+        for key, label, colour in (
+            ("initial", "initial context", _GREY),
+            ("adapted", "adapted context", _BLUE),
+        ):
+            axes.plot(
+                [row["updates"] for row in drawn],
+                [row[f"{what}_{key}"] for row in drawn],
+                color=colour,
+                marker=".",
+                label=label,
+            )
+        axes.set(xlabel="SAC updates", ylabel=ylabel, title=title)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     _save(figure, path)

@@ -54,6 +54,8 @@ RUN_FILE = "run.json"
 """What a run is (configuration, seed, task set), in the run's directory."""
 CARD_FILE = "card.json"
 """Beside it where the run was exported."""
+OURS = "mier"
+"""The method of a run whose file names none."""
 MOST_THREADS = 1024
 """Of torch, that ``run.json`` or a command may ask for."""
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
@@ -253,6 +255,10 @@ class UnknownFamilyError(CheckpointError):
     """A run whose family is not registered."""
 
 
+class OtherMethodError(CheckpointError):
+    """A run of another method than what was asked to read it."""
+
+
 class RunFile(NamedTuple):
     """What ``run.json`` and a checkpoint's manifest say of a run."""
 
@@ -268,8 +274,7 @@ class RunFile(NamedTuple):
             "adapt": self.adapt_config.to_dict(),
             "seed": self.seed,
             "task_set_hash": self.task_set_hash,
-            "versions": library_versions(),
-            "threads": torch.get_num_threads(),
+            **made_with(),
         }
 
     @classmethod
@@ -277,17 +282,11 @@ class RunFile(NamedTuple):
         """What :meth:`to_dict` gave.
 
         Raises:
+            OtherMethodError: If it is a run of another method.
             UnknownFamilyError: If nothing has registered its family.
             ValueError: If it was given by something else.
         """
-        require_kinds(
-            {"config": {"family": str}, "seed": int, "task_set_hash": str}, contents, "it"
-        )
-        if (family := contents["config"]["family"]) not in families():
-            raise UnknownFamilyError(
-                f"family {family[:80]} is not known; --import the module that registers it (in "
-                "Python, import it first)."
-            )
+        require_run(contents, OURS)
         try:
             config = dict(contents["config"])
             # Release 0.1 kept it with the configuration of meta-training.
@@ -307,19 +306,55 @@ class RunFile(NamedTuple):
         Raises:
             ValueError: If they are not; the message names what differs.
         """
-        wanted, found = (
-            {**each.config.to_dict(), "seed": each.seed, "task_set_hash": each.task_set_hash}
-            for each in (self, other)
+        require_same_run(self, other, where)
+
+
+def made_with() -> dict[str, Any]:
+    """What a run's file says of the process that works on it: versions, and torch's threads."""
+    return {"versions": library_versions(), "threads": torch.get_num_threads()}
+
+
+def require_run(contents: Any, method: str) -> None:
+    """Check that a run's file is one of a method, of a family that is known.
+
+    Raises:
+        OtherMethodError: If it is a run of another method.
+        UnknownFamilyError: If nothing has registered its family.
+        ValueError: If it is something else.
+    """
+    require_kinds({"config": {"family": str}, "seed": int, "task_set_hash": str}, contents, "it")
+    found = contents.get("method", OURS)
+    if found != method:
+        raise OtherMethodError(
+            f"it is a run of method {found!r:.80}, not of {method!r}. Load it by that method, or "
+            "choose another directory."
         )
-        fields = [name for name in wanted if name != "updates" and wanted[name] != found[name]]
-        if fields:
-            raise ValueError(
-                f"{where} is of another run: {', '.join(fields)} differ. Choose another directory, "
-                "or the options and the seed of that run (see its run.json)."
-            )
+    if (family := contents["config"]["family"]) not in families():
+        raise UnknownFamilyError(
+            f"family {family[:80]} is not known; --import the module that registers it (in "
+            "Python, import it first)."
+        )
 
 
-def write_run_file(directory: Path, run_file: RunFile) -> None:
+def require_same_run(mine: Any, other: Any, where: str) -> None:
+    """Check that two run files are of one run, perhaps with other ``updates``.
+
+    Raises:
+        ValueError: If they are not; the message names what differs.
+    """
+    wanted, found = (
+        {**each.config.to_dict(), "seed": each.seed, "task_set_hash": each.task_set_hash}
+        for each in (mine, other)
+    )
+    fields = [name for name in wanted if name != "updates" and wanted[name] != found[name]]
+    if fields:
+        raise ValueError(
+            f"{where} is of another run: {', '.join(fields)} differ. Choose another directory, "
+            "or the options and the seed of that run (see its run.json)."
+        )
+
+
+def write_run_file(directory: Path, run_file: Any) -> None:
     """Write ``run.json``, atomically, where it does not say the same already."""
     path, text = directory / RUN_FILE, json.dumps(run_file.to_dict(), indent=2) + "\n"
     with contextlib.suppress(OSError, CheckpointError):
@@ -328,23 +363,30 @@ def write_run_file(directory: Path, run_file: RunFile) -> None:
     replace_text(path, text)
 
 
-def read_run_file(directory: Path) -> RunFile:
+def read_run_file(directory: Path, kind: Any = RunFile) -> Any:
     """What a directory's ``run.json`` says; where that is damaged or gone, what a checkpoint says.
+
+    Args:
+        directory: The run's.
+        kind: Of the file: what ``from_dict`` is asked of, and gives.
 
     Raises:
         FileNotFoundError: If the directory holds no run.
+        OtherMethodError: If it is a run of another method.
         UnknownFamilyError: If nothing has registered its family.
         CheckpointError: If ``run.json`` is not one of this version, and no checkpoint is whole.
     """
     path = directory / RUN_FILE
     try:
-        return RunFile.from_dict(read_json(path))
+        return kind.from_dict(read_json(path))
+    except OtherMethodError as error:
+        raise OtherMethodError(f"{directory}: {error}") from error
     except (FileNotFoundError, ValueError) as error:
         try:
             checkpoint, tree = load_checkpoint(directory)
-            found = RunFile.from_dict(tree["manifest"])
-        except UnknownFamilyError as unknown:
-            raise UnknownFamilyError(f"{directory}: {unknown}") from error
+            found = kind.from_dict(tree["manifest"])
+        except (OtherMethodError, UnknownFamilyError) as known:
+            raise type(known)(f"{directory}: {known}") from error
         except (OSError, *FOREIGN_ERRORS):
             if isinstance(error, FileNotFoundError):
                 raise error from None

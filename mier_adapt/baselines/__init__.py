@@ -1,5 +1,5 @@
 """Other ways to meta-train, to compare with: each a :class:`.Method` in a file of its own."""
 
-from mier_adapt.baselines.pearl import PearlConfig
+from mier_adapt.baselines.pearl import Pearl, PearlConfig
 
-__all__ = ["PearlConfig"]
+__all__ = ["Pearl", "PearlConfig"]

@@ -7,48 +7,45 @@ import copy
 import dataclasses
 import itertools
 import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import nn
 
 from mier_adapt._checks import (
     Count,
+    Device,
     NonNegative,
     Positive,
     PositiveShare,
+    Seed,
     Size,
     checked,
     checked_fields,
 )
-from mier_adapt._storage.files import FOREIGN_ERRORS
-from mier_adapt._storage.randomness import (
-    check_global_generator_state,
-    global_generator_state,
-    seed_global_generators,
-    set_global_generator_state,
-)
-from mier_adapt._storage.trees import require_keys, require_like, require_optimizer_state
 from mier_adapt._typing import Bool, Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
-from mier_adapt.agents.evaluation import evaluate
 from mier_adapt.agents.rollouts import collect_episodes
-from mier_adapt.integration import ContextReplayBuffer, build_sac
+from mier_adapt.baselines.runs import (
+    BaselineFile,
+    BaselineTrainer,
+    load_networks,
+    train_baseline,
+)
+from mier_adapt.integration import build_sac
 from mier_adapt.integration.actors import act
+from mier_adapt.training.metrics import Log
 from mier_adapt.transitions import Transitions
 from mier_adapt_envs import task_set
 
-_EVALUATION_SEED = 20_000
 _LEAST_VARIANCE = 1e-7
 """Of a factor, so that no precision overflows (released code)."""
-_MEASURED = ("critic_loss", "kl", "actor_loss", "log_prob", "posterior_variance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,9 +219,10 @@ class PearlNetworks(nn.Module):
     """
 
     def __init__(
-        self, config: PearlConfig, observation_space: spaces.Box, action_space: spaces.Box
+        self, config: PearlConfig, envs: FamilyEnvs, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__()
+        observation_space, action_space = envs.observation_space, envs.action_space
         obs_dim, act_dim = observation_space.shape[0], action_space.shape[0]
         self.encoder = Encoder(
             obs_dim * (1 + config.next_obs_in_context) + act_dim + 1,
@@ -233,11 +231,16 @@ class PearlNetworks(nn.Module):
             next_obs=config.next_obs_in_context,
         )
         sac = build_sac(
-            observation_space, action_space, config.latent_dim, hidden_sizes=config.hidden_sizes
+            observation_space,
+            action_space,
+            config.latent_dim,
+            hidden_sizes=config.hidden_sizes,
+            device=device,
         )
         self.policy = sac.policy
         self.critics = nn.ModuleList([sac.critic, sac.critic2])
         self.target_critics = copy.deepcopy(self.critics)
+        self.to(device)
 
     def sample(self, inputs: Float[Tensor, "N I"]) -> tuple[Tensor, Tensor]:
         """Actions ``(N, A)`` in [-1, 1] that gradients pass through, and their log-probabilities.
@@ -301,13 +304,13 @@ class LatentActor:
 class PearlPolicy:
     """What PEARL ends with, a :class:`.MetaPolicy`: encoder and policy, and no experience."""
 
-    def __init__(self, networks: PearlNetworks, latent_dim: int) -> None:
+    def __init__(self, config: PearlConfig, networks: PearlNetworks) -> None:
+        self.config = config
         self.networks = networks
-        self.latent_dim = latent_dim
 
     def initial_actor(self, num_tasks: int) -> LatentActor:
         """As :meth:`.MetaPolicy.initial_actor`: z from the prior."""
-        shape = (num_tasks, self.latent_dim)
+        shape = (num_tasks, self.config.latent_dim)
         return LatentActor(self.networks.policy, torch.zeros(shape), torch.ones(shape))
 
     @checked
@@ -365,10 +368,8 @@ def actor_loss(
 # Meta-training (Algorithm 1) ----------------------------------------------------------------
 
 
-class PearlTrainer:
-    """A run in the making; :meth:`step` is one gradient step with all that falls due at it.
-
-    Between two calls the whole future of the run is a function of :meth:`state`.
+class PearlTrainer(BaselineTrainer[PearlConfig, PearlNetworks, PearlPolicy]):
+    """A run in the making; a step of it is a gradient step, with a collection where one is due.
 
     Args:
         config: What to train.
@@ -382,6 +383,8 @@ class PearlTrainer:
         released code they are of ``context_size`` of them, and of none in the first episode.
     """
 
+    measures = ("critic_loss", "kl", "actor_loss", "log_prob", "posterior_variance")
+
     def __init__(
         self,
         config: PearlConfig,
@@ -390,70 +393,56 @@ class PearlTrainer:
         seed: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        seed_global_generators(seed)
-        self.config, self.envs, self.device = config, envs, torch.device(device)
-        self.generator = np.random.default_rng(seed)
-        self.networks = PearlNetworks(config, envs.observation_space, envs.action_space)
-        self.networks.to(device)
-        self.policy = PearlPolicy(self.networks, config.latent_dim)
-        groups = (self.networks.critics, self.networks.encoder)
-        self._critic_parameters = [p for group in groups for p in group.parameters()]
-        self._actor_parameters = list(self.networks.policy.parameters())
-        self.optimizers = {
-            name: torch.optim.Adam(parameters, lr=config.lr, fused=True)
-            for name, parameters in (
-                ("critics_and_encoder", self._critic_parameters),
-                ("actor", self._actor_parameters),
-            )
-        }
-        self.replay = self._buffer(config.replay_per_task)
+        super().__init__(config, envs, PearlNetworks, PearlPolicy, seed=seed, device=device)
+        networks = self.networks
+        for name, learned in (
+            ("critics_and_encoder", (networks.critics, networks.encoder)),
+            ("actor", (networks.policy,)),
+        ):
+            parameters = [parameter for each in learned for parameter in each.parameters()]
+            self.optimizers[name] = torch.optim.Adam(parameters, lr=config.lr, fused=True)
+        self.replay = self.new_replay("replay", config.replay_per_task)
         # The encoder sees what was gathered last, and nothing of the policy's extra episodes. A
         # ring of just that size forgets what came before it (released code: cleared each time).
         encoder_episodes = config.prior_episodes + config.posterior_episodes
-        self.encoder_replay = self._buffer(encoder_episodes * config.episode_steps)
-        self.updates = 0
-        self.env_steps = 0
-        self.seconds = 0.0
-        self._forget_measurements()
-
-    def _buffer(self, size: int) -> ContextReplayBuffer:
-        return ContextReplayBuffer(
-            len(self.envs.task_set.meta_train),
-            size,
-            obs_dim=self.envs.observation_space.shape[0],
-            act_dim=self.envs.action_space.shape[0],
-            context_dim=0,
-            generator=self.generator,
+        self.encoder_replay = self.new_replay(
+            "encoder_replay", encoder_episodes * config.episode_steps
         )
 
-    @property
-    def finished(self) -> bool:
-        """Whether all updates were taken."""
-        return self.updates >= self.config.updates
-
-    def step(self) -> dict[str, Any] | None:
-        """Take one gradient step, after a collection where one is due.
-
-        Returns:
-            The measurements of an iteration that this step completed, or ``None``.
-
-        Raises:
-            FloatingPointError: If something stops being finite; names it and the step.
-        """
-        started = time.monotonic()
+    def update(self) -> Float[Tensor, " M"]:
+        """One step of critics and encoder, and one of the actor, on a batch of tasks."""
+        config, networks = self.config, self.networks
         if self.env_steps == 0:
             everything = np.arange(self.replay.num_tasks)
-            for _ in range(self.config.initial_episodes):
+            for _ in range(config.initial_episodes):
                 self._gather(everything, self.policy.initial_actor(len(everything)), episodes=1)
-        if self.updates % self.config.updates_per_iteration == 0:
+        if self.updates % config.updates_per_iteration == 0:
             self._collect()
-        self._update()
-        self.updates += 1
-        row = None
-        if self.updates % self.config.updates_per_iteration == 0 or self.finished:
-            row = self._measure()
-        self.seconds += time.monotonic() - started
-        return row if row is None else {**row, "seconds": self.seconds}
+        tasks = self._draw_tasks(config.tasks_per_batch)
+        context, batch = (
+            replay.sample_transitions(tasks, size, adaptation=False).to(self.device)
+            for replay, size in (
+                (self.encoder_replay, config.context_size),
+                (self.replay, config.batch_size),
+            )
+        )
+        mean, var = networks.encoder(context)
+        latent = draw_latent(mean, var)
+
+        differences = critic_loss(networks, batch, latent, config)
+        kl = kl_from_unit(mean, var).sum()
+        self.descend("critics_and_encoder", differences + config.kl_weight * kl)
+
+        loss, log_prob = actor_loss(networks, batch, latent)
+        self.descend("actor", loss)
+
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(networks.target_critics.parameters()),
+                list(networks.critics.parameters()),
+                config.tau,
+            )
+        return torch.stack((differences, kl / len(tasks), loss, log_prob, var.mean()))
 
     def _collect(self) -> None:
         """Episodes with z from the prior, then from the posterior of what they tell.
@@ -504,133 +493,70 @@ class PearlTrainer:
         self.env_steps += steps * len(tasks)
         return Transitions.stack([rollout.transitions.flatten() for rollout in rollouts])
 
-    def _update(self) -> None:
-        """One step of critics and encoder, and one of the actor, on a batch of tasks."""
-        config, networks = self.config, self.networks
-        tasks = self._draw_tasks(config.tasks_per_batch)
-        context, batch = (
-            replay.sample_transitions(tasks, size, adaptation=False).to(self.device)
-            for replay, size in (
-                (self.encoder_replay, config.context_size),
-                (self.replay, config.batch_size),
-            )
-        )
-        mean, var = networks.encoder(context)
-        latent = draw_latent(mean, var)
-
-        differences = critic_loss(networks, batch, latent, config)
-        kl = kl_from_unit(mean, var).sum()
-        self._descend("critics_and_encoder", differences + config.kl_weight * kl)
-
-        loss, log_prob = actor_loss(networks, batch, latent)
-        self._descend("actor", loss)
-
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(networks.target_critics.parameters()),
-                list(networks.critics.parameters()),
-                config.tau,
-            )
-            measured = (differences, kl / len(tasks), loss, log_prob, var.mean())
-            self._sums += torch.stack(measured)  # which waits for no device
-        self._summed += 1
-
-    def _descend(self, name: str, loss: Float[Tensor, ""]) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad()
-        # What the loss passes through on its way is held: no gradients for it are computed.
-        loss.backward(inputs=optimizer.param_groups[0]["params"])  # type: ignore[no-untyped-call]
-        optimizer.step()
-
     def _draw_tasks(self, count: int) -> NDArray[np.int_]:
         return self.generator.integers(self.replay.num_tasks, size=count)
 
-    def _measure(self) -> dict[str, Any]:
-        """Close an iteration: means since the last one, and an evaluation where it is due."""
-        config = self.config
-        row: dict[str, Any] = {"updates": self.updates, "env_steps": self.env_steps}
-        row |= dict(zip(_MEASURED, (self._sums / self._summed).tolist(), strict=True))
-        for name, value in row.items():
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"PEARL's mean {name} is {value} over the updates up to {self.updates}. The "
-                    "checkpoint before them is whole. Lower lr and start a new run."
-                )
-        self._forget_measurements()
-        iteration = -(-self.updates // config.updates_per_iteration)
-        if iteration % config.evaluate_every == 0 or self.finished:
-            evaluations = evaluate(
-                self.policy,
-                self.envs,
-                self.envs.task_set.meta_train[: config.evaluated_tasks],
-                seed=_EVALUATION_SEED,
-                adaptation_steps=config.adaptation_steps,
-                episode_steps=config.episode_steps,
-            )
-            for name in ("initial", "adapted"):
-                per_task = [float(getattr(each, f"returns_{name}").mean()) for each in evaluations]
-                row[f"return_{name}"] = float(np.mean(per_task))
-                row[f"returns_{name}"] = per_task
-        return row
 
-    def _forget_measurements(self) -> None:
-        self._sums, self._summed = torch.zeros(len(_MEASURED), device=self.device), 0
+# The method ---------------------------------------------------------------------------------
 
-    # State ------------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
-        """All that :meth:`load_state` needs to go on as if nothing had happened."""
-        return {
-            "networks": dict(self.networks.state_dict()),
-            "optimizers": {name: each.state_dict() for name, each in self.optimizers.items()},
-            "replay": self.replay.state(),
-            "encoder_replay": self.encoder_replay.state(),
-            **self._counts(),
-            "generator": self.generator.bit_generator.state,
-            "global_generators": global_generator_state(),
-        }
+class _PearlFile(BaselineFile):
+    """What ``run.json`` says of a run of PEARL."""
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state` gave in a run of the same configuration.
+    method = "pearl"
+    config_class = PearlConfig
 
-        Raises:
-            ValueError: If it does not fit; nothing is changed then.
+
+@dataclass(frozen=True, kw_only=True)
+class Pearl:
+    """PEARL with one configuration, a :class:`.Method`.
+
+    Source:
+        Rakelly et al. (2019), arXiv:1903.08254, Algorithms 1 and 2.
+    """
+
+    config: PearlConfig
+    """What is trained."""
+    device: Device = "cpu"
+    """Where networks live and learn."""
+
+    def __post_init__(self) -> None:
+        checked_fields(self)
+
+    @checked
+    def meta_train(
+        self,
+        directory: Path,
+        *,
+        seed: Seed,
+        should_stop: Callable[[], bool] = lambda: False,
+        checkpoint_seconds: NonNegative = 120.0,
+        log: Log = "tensorboard",
+        on_step: Callable[[PearlTrainer, dict[str, Any] | None], None] = lambda trainer, row: None,
+    ) -> bool:
+        """As :meth:`.Method.meta_train`; files and errors are those of :func:`.meta_train`.
+
+        Args:
+            directory: Gets the run, or holds it.
+            seed: Fixes it.
+            should_stop: Asked after every step; True saves a checkpoint and leaves.
+            checkpoint_seconds: Wall-clock time between checkpoints.
+            log: Where measurements go besides ``metrics.jsonl``.
+            on_step: Called after every step, with an iteration's measurements when one ends.
         """
-        self._check_state(state)
-        self.networks.load_state_dict(state["networks"])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        self.replay.load_state(state["replay"])
-        self.encoder_replay.load_state(state["encoder_replay"])
-        self.updates, self.env_steps = state["updates"], state["env_steps"]
-        self.seconds, self._summed = state["seconds"], state["summed"]
-        self._sums = state["sums"].to(self.device)
-        self.generator.bit_generator.state = state["generator"]
-        set_global_generator_state(state["global_generators"])
+        return train_baseline(
+            _PearlFile,
+            self.config,
+            lambda envs: PearlTrainer(self.config, envs, seed=seed, device=self.device),
+            directory,
+            seed=seed,
+            checkpoint_seconds=checkpoint_seconds,
+            log=log,
+            should_stop=should_stop,
+            on_step=on_step,
+        )
 
-    def _counts(self) -> dict[str, Any]:
-        return {
-            "updates": self.updates,
-            "env_steps": self.env_steps,
-            "seconds": self.seconds,
-            "sums": self._sums.cpu(),
-            "summed": self._summed,
-        }
-
-    def _check_state(self, state: Any) -> None:
-        require_keys(self.state(), state, "state")
-        require_like(dict(self.networks.state_dict()), state["networks"], "networks")
-        require_keys(self.optimizers, state["optimizers"], "optimizers")
-        for name, optimizer in self.optimizers.items():
-            require_optimizer_state(optimizer, state["optimizers"][name], f"optimizers/{name}")
-        self.replay.check_state(state["replay"])
-        self.encoder_replay.check_state(state["encoder_replay"])
-        for name, own in self._counts().items():
-            require_like(own, state[name], name)
-            if name != "sums" and state[name] < 0:
-                raise ValueError(f"{name}: expected a count, got {state[name]}.")
-        try:
-            type(self.generator.bit_generator)().state = state["generator"]
-        except FOREIGN_ERRORS as error:
-            raise ValueError(f"generator: not a state of ours: {error}") from error
-        check_global_generator_state(state["global_generators"])
+    @checked
+    def load(self, directory: Path) -> PearlPolicy:
+        """As :meth:`.Method.load`; the configuration is that of the run."""
+        return PearlPolicy(*load_networks(_PearlFile, PearlNetworks, directory, device=self.device))

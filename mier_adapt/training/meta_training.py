@@ -2,10 +2,8 @@
 
 import contextlib
 import functools
-import logging
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -19,17 +17,9 @@ from numpy.typing import NDArray
 from mier_adapt._checks import Device, NonNegative, Seed, checked
 from mier_adapt._memory import keep_freed_memory
 from mier_adapt._products import quick_products
-from mier_adapt._storage.checkpoints import (
-    CHECKPOINT_FILE,
-    PREVIOUS_FILE,
-    load_checkpoint,
-    save_checkpoint,
-)
-from mier_adapt._storage.files import FOREIGN_ERRORS, CheckpointError, require_kinds
-from mier_adapt._storage.locks import LOCK_FILE, run_lock
+from mier_adapt._storage.files import FOREIGN_ERRORS, require_kinds
 from mier_adapt._storage.randomness import (
     check_global_generator_state,
-    forked_global_generators,
     global_generator_state,
     seed_global_generators,
     set_global_generator_state,
@@ -37,37 +27,22 @@ from mier_adapt._storage.randomness import (
 from mier_adapt._storage.trees import require_keys, require_like, require_optimizer_state
 from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig
 from mier_adapt.agents.environments import FamilyEnvs
-from mier_adapt.agents.evaluation import evaluate
 from mier_adapt.agents.rollouts import collect_episodes
-from mier_adapt.agents.run import (
-    CARD_FILE,
-    RUN_FILE,
-    Run,
-    RunFile,
-    read_run_file,
-    write_run_file,
-)
+from mier_adapt.agents.run import Run, RunFile
 from mier_adapt.context_adapter import MetaLoss
 from mier_adapt.integration import FastSAC, update
 from mier_adapt.integration.actors import require_finite_parameters
 from mier_adapt.integration.algorithms import set_lr, set_target_entropy
-from mier_adapt.integration.logging import import_wandb
 from mier_adapt.protocols import Actor
 from mier_adapt.training.meta_step import Place, descend, draw_sets, require_finite_contexts
-from mier_adapt.training.metrics import Log, MetricsLog
+from mier_adapt.training.metrics import Log, evaluated
+from mier_adapt.training.running import entered, keep_training
 from mier_adapt.transitions import Transitions
 from mier_adapt_envs import task_set
 
-_logger = logging.getLogger(__name__)
-
-_FINAL_SAVE_WAITS = (1.0, 2.0, 4.0, 8.0)
-"""Seconds before each further try of a run's last save. Schedulers that stop a process give it
-ten seconds and more."""
 _STARTED = {"tasks": [int], "contexts": torch.Tensor, "loss": float}
 _LEAST_STD = 0.1
 """What hardly varies at first is not magnified more than tenfold."""
-_EVALUATION_SEED = 20_000
-"""Evaluations of one run share their starts, so that its curve shows the policy alone."""
 
 
 class _Step(NamedTuple):
@@ -142,6 +117,11 @@ class MetaTrainer:
     def finished(self) -> bool:
         """Whether all updates were taken."""
         return self.updates >= self.config.updates
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks live and learn."""
+        return self.run.device
 
     def step(self) -> dict[str, Any] | None:
         """Take one step of pre-training or one SAC update.
@@ -387,21 +367,13 @@ class MetaTrainer:
         self._sums = {}
         iteration = -(-self.updates // config.updates_per_iteration)
         if iteration % config.evaluate_every == 0 or self.finished:
-            tasks = self.run.task_set.meta_train[: config.evaluated_tasks]
-            evaluations = evaluate(
+            row |= evaluated(
                 self.run,
                 self.envs,
-                tasks,
-                seed=_EVALUATION_SEED,
+                self.run.task_set.meta_train[: config.evaluated_tasks],
                 adaptation_steps=self.run.adapt_config.adaptation_steps,
                 episode_steps=config.episode_steps,
             )
-            for name in ("loss_initial", "loss_adapted"):
-                row[name] = float(np.mean([getattr(each, name) for each in evaluations]))
-            for name in ("initial", "adapted"):
-                per_task = [float(getattr(each, f"returns_{name}").mean()) for each in evaluations]
-                row[f"return_{name}"] = float(np.mean(per_task))
-                row[f"returns_{name}"] = per_task
         return row
 
     def _draw_tasks(self, count: int) -> NDArray[np.int_]:
@@ -488,18 +460,13 @@ def meta_train(
             way that the disk refuses cost nothing: the run goes on in memory, says so in the log,
             and tries again at the next one.
     """
-    if log == "wandb":
-        import_wandb()
     tasks = task_set(config.family, config.task_set)
     run_file = RunFile(config, adapt_config or AdaptConfig(), seed, tasks.hash)
-    directory.mkdir(parents=True, exist_ok=True)
     with (
-        run_lock(directory),
+        entered(directory, run_file, log=log),
         FamilyEnvs(tasks) as envs,
-        forked_global_generators(seed),
         _core_of_its_own(config, device) as beside,
     ):
-        _enter(directory, run_file)
         trainer = MetaTrainer(
             config,
             envs,
@@ -508,116 +475,12 @@ def meta_train(
             device=device,
             beside=beside,
         )
-        resumed = (directory / CHECKPOINT_FILE).exists() or (directory / PREVIOUS_FILE).exists()
-        if resumed:
-            _resume(directory, trainer, run_file)
-        write_run_file(directory, run_file)
-        if resumed and trainer.finished:
-            return True
-        measurements = MetricsLog(
-            directory, updates=trainer.updates, log=log, about=run_file.to_dict()
+        return keep_training(
+            trainer,
+            directory,
+            run_file,
+            checkpoint_seconds=checkpoint_seconds,
+            log=log,
+            should_stop=should_stop,
+            on_step=on_step,
         )
-        with contextlib.closing(measurements):
-            saved = time.monotonic()
-            while not (trainer.finished or should_stop()):
-                row = trainer.step()
-                if row is not None:
-                    measurements.write(row)
-                on_step(trainer, row)
-                if time.monotonic() - saved > checkpoint_seconds:
-                    try:
-                        _save(directory, run_file, trainer)
-                    except OSError as error:
-                        _warn_of_failed_save(
-                            directory, trainer, error, f"in {checkpoint_seconds:.0f} s"
-                        )
-                    saved = time.monotonic()
-            for wait in _FINAL_SAVE_WAITS:
-                try:
-                    _save(directory, run_file, trainer)
-                except OSError as error:
-                    _warn_of_failed_save(directory, trainer, error, f"in {wait:.0f} s")
-                    time.sleep(wait)
-                else:
-                    break
-            else:
-                try:
-                    _save(directory, run_file, trainer)
-                except OSError as error:
-                    raise OSError(
-                        f"The run's last checkpoint, at SAC update {trainer.updates}, could not be "
-                        f"written to {directory}: {error}. What was computed since the one before "
-                        "it is lost; free space or make the directory writable, and call again."
-                    ) from error
-        return trainer.finished
-
-
-def _enter(directory: Path, run_file: RunFile) -> None:
-    """Make sure that a directory is this run's, or may become it."""
-    if (directory / CARD_FILE).is_file():
-        raise ValueError(
-            f"{directory} holds an exported run, without optimizers and with a part of its "
-            "experience: it cannot be trained further. Go on with the run that it was made from, "
-            "or choose another directory."
-        )
-    try:
-        found = read_run_file(directory)
-    except FileNotFoundError as error:
-        # but for what a run that was killed in its first moments leaves
-        left = re.compile(rf"{re.escape(LOCK_FILE)}|{re.escape(RUN_FILE)}\.(.*\.)?partial")
-        if all(left.fullmatch(path.name) for path in directory.iterdir()):
-            return
-        raise ValueError(
-            f"Expected an empty directory or one with a run, but {directory} holds other files. "
-            "Choose another one."
-        ) from error
-    run_file.require_same(found, str(directory))
-
-
-def _resume(directory: Path, trainer: MetaTrainer, run_file: RunFile) -> None:
-    """Go on from a directory's newest whole checkpoint; if it fails, ``trainer`` is as before."""
-    path, tree = load_checkpoint(directory, set_damaged_aside=True)
-    try:
-        run_file.require_same(RunFile.from_dict(tree["manifest"]), "it")
-        threads = tree["manifest"].get("threads", torch.get_num_threads())  # 0.1 says none
-        require_like(0, threads, "manifest/threads")
-        trainer.load_state({name: part for name, part in tree.items() if name != "manifest"})
-    except FOREIGN_ERRORS as error:
-        raise CheckpointError(f"{path} does not fit its run: {error}") from error
-    if trainer.updates > trainer.config.updates:
-        raise ValueError(
-            f"{directory} has taken {trainer.updates} updates: ask for as many or for more, not "
-            f"for {trainer.config.updates}, or choose another directory."
-        )
-    now = torch.get_num_threads()
-    if threads != now and trainer.run.device.type == "cpu" and not trainer.finished:
-        _logger.warning(
-            "%s was trained on %d of torch's threads and goes on with %d. Last bits depend on "
-            "them: it will not end as one that was not stopped. --threads %d "
-            "(torch.set_num_threads) keeps them.",
-            *(directory, threads, now, threads),
-        )
-
-
-def _save(directory: Path, run_file: RunFile, trainer: MetaTrainer) -> None:
-    if not (directory / RUN_FILE).is_file():  # the directory was made anew
-        write_run_file(directory, run_file)
-    try:
-        save_checkpoint(directory, {"manifest": run_file.to_dict(), **trainer.state()})
-    except ValueError as error:
-        raise FloatingPointError(f"After SAC update {trainer.updates}: {error}") from error
-
-
-def _warn_of_failed_save(
-    directory: Path, trainer: MetaTrainer, error: OSError, next_try: str
-) -> None:
-    _logger.warning(
-        "The checkpoint at SAC update %d was not written: %s. The run goes on in memory and loses "
-        "nothing while this process lives. %s The next try is %s.",
-        trainer.updates,
-        error,
-        f"Free space on the disk of {directory}, or make it writable again."
-        if directory.is_dir()
-        else f"Bring {directory} back: mkdir -p '{directory}', or mount its disk again.",
-        next_try,
-    )

@@ -4,9 +4,11 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from mier_adapt._storage.files import (
     CheckpointError,
@@ -17,9 +19,13 @@ from mier_adapt._storage.files import (
     require_kinds,
     require_no_link,
 )
+from mier_adapt.agents.environments import FamilyEnvs
+from mier_adapt.agents.evaluation import evaluate
 from mier_adapt.agents.pretrained import METRICS_FILE, MOST_METRICS
 from mier_adapt.figures import plot_learning_curve
 from mier_adapt.integration.logging import tensorboard_logger, wandb_run
+from mier_adapt.protocols import MetaPolicy
+from mier_adapt_envs import Task
 
 _log = logging.getLogger(__name__)
 
@@ -29,11 +35,12 @@ WANDB_FILE = "wandb.json"
 """Which run a run is at Weights & Biases, in its directory."""
 
 _ROW = {"updates": int, "env_steps": int, str: (float, [float])}
-_EVALUATED = {
-    **{f"{what}_{when}": float for what in ("return", "loss") for when in ("initial", "adapted")},
-    "returns_adapted": [float],
-}
+_EVALUATED = {"return_initial": float, "return_adapted": float, "returns_adapted": [float]}
 """Of those rows that figures show."""
+_LOSSES = {"loss_initial": float, "loss_adapted": float}
+"""Both or none: not every method has a model."""
+_EVALUATION_SEED = 20_000
+"""Evaluations of one run share their starts, so that its curve shows the policy alone."""
 
 
 class MetricsLog:
@@ -132,6 +139,38 @@ class MetricsLog:
         self._logged = len(self._rows)
 
 
+def evaluated(
+    policy: MetaPolicy,
+    envs: FamilyEnvs,
+    tasks: Sequence[Task],
+    *,
+    adaptation_steps: int,
+    episode_steps: int,
+) -> dict[str, Any]:
+    """What a row says of an evaluation; its arguments are those of :func:`.evaluate`.
+
+    Losses are there where the policy has a model.
+    """
+    evaluations = evaluate(
+        policy,
+        envs,
+        tasks,
+        seed=_EVALUATION_SEED,
+        adaptation_steps=adaptation_steps,
+        episode_steps=episode_steps,
+    )
+    row: dict[str, Any] = {}
+    for name in _LOSSES:
+        losses = [getattr(each, name) for each in evaluations]
+        if None not in losses:
+            row[name] = float(np.mean(losses))
+    for name in ("initial", "adapted"):
+        per_task = [float(getattr(each, f"returns_{name}").mean()) for each in evaluations]
+        row[f"return_{name}"] = float(np.mean(per_task))
+        row[f"returns_{name}"] = per_task
+    return row
+
+
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
     """Rows of a run's ``metrics.jsonl``; damaged lines are left out, with a warning.
 
@@ -148,7 +187,8 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
             row = parse_json(line)
             require_kinds(_ROW, row, "it")
             if "return_adapted" in row:
-                require_kinds(_EVALUATED, row, "it")
+                losses = _LOSSES if _LOSSES.keys() & row.keys() else {}
+                require_kinds(_EVALUATED | losses, row, "it")
             rows.append(row)
         except ValueError:
             damaged.append(number)

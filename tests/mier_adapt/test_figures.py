@@ -73,6 +73,17 @@ def test_a_learning_curve_of_one_seed_spans_its_tasks(axes, tmp_path):
     assert (band.min(), band.max()) == (returns.min(), returns.max())
 
 
+@pytest.mark.parametrize("has_model", [True, False])
+def test_a_runs_own_curve_shows_losses_where_there_is_a_model(axes, tmp_path, has_model):
+    losses = {"loss_initial": 3.0, "loss_adapted": 2.0} if has_model else {}
+    returns = {"return_initial": -1.0, "return_adapted": 5.0}
+    run = [{"updates": number, **returns, **losses} for number in (10, 20)]
+    figures.plot_learning_curve([*run, {"updates": 30}], tmp_path / "x.png")
+    drawn = [[line.get_ydata()[-1] for line in each.lines] for each in axes]
+    assert drawn == [[-1.0, 5.0], [3.0, 2.0]][: 1 + has_model]
+    assert all(list(line.get_xdata()) == [10, 20] for each in axes for line in each.lines)
+
+
 def test_a_learning_curve_of_several_seeds_has_an_interval_where_all_were_evaluated(axes, tmp_path):
     seeds = [rows(0), rows(1, STEPS[:2])]
     figures.plot_learning_curves({"preset": seeds}, tmp_path / "x.png")

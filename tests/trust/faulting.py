@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from mier_adapt._storage import checkpoints
-from mier_adapt.training import meta_training
+from mier_adapt.training import meta_training, running
 from mier_adapt.training.metrics import read_metrics
 from tests.mier_adapt.doubles import TINY_ADAPT, assert_same_tree, tiny_config
 
@@ -83,7 +83,7 @@ def worker(place: Path, kind: str, for_good: bool, expected: Any) -> dict[str, A
             else:
                 directory.mkdir()
 
-    meta_training._FINAL_SAVE_WAITS = (0.01, 0.01)
+    running._FINAL_SAVE_WAITS = (0.01, 0.01)
     messages: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]

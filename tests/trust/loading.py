@@ -16,7 +16,8 @@ import torch
 from mier_adapt._storage.trees import Pieces
 from mier_adapt.agents import FamilyEnvs, load_run
 from mier_adapt.agents.run import read_run_file
-from mier_adapt.training.meta_training import MetaTrainer, _resume
+from mier_adapt.training.meta_training import MetaTrainer
+from mier_adapt.training.running import resume
 from mier_adapt_envs import task_set
 
 _HARMLESS = ("object.__getattr__", "builtins.id", "gc.", "sys._getframe")
@@ -72,7 +73,7 @@ def serve(run_directory: Path) -> None:
     with FamilyEnvs(task_set(config.family, config.task_set)) as envs:
         load_run(run_directory, envs)  # imports what loading needs
         trainer = MetaTrainer(config, envs, seed=run_file.seed, adapt_config=run_file.adapt_config)
-        _resume(run_directory, trainer, run_file)
+        resume(run_directory, trainer, run_file)
         intact = checksum(trainer.state())
         events = watch(lambda path: path.name.startswith("checkpoint"))
         print("ready", flush=True)
@@ -83,14 +84,14 @@ def serve(run_directory: Path) -> None:
             events.clear()
             error = None
             try:
-                _resume(directory, trainer, run_file)
+                resume(directory, trainer, run_file)
             except Exception as raised:  # which one it is, is the question
                 error = [type(raised).__name__, str(raised)[:400]]
             happened = list(events)
             growth = memory("VmHWM") - before
             changed = checksum(trainer.state()) != intact
             if error is None and changed:
-                _resume(run_directory, trainer, run_file)
+                resume(run_directory, trainer, run_file)
             report = {"error": error, "growth": growth, "changed": changed, "events": happened}
             print(json.dumps(report), flush=True)
 

@@ -46,6 +46,7 @@ from mier_adapt.agents import ContinueConfig, FamilyEnvs, Run, collect, evaluate
 from mier_adapt.agents import run as run_module
 from mier_adapt.agents.metering import Spent
 from mier_adapt.agents.run import CARD_FILE
+from mier_adapt.baselines import Pearl, PearlConfig
 from mier_adapt.integration import build_sac, sb3_transitions
 from mier_adapt.statistics import bootstrap_interval
 from mier_adapt.training import Mier, imitate
@@ -54,6 +55,13 @@ from tests.rooms import public_names
 from tests.trust import test_bad_input
 from tests.trust.senseless import PLAIN, Target, arrays, require_sense
 
+PEARL = PearlConfig(
+    family="HalfCheetahVel",
+    replay_per_task=9,
+    episode_steps=2,
+    encoder_hidden_sizes=(4,),
+    hidden_sizes=(4,),
+)
 CONFIG = tiny_config(initial_episodes=2, evaluated_tasks=1)
 
 LEFT_OUT = {
@@ -71,6 +79,12 @@ LEFT_OUT = {
 """Public names that are not called here, and why."""
 MORE = {"TaskVectorEnv": "what gymnasium makes of a public family"}
 """Names that are not public and are called, and why."""
+
+
+def pearl_run(here: Path) -> Path:
+    """A run of PEARL that has not begun to learn."""
+    Pearl(config=PEARL).meta_train(here / "pearl run", seed=0, should_stop=lambda: True, log="none")
+    return here / "pearl run"
 
 
 def targets(finished: Path, here: Path) -> Iterator[Target]:
@@ -249,6 +263,14 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
         training,
     )
     yield Target("Mier.load", method.load, {"directory": finished})
+    pearl = Pearl(config=PEARL)
+    yield Target("Pearl", Pearl, {"config": PEARL, "device": "cpu"})
+    yield Target(
+        "Pearl.meta_train",
+        functools.partial(pearl.meta_train, should_stop=lambda: True),
+        {"directory": here / "pearl", "seed": 0, "checkpoint_seconds": 9.0, "log": "none"},
+    )
+    yield Target("Pearl.load", pearl.load, {"directory": pearl_run(here)})
 
 
 @pytest.fixture
@@ -336,6 +358,8 @@ def test_callbacks_that_cannot_be_called(value: Any, finished_run: Path, tmp_pat
     for name in ("should_stop", "on_step"):
         refuses(meta_train, CONFIG, tmp_path / "run", **{name: value})
     refuses(Mier(config=CONFIG).meta_train, tmp_path / "run", seed=1, should_stop=value)
+    for name in ("should_stop", "on_step"):
+        refuses(Pearl(config=PEARL).meta_train, tmp_path / "run", seed=1, **{name: value})
     refuses(bootstrap_interval, np.zeros((2, 2)), statistic=value)
 
 

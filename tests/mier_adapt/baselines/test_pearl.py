@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -8,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mier_adapt import Transitions
-from mier_adapt.agents import FamilyEnvs, evaluate
-from mier_adapt.baselines import PearlConfig
+from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
+from mier_adapt.agents import FamilyEnvs, evaluate, load_run
+from mier_adapt.agents.run import OtherMethodError
+from mier_adapt.baselines import Pearl, PearlConfig
 from mier_adapt.baselines import pearl as pearl_module
 from mier_adapt.baselines.pearl import (
     Encoder,
@@ -22,9 +25,20 @@ from mier_adapt.baselines.pearl import (
     kl_from_unit,
     product_of_gaussians,
 )
-from mier_adapt.protocols import Actor, MetaPolicy
+from mier_adapt.protocols import Actor, MetaPolicy, Method
+from mier_adapt.training import meta_train
+from mier_adapt.training.metrics import read_metrics
 
-from ..doubles import ACT_DIM, OBS_DIM, _actions, _box, assert_same_tree, random_transitions
+from ..conftest import CHECKPOINT
+from ..doubles import (
+    ACT_DIM,
+    OBS_DIM,
+    _actions,
+    _box,
+    assert_same_tree,
+    random_transitions,
+    tiny_config,
+)
 from .lever import BLIND_RETURN, EPISODE, LeverVectorEnv, register_lever
 
 
@@ -66,9 +80,19 @@ SMALL = PearlConfig(
 )
 
 
+class Spaces(FamilyEnvs):
+    """Environments that nobody runs."""
+
+    observation_space = _box(OBS_DIM)
+    action_space = _actions()
+
+    def __init__(self) -> None:
+        pass
+
+
 def small_networks(seed: int = 0, **changes) -> PearlNetworks:
     torch.manual_seed(seed)
-    return PearlNetworks(dataclasses.replace(SMALL, **changes), _box(OBS_DIM), _actions())
+    return PearlNetworks(dataclasses.replace(SMALL, **changes), Spaces())
 
 
 # Inference ----------------------------------------------------------------------------------
@@ -180,7 +204,7 @@ def test_a_step_of_the_actor_moves_it_alone(lever):
         for name, parameter in networks.named_parameters():
             before[name] = parameter.detach().clone()
         latent = draw_latent(*networks.encoder(batch))
-        trainer._descend("actor", actor_loss(networks, batch, latent)[0])
+        trainer.descend("actor", actor_loss(networks, batch, latent)[0])
         moved = {n for n, p in networks.named_parameters() if not torch.equal(p, before[n])}
     assert moved
     assert all(name.startswith("policy.") for name in moved)
@@ -351,8 +375,9 @@ def test_a_trainer_goes_on_from_its_state_bit_for_bit(lever):
             trainer = PearlTrainer(config, envs, seed=99)
             trainer.load_state(state)
         assert found == expected
-        assert_same_tree(trainer.state(), whole.state(), ignore=("seconds", "replay"))
-        assert trainer.replay.state()["columns"] == whole.replay.state()["columns"]
+        assert_same_tree(trainer.state(), whole.state(), ignore=("seconds", "columns"))
+        for name, replay in trainer.replays.items():
+            assert replay.state()["columns"] == whole.replays[name].state()["columns"]
         other = PearlTrainer(config, envs, seed=4)
         assert rows(other, 45) != expected
 
@@ -373,6 +398,182 @@ def test_the_policy_is_a_meta_policy(lever):
     with FamilyEnvs(lever) as envs:
         trainer = PearlTrainer(lever_config(), envs, seed=0)
     assert isinstance(trainer.policy, MetaPolicy)
+
+
+# The method ---------------------------------------------------------------------------------
+
+QUICK = {"updates": 45, "evaluate_every": 1}
+
+
+def run_in(directory, *stops, seed: int = 3, **changes) -> bool:
+    """Train, stopped after so many steps each time, and then to the end."""
+    method = Pearl(config=lever_config(**{**QUICK, **changes}))
+    for stop in stops:
+        steps = iter(range(stop))
+        finished = method.meta_train(
+            directory, seed=seed, should_stop=lambda steps=steps: next(steps, None) is None
+        )
+        assert not finished
+    return method.meta_train(directory, seed=seed)
+
+
+def returns(policy, envs, tasks) -> list[np.ndarray]:
+    how = {"seed": 1, "adaptation_steps": 8, "episode_steps": EPISODE}
+    return [each.returns_adapted for each in evaluate(policy, envs, tasks, **how)]
+
+
+def test_it_is_a_method_whose_runs_leave_what_all_runs_do(lever, tmp_path):
+    method = Pearl(config=lever_config(**QUICK))
+    assert isinstance(method, Method)
+    global_generators = torch.get_rng_state()
+    assert run_in(tmp_path)
+    assert torch.equal(torch.get_rng_state(), global_generators)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"run.json", CHECKPOINT, "metrics.jsonl", "tensorboard", "learning_curve.png"} <= names
+    said = json.loads((tmp_path / "run.json").read_text())
+    assert (said["method"], said["seed"], said["task_set_hash"]) == ("pearl", 3, lever.hash)
+    assert said["config"] == json.loads(json.dumps(method.config.to_dict()))
+    rows = read_metrics(tmp_path)
+    assert [row["updates"] for row in rows] == [20, 40, 45]
+    for row in rows:
+        assert {"critic_loss", "kl", "actor_loss", "seconds", "return_adapted"} <= set(row)
+        assert not {"loss_initial", "loss_adapted"} & set(row)
+        assert len(row["returns_adapted"]) == 2
+    policy = method.load(tmp_path)
+    assert isinstance(policy, MetaPolicy)
+    assert policy.config == method.config
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert run_in(tmp_path)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+
+def test_a_run_that_stops_anywhere_ends_bit_for_bit_alike(lever, tmp_path):
+    assert run_in(tmp_path / "whole")
+    assert run_in(tmp_path / "parts", 0, 7, 13, 11)
+    whole, parts = (load_tree(tmp_path / name / CHECKPOINT) for name in ("whole", "parts"))
+    assert_same_tree(whole, parts, ignore=("seconds",))
+    rows = [
+        [{**row, "seconds": 0} for row in read_metrics(tmp_path / name)]
+        for name in ("whole", "parts")
+    ]
+    assert rows[0] == rows[1]
+    assert run_in(tmp_path / "other", seed=4)
+    other = load_tree(tmp_path / "other" / CHECKPOINT)
+    name = "encoder.layers.0.weight"
+    assert not torch.equal(other["networks"][name], whole["networks"][name])
+
+
+def test_at_test_nothing_is_known_but_what_was_explored(lever, tmp_path):
+    """Experience of meta-training may be anything, and other exploration gives another policy."""
+    assert run_in(tmp_path)
+    method = Pearl(config=lever_config(**QUICK))
+    with FamilyEnvs(lever) as envs:
+        before = returns(method.load(tmp_path), envs, lever.meta_test)
+        tree = load_tree(tmp_path / CHECKPOINT)
+        for replay in tree["replays"].values():
+            replay["columns"]["rew"].fill_(123.0)
+        save_tree(tmp_path / CHECKPOINT, tree)
+        policy = method.load(tmp_path)
+        np.testing.assert_array_equal(returns(policy, envs, lever.meta_test), before)
+    explored = random_transitions(2, 8, obs_dim=1, act_dim=1)
+    (first, second), other = (
+        policy.adapt(each).mean
+        for each in (explored, dataclasses.replace(explored, rew=explored.rew + 1))
+    )
+    assert not torch.equal(first, second)
+    assert not torch.equal(other[0], first)
+
+
+def test_a_new_task_is_met_with_the_prior_alone(lever, tmp_path, monkeypatch):
+    assert run_in(tmp_path)
+    policy, explored = Pearl(config=lever_config(**QUICK)).load(tmp_path), []
+    adapt = policy.adapt
+
+    def watched(transitions):
+        explored.append(transitions)
+        return adapt(transitions)
+
+    monkeypatch.setattr(policy, "adapt", watched)
+    LeverVectorEnv.seen.clear()
+    with FamilyEnvs(lever) as envs:
+        returns(policy, envs, lever.meta_test)
+    (transitions,) = explored
+    assert transitions.rew.shape == (4, 8)
+    assert LeverVectorEnv.seen == set(lever.meta_test)
+    actor = policy.initial_actor(4)
+    assert (actor.mean == 0).all()
+    assert (actor.var == 1).all()
+
+
+def test_directories_of_other_runs_are_refused_and_left_alone(lever, tmp_path, velocity_run):
+    assert run_in(tmp_path / "mine")
+    before = (tmp_path / "mine" / "run.json").read_bytes()
+    with pytest.raises(ValueError, match="of another run: latent_dim differ"):
+        run_in(tmp_path / "mine", latent_dim=3)
+    with pytest.raises(ValueError, match="of another run: seed differ"):
+        run_in(tmp_path / "mine", seed=4)
+    with pytest.raises(ValueError, match="has taken 45 updates"):
+        run_in(tmp_path / "mine", updates=40)
+    method = Pearl(config=lever_config(**QUICK))
+    ours = "is a run of method 'mier', not of 'pearl'"
+    with pytest.raises(OtherMethodError, match=ours):
+        method.meta_train(velocity_run, seed=1)
+    with pytest.raises(OtherMethodError, match=ours):
+        method.load(velocity_run)
+    theirs = "is a run of method 'pearl', not of 'mier'"
+    with pytest.raises(OtherMethodError, match=theirs):
+        load_run(tmp_path / "mine")
+    with pytest.raises(OtherMethodError, match=theirs):
+        meta_train(tiny_config(), tmp_path / "mine")
+    with pytest.raises(FileNotFoundError):
+        method.load(tmp_path)
+    assert (tmp_path / "mine" / "run.json").read_bytes() == before
+
+
+def spoiled(spoil):
+    def write(directory):
+        tree = load_tree(directory / CHECKPOINT)
+        spoil(tree)
+        save_tree(directory / CHECKPOINT, tree)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda tree: tree["networks"].pop("encoder.layers.0.weight"),
+        lambda tree: tree["networks"].update({"encoder.layers.0.weight": torch.zeros(2)}),
+        lambda tree: tree.pop("manifest"),
+        lambda tree: tree["manifest"].update(seed=99),
+        lambda tree: tree["manifest"]["config"].update(latent_dim=2**30),
+        lambda tree: tree.update(updates="many"),
+        lambda tree: tree.update(updates=-1),
+        lambda tree: tree["replays"].pop("encoder_replay"),
+        lambda tree: tree["optimizers"].pop("actor"),
+        lambda tree: tree.update(generator={}),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(lever, tmp_path, spoil):
+    assert not Pearl(config=lever_config(**QUICK)).meta_train(
+        tmp_path, seed=3, should_stop=iter([False, True]).__next__
+    )
+    spoiled(spoil)(tmp_path)
+    with pytest.raises(CheckpointError, match="does not fit its run"):
+        run_in(tmp_path)
+
+
+def test_networks_of_any_size_are_not_made_because_a_file_says_so(lever, tmp_path):
+    assert run_in(tmp_path)
+    path = tmp_path / "run.json"
+    tree, said = load_tree(tmp_path / CHECKPOINT), json.loads(path.read_text())
+    for contents in (said, tree["manifest"]):
+        contents["config"]["hidden_sizes"] = [2**20, 2**20]
+    path.write_text(json.dumps(said))
+    tree["manifest"]["config"]["hidden_sizes"] = (2**20, 2**20)
+    save_tree(tmp_path / CHECKPOINT, tree)
+    with pytest.raises(CheckpointError, match="does not fit its run: networks"):
+        Pearl(config=lever_config(**QUICK)).load(tmp_path)
 
 
 def test_a_configuration_is_checked_and_goes_through_json():

@@ -197,6 +197,27 @@ def test_damaged_lines_are_left_out_and_the_others_kept(tmp_path, damage, caplog
     assert caplog.text == ""
 
 
+def test_a_row_has_both_losses_or_none(tmp_path, caplog):
+    returns = {"return_initial": 1.5, "return_adapted": 2.5, "returns_adapted": [1.0, 4.0]}
+    without, whole, half, wrong = (
+        {**row, **returns, **losses}
+        for row, losses in zip(
+            rows(4),
+            (
+                {},
+                {"loss_initial": 1.0, "loss_adapted": 0.5},
+                {"loss_adapted": 0.5},
+                {"loss_initial": 1.0, "loss_adapted": [0.5]},
+            ),
+            strict=True,
+        )
+    )
+    lines = "".join(json.dumps(row) + "\n" for row in (without, whole, half, wrong))
+    (tmp_path / METRICS_FILE).write_text(lines)
+    assert read_metrics(tmp_path) == [without, whole]
+    assert "line(s) 3, 4" in caplog.text
+
+
 def test_rows_with_returns_draw_the_learning_curve(tmp_path):
     write(tmp_path, rows(1))
     picture = tmp_path / "learning_curve.png"

@@ -1,0 +1,402 @@
+"""Runs of baselines: what their files say, how they are trained into a directory, and read."""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from torch import nn
+
+from mier_adapt._memory import keep_freed_memory
+from mier_adapt._products import quick_products
+from mier_adapt._storage.checkpoints import CHECKPOINT_FILE, load_checkpoint
+from mier_adapt._storage.files import FOREIGN_ERRORS, CheckpointError
+from mier_adapt._storage.randomness import (
+    check_global_generator_state,
+    global_generator_state,
+    kept_global_generators,
+    seed_global_generators,
+    set_global_generator_state,
+)
+from mier_adapt._storage.trees import require_keys, require_like, require_optimizer_state
+from mier_adapt._typing import Float, Tensor
+from mier_adapt.agents.environments import FamilyEnvs
+from mier_adapt.agents.run import made_with, read_run_file, require_run, require_same_run
+from mier_adapt.integration import ContextReplayBuffer
+from mier_adapt.protocols import MetaPolicy
+from mier_adapt.training.metrics import Log, evaluated
+from mier_adapt.training.running import Trainer, entered, keep_training
+from mier_adapt_envs import task_set
+
+_SomeTrainer = TypeVar("_SomeTrainer", bound=Trainer)
+_Config = TypeVar("_Config", bound="BaselineConfig")
+_Networks = TypeVar("_Networks", bound=nn.Module)
+_Policy = TypeVar("_Policy", bound=MetaPolicy)
+
+
+@dataclass(frozen=True)
+class BaselineFile:
+    """What ``run.json`` and a checkpoint's manifest say of a baseline's run."""
+
+    method: ClassVar[str]
+    """Its name there."""
+    config_class: ClassVar[Any]
+    """Of what is trained, which goes to plain values and comes from them."""
+
+    config: Any
+    """What is trained."""
+    seed: int
+    """Fixes the run."""
+    task_set_hash: str
+    """Of the tasks that it is trained on."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON, with the versions and torch's threads that work on the run."""
+        return {
+            "method": self.method,
+            "config": self.config.to_dict(),
+            "seed": self.seed,
+            "task_set_hash": self.task_set_hash,
+            **made_with(),
+        }
+
+    @classmethod
+    def from_dict(cls, contents: Any) -> Self:
+        """What :meth:`to_dict` gave.
+
+        Raises:
+            OtherMethodError: If it is a run of another method.
+            UnknownFamilyError: If nothing has registered its family.
+            ValueError: If it was given by something else.
+        """
+        require_run(contents, cls.method)
+        try:
+            config = cls.config_class.from_dict(contents["config"])
+        except FOREIGN_ERRORS as error:
+            raise ValueError(f"it holds no configuration: {error}") from error
+        return cls(config, contents["seed"], contents["task_set_hash"])
+
+    def require_same(self, other: "BaselineFile", where: str) -> None:
+        """Check that both are of one run, perhaps with other ``updates``.
+
+        Raises:
+            ValueError: If they are not; the message names what differs.
+        """
+        require_same_run(self, other, where)
+
+
+@runtime_checkable
+class BaselineConfig(Protocol):
+    """What every method's configuration says."""
+
+    @property
+    def task_set(self) -> str:
+        """Which of the family's task sets."""
+        ...
+
+    @property
+    def updates(self) -> int:
+        """Gradient steps of the whole run."""
+        ...
+
+    @property
+    def updates_per_iteration(self) -> int:
+        """Those between two rows of measurements."""
+        ...
+
+    @property
+    def episode_steps(self) -> int:
+        """Environment steps of an episode."""
+        ...
+
+    @property
+    def adaptation_steps(self) -> int:
+        """Environment steps that a new task is met with."""
+        ...
+
+    @property
+    def evaluate_every(self) -> int:
+        """Iterations between evaluations."""
+        ...
+
+    @property
+    def evaluated_tasks(self) -> int:
+        """Meta-training tasks that are evaluated."""
+        ...
+
+
+class BaselineTrainer(ABC, Generic[_Config, _Networks, _Policy]):
+    """A run in the making; :meth:`step` is one update with all that falls due at it.
+
+    Between two calls the whole future of the run is a function of :meth:`state`. A method says what
+    an update is; counting, measuring and the state are the same for all.
+
+    Args:
+        config: What to train.
+        envs: The environments of the configuration's task set.
+        build: Makes the networks, from torch's global generator.
+        policy: Makes a :class:`.MetaPolicy` of these.
+        seed: Fixes the run.
+        device: Where networks live and learn.
+    """
+
+    measures: ClassVar[tuple[str, ...]]
+    """Names of what an update measures."""
+
+    def __init__(
+        self,
+        config: _Config,
+        envs: FamilyEnvs,
+        build: Callable[[_Config, FamilyEnvs, torch.device | str], _Networks],
+        policy: Callable[[_Config, _Networks], _Policy],
+        *,
+        seed: int,
+        device: torch.device | str,
+    ) -> None:
+        keep_freed_memory()
+        seed_global_generators(seed)
+        self.generator = np.random.default_rng(seed)
+        self.config, self.envs, self.device = config, envs, torch.device(device)
+        self.networks = build(config, envs, device)
+        self.policy = policy(config, self.networks)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.replays: dict[str, ContextReplayBuffer] = {}
+        self.updates = 0
+        self.env_steps = 0
+        self.seconds = 0.0
+        self._forget_measurements()
+
+    @abstractmethod
+    def update(self) -> Float[Tensor, " M"]:
+        """Collect where that is due, and take one gradient step; what it :attr:`measures`."""
+
+    def new_replay(self, name: str, size_per_task: int) -> ContextReplayBuffer:
+        """A buffer of the meta-training tasks' transitions, which is part of the state."""
+        self.replays[name] = ContextReplayBuffer(
+            len(self.envs.task_set.meta_train),
+            size_per_task,
+            obs_dim=self.envs.observation_space.shape[0],
+            act_dim=self.envs.action_space.shape[0],
+            context_dim=0,
+            generator=self.generator,
+        )
+        return self.replays[name]
+
+    def descend(self, name: str, loss: Float[Tensor, ""]) -> None:
+        """A step of one of the optimizers; what else the loss passes through gets no gradient."""
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad()
+        loss.backward(inputs=optimizer.param_groups[0]["params"])  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all updates were taken."""
+        return self.updates >= self.config.updates
+
+    def step(self) -> dict[str, Any] | None:
+        """Take one update.
+
+        Returns:
+            The measurements of an iteration that this step completed, or ``None``.
+
+        Raises:
+            FloatingPointError: If something stops being finite; names it and the step.
+        """
+        started = time.monotonic()
+        self._sums += self.update().detach()  # which waits for no device
+        self._summed += 1
+        self.updates += 1
+        row = None
+        if self.updates % self.config.updates_per_iteration == 0 or self.finished:
+            row = self._measure()
+        self.seconds += time.monotonic() - started
+        return row if row is None else {**row, "seconds": self.seconds}
+
+    def _measure(self) -> dict[str, Any]:
+        """Close an iteration: means since the last one, and an evaluation where it is due."""
+        config = self.config
+        means = dict(zip(self.measures, (self._sums / self._summed).tolist(), strict=True))
+        for name, value in means.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"The mean {name} is {value} over the updates up to {self.updates}. The "
+                    "checkpoint before them is whole. Lower lr and start a new run."
+                )
+        self._forget_measurements()
+        row = {"updates": self.updates, "env_steps": self.env_steps, **means}
+        iteration = -(-self.updates // config.updates_per_iteration)
+        if iteration % config.evaluate_every == 0 or self.finished:
+            row |= evaluated(
+                self.policy,
+                self.envs,
+                self.envs.task_set.meta_train[: config.evaluated_tasks],
+                adaptation_steps=config.adaptation_steps,
+                episode_steps=config.episode_steps,
+            )
+        return row
+
+    def _forget_measurements(self) -> None:
+        self._sums, self._summed = torch.zeros(len(self.measures), device=self.device), 0
+
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`load_state` needs to go on as if nothing had happened."""
+        return {
+            "networks": dict(self.networks.state_dict()),
+            "optimizers": {name: each.state_dict() for name, each in self.optimizers.items()},
+            "replays": {name: each.state() for name, each in self.replays.items()},
+            **self._counts(),
+            "generator": self.generator.bit_generator.state,
+            "global_generators": global_generator_state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` gave in a run of the same configuration.
+
+        Raises:
+            ValueError: If it does not fit; nothing is changed then.
+        """
+        self._check_state(state)
+        self.networks.load_state_dict(state["networks"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        for name, replay in self.replays.items():
+            replay.load_state(state["replays"][name])
+        self.updates, self.env_steps = state["updates"], state["env_steps"]
+        self.seconds, self._summed = state["seconds"], state["summed"]
+        self._sums = state["sums"].to(self.device)
+        self.generator.bit_generator.state = state["generator"]
+        set_global_generator_state(state["global_generators"])
+
+    def _counts(self) -> dict[str, Any]:
+        return {
+            "updates": self.updates,
+            "env_steps": self.env_steps,
+            "seconds": self.seconds,
+            "summed": self._summed,
+            "sums": self._sums.cpu(),
+        }
+
+    def _check_state(self, state: Any) -> None:
+        require_keys(self.state(), state, "state")
+        require_like(dict(self.networks.state_dict()), state["networks"], "networks")
+        require_keys(self.optimizers, state["optimizers"], "optimizers")
+        for name, optimizer in self.optimizers.items():
+            require_optimizer_state(optimizer, state["optimizers"][name], f"optimizers/{name}")
+        require_keys(self.replays, state["replays"], "replays")
+        for name, replay in self.replays.items():
+            replay.check_state(state["replays"][name])
+        for name, own in self._counts().items():
+            require_like(own, state[name], name)
+            if name != "sums" and state[name] < 0:
+                raise ValueError(f"{name}: expected a count, got {state[name]}.")
+        try:
+            type(self.generator.bit_generator)().state = state["generator"]
+        except FOREIGN_ERRORS as error:
+            raise ValueError(f"generator: not a state of ours: {error}") from error
+        check_global_generator_state(state["global_generators"])
+
+
+@torch.inference_mode(False)
+@quick_products()
+def train_baseline(
+    kind: type[BaselineFile],
+    config: Any,
+    make_trainer: Callable[[FamilyEnvs], _SomeTrainer],
+    directory: Path,
+    *,
+    seed: int,
+    checkpoint_seconds: float,
+    log: Log,
+    should_stop: Callable[[], bool],
+    on_step: Callable[[_SomeTrainer, dict[str, Any] | None], None],
+) -> bool:
+    """Train into a directory, or go on with the run that it holds; whether that is finished.
+
+    Files, errors and what an interrupted run ends with are those of :func:`.meta_train`.
+
+    Args:
+        kind: Of the run's file.
+        config: What to train.
+        make_trainer: Makes the run in its beginnings, given its environments.
+        directory: As for :func:`.meta_train`, like all that follow.
+        seed: See there.
+        checkpoint_seconds: See there.
+        log: See there.
+        should_stop: See there.
+        on_step: See there.
+    """
+    tasks = task_set(config.family, config.task_set)
+    run_file = kind(config, seed, tasks.hash)
+    with entered(directory, run_file, log=log), FamilyEnvs(tasks) as envs:
+        return keep_training(
+            make_trainer(envs),
+            directory,
+            run_file,
+            checkpoint_seconds=checkpoint_seconds,
+            log=log,
+            should_stop=should_stop,
+            on_step=on_step,
+        )
+
+
+def load_networks(
+    kind: type[BaselineFile],
+    build: Callable[[Any, FamilyEnvs, torch.device | str], _Networks],
+    directory: Path,
+    *,
+    device: torch.device | str,
+) -> tuple[Any, _Networks]:
+    """Configuration and networks of a run's newest whole checkpoint, and nothing else of it.
+
+    Args:
+        kind: Of the run's file.
+        build: Makes networks of a configuration, given the environments for their spaces, there.
+        directory: The run's.
+        device: Where the networks go.
+
+    Leaves torch's generator of the CPU as it was.
+
+    Raises:
+        FileNotFoundError: If there is no run or no checkpoint yet.
+        OtherMethodError: If it is a run of another method.
+        CheckpointError: If a file is damaged, or the tasks are not those of the run.
+    """
+    run_file = read_run_file(directory, kind)
+    config = run_file.config
+    tasks = task_set(config.family, config.task_set)
+    if tasks.hash != run_file.task_set_hash:
+        raise CheckpointError(
+            f"{directory} was trained on other tasks than this version's {config.family} "
+            f"{config.task_set!r}: expected hash {run_file.task_set_hash}, got {tasks.hash}."
+        )
+    try:
+        path, tree = load_checkpoint(directory)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{directory} holds no {CHECKPOINT_FILE} yet. Let its meta-training go on."
+        ) from error
+    try:
+        run_file.require_same(kind.from_dict(tree["manifest"]), "it")
+        with kept_global_generators(), FamilyEnvs(tasks) as envs:
+            _require_fitting(lambda: build(config, envs, "meta"), tree["networks"])
+            networks = build(config, envs, device)
+            networks.load_state_dict(tree["networks"])
+    except FOREIGN_ERRORS as error:
+        raise CheckpointError(f"{path} does not fit its run: {error}") from error
+    return config, networks.requires_grad_(False)
+
+
+def _require_fitting(build: Callable[[], nn.Module], given: Mapping[str, Any]) -> None:
+    """Check shapes before anything takes memory: files may ask for networks of any size."""
+    try:
+        with torch.device("meta"):  # where tensors have shapes and no memory
+            expected = dict(build().state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"there can be no networks of such sizes: {error}") from error
+    require_like(expected, given, "networks")
