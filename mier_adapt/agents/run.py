@@ -405,6 +405,16 @@ def read_run_file(directory: Path, kind: Any = RunFile) -> Any:
         return found
 
 
+def method_of_run(directory: Path) -> str:
+    """By which method a directory's run was trained, as ``run.json`` says; ours if it does not."""
+    try:
+        said = read_json(directory / RUN_FILE)
+    except (OSError, CheckpointError):
+        return OURS
+    method = said.get("method", OURS) if isinstance(said, dict) else OURS
+    return str(method)
+
+
 def recorded_threads(directory: Path) -> int | None:
     """How many of torch's threads a directory's run was last trained on, if ``run.json`` says."""
     try:

@@ -559,4 +559,9 @@ class Pearl:
     @checked
     def load(self, directory: Path) -> PearlPolicy:
         """As :meth:`.Method.load`; the configuration is that of the run."""
-        return PearlPolicy(*load_networks(_PearlFile, PearlNetworks, directory, device=self.device))
+        return load_pearl(directory, device=self.device)
+
+
+def load_pearl(directory: Path, *, device: torch.device | str) -> PearlPolicy:
+    """What a directory's run of PEARL has learned; errors are those of :func:`.load_run`."""
+    return PearlPolicy(*load_networks(_PearlFile, PearlNetworks, directory, device=device))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import itertools
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,13 +35,15 @@ _File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 _Imports = Annotated[
     tuple[str, ...],
     tyro.conf.UseAppendAction,
-    tyro.conf.arg(name="import", metavar="MODULE", help="Import it first: a family of your own."),
+    tyro.conf.arg(name="import", metavar="NAME", help="A module, imported first: of your family."),
 ]
 _Threads = Annotated[
     int | None,
     tyro.conf.arg(metavar="N", help="Of torch: OMP_NUM_THREADS or 1 if None."),
 ]
 
+METHODS = ("mier", "pearl")
+"""Ways to meta-train, ours first."""
 OPTIONS_FILE = "config.toml"
 """What ``adapt`` used, beside its reports."""
 _HEADING = "Configuration: --NAME VALUE. --dry-run shows their values, and what they mean."
@@ -117,6 +121,8 @@ class MetaTrain:
     """A wrong name lists them. Or use --family."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = dataclasses.field(kw_only=True)
     """Directory of the run."""
+    method: Annotated[str, tyro.conf.arg(metavar="NAME")] = METHODS[0]
+    """mier or pearl, with options of its own."""
     seed: int = 0
     """Fixes the run, with which it is also resumed."""
     device: str = "cpu"
@@ -133,45 +139,43 @@ class MetaTrain:
     """Print the configuration, and stop."""
 
     @staticmethod
-    def options() -> Any:
-        """What else is an option, as :class:`.options.Options`."""
+    def options(words: Sequence[str] = ()) -> Any:
+        """What else is an option with these words, as :class:`.options.Options`."""
         from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig
+        from mier_adapt.baselines import PearlConfig
         from mier_adapt.cli.options import Options
 
+        if _method_in(words) == "pearl":
+            return Options({"": PearlConfig})
         return Options({"": MetaTrainConfig, "adapt": AdaptConfig})
 
     def run(self, options: Any, given: dict[str, Any]) -> int:
         """Train, showing progress."""
-        from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig
         from mier_adapt.cli.options import merged
         from mier_adapt.integration.logging import import_wandb
-        from mier_adapt.training.meta_training import MetaTrainer, meta_train
 
         asked = merged(options.read(self.config) if self.config else {}, given)
         with options.errors(given, self.config):
             values = merged(self._usual(asked), asked)
             _require_family(values["family"])
-            adapt_values = values.pop("adapt")
-            config = MetaTrainConfig.from_dict(values)
-            adapt_config = AdaptConfig.from_dict(adapt_values)
+            resolved, total, train = self._resolved(values)
         if self.dry_run:
-            say(options.to_toml({**config.to_dict(), "adapt": adapt_config.to_dict()}))
+            say(options.to_toml(resolved))
             return 0
         if self.log == "wandb":
             try:
                 import_wandb()
             except ImportError as error:
                 raise UsageError(f"{error}") from error
-        total = config.model.pretrain_steps + config.updates
         with Progress() as progress, _stop_signals() as stopped:
-            name = self.preset or config.family
+            name = self.preset or resolved["family"]
             progress.show(name, "collecting first data", 0.0)
             shown: dict[str, Any] = {}
             first: tuple[int, float] | None = None
 
-            def show(trainer: MetaTrainer, row: dict[str, Any] | None) -> None:
+            def show(trainer: Any, row: dict[str, Any] | None) -> None:
                 nonlocal first
-                steps = trainer.pretrain_steps + trainer.updates
+                steps = getattr(trainer, "pretrain_steps", 0) + trainer.updates
                 first = first or (steps, trainer.seconds)
                 if row is not None:
                     shown.update(row)
@@ -183,12 +187,9 @@ class MetaTrain:
                     stage = "meta-training" if trainer.updates else "pre-training the model"
                     progress.show(name, stage, steps / total, status_line(trainer, shown, rate))
 
-            finished = meta_train(
-                config,
+            finished = train(
                 self.out,
-                adapt_config=adapt_config,
                 seed=self.seed,
-                device=self.device,
                 checkpoint_seconds=self.checkpoint_seconds,
                 log=self.log,
                 should_stop=lambda: bool(stopped),
@@ -200,8 +201,26 @@ class MetaTrain:
         say(f"Finished: {self.out} (learning curve: {self.out / 'learning_curve.png'})")
         return 0
 
+    def _resolved(self, values: dict[str, Any]) -> tuple[dict[str, Any], int, Any]:
+        """The whole configuration, its steps, and what trains as it says."""
+        from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig
+        from mier_adapt.baselines import Pearl, PearlConfig
+        from mier_adapt.training import meta_train
+
+        if self.method == "pearl":
+            pearl = Pearl(config=PearlConfig.from_dict(values), device=self.device)
+            return pearl.config.to_dict(), pearl.config.updates, pearl.meta_train
+        adapt_config = AdaptConfig.from_dict(values.pop("adapt"))
+        config = MetaTrainConfig.from_dict(values)
+        resolved = {**config.to_dict(), "adapt": adapt_config.to_dict()}
+        train = partial(meta_train, config, adapt_config=adapt_config, device=self.device)
+        return resolved, config.model.pretrain_steps + config.updates, train
+
     def _usual(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """What holds for all that is not asked for: a preset's, or what our presets share."""
+        """What holds for all that is not asked for: a preset's, or what our presets share.
+
+        Another method than ours takes tasks and lengths of episodes from there, and nothing else.
+        """
         from mier_adapt.agents.presets import PRESETS, family_preset, preset
 
         if self.preset is not None:
@@ -214,7 +233,10 @@ class MetaTrain:
             found = family_preset(family, asked.get("task_set", default))
         else:
             raise UsageError("Expected a PRESET, or --family NAME, or a --config with a family.")
-        return {**found.meta_train.to_dict(), "adapt": found.adapt.to_dict()}
+        usual = {**found.meta_train.to_dict(), "adapt": found.adapt.to_dict()}
+        if self.method != METHODS[0]:
+            return {name: usual[name] for name in ("family", "task_set", "episode_steps")}
+        return usual
 
 
 @dataclass
@@ -250,7 +272,7 @@ class Adapt:
     """Print the configuration, and stop."""
 
     @staticmethod
-    def options() -> Any:
+    def options(words: Sequence[str] = ()) -> Any:
         """What else is an option, as :class:`.options.Options`."""
         from mier_adapt.agents.configs import AdaptConfig, ContinueConfig
         from mier_adapt.cli.options import Options
@@ -387,27 +409,42 @@ class Evaluate:
         from mier_adapt.agents.environments import FamilyEnvs
         from mier_adapt.agents.evaluation import evaluation_record
         from mier_adapt.agents.pretrained import EVALUATION_FILE
-        from mier_adapt.agents.run import find_run, load_run, read_run_file
+        from mier_adapt.agents.run import find_run, load_run, method_of_run, read_run_file
+        from mier_adapt.baselines.pearl import load_pearl
 
         directory = find_run(self.run_directory)
-        config, adapt_config, _, _ = read_run_file(directory)
+        run: Any
+        if (method := method_of_run(directory)) == "pearl":
+            if self.context_steps is not None:
+                raise UsageError(
+                    f"Expected no --context-steps for {directory}, a run of {method}, which "
+                    "identifies tasks by its encoder."
+                )
+            run = load_pearl(directory, device=self.device)
+            config, adaptation_steps = run.config, run.config.adaptation_steps
+        else:
+            config, adapt_config, _, _ = read_run_file(directory)
+            adaptation_steps = adapt_config.adaptation_steps
         tasks = mier_adapt_envs.task_set(config.family, config.task_set)
         splits = {"train": tasks.meta_train, "test": tasks.meta_test}
         with FamilyEnvs(tasks) as envs, Progress() as progress:
-            run = load_run(directory, envs, device=self.device)
-            if self.context_steps is not None:
-                run = run.with_context_steps(self.context_steps)
+            if method == METHODS[0]:
+                run = load_run(directory, envs, device=self.device)
+                if self.context_steps is not None:
+                    run = run.with_context_steps(self.context_steps)
             record = evaluation_record(
                 run,
                 envs,
                 {name: splits[name] for name in splits if self.split in (name, "all")},
                 seeds=self.seeds,
                 episodes=self.episodes,
-                adaptation_steps=adapt_config.adaptation_steps,
+                adaptation_steps=adaptation_steps,
                 episode_steps=config.episode_steps,
                 on_stage=lambda stage, done: progress.show("evaluate", stage, done),
             )
-        record["context_steps"] = run.adapter.steps
+        record["method"] = method
+        if method == METHODS[0]:
+            record["context_steps"] = run.adapter.steps
         self.run_directory.mkdir(parents=True, exist_ok=True)
         path = self.run_directory / EVALUATION_FILE
         replace_text(path, json.dumps(record, indent=2) + "\n")
@@ -651,7 +688,7 @@ def main() -> None:
         require_known("subcommand", name, _COMMANDS)
         kind = _COMMANDS[name]
         names |= {each.name: _option(each.name) for each in dataclasses.fields(kind)}
-        options = kind.options() if hasattr(kind, "options") else None
+        options = kind.options(words) if hasattr(kind, "options") else None
         _require_known_words(name, words, options.words if options else ())
         told, given = inspect.cleandoc(kind.__doc__), {}
         if options:
@@ -711,13 +748,31 @@ def _option(name: str) -> str:
     return f"--{name.rstrip('_').replace('_', '-')}"
 
 
+def _method_in(words: Sequence[str]) -> str:
+    """Which method a command's words name, ours if none.
+
+    Raises:
+        UsageError: If there is no such method.
+    """
+    named = METHODS[0]
+    for word, following in itertools.pairwise((*words, "")):
+        option, equals, value = word.partition("=")
+        if option == "--method":
+            named = value if equals else following
+    require_known("method", named, METHODS)
+    return named
+
+
 def _require_known_words(name: str, words: Sequence[str], more: Sequence[str]) -> None:
     """Check a subcommand's options. Tyro would list candidates of all subcommands, or none."""
     known = [*("-h", "--help"), *more]
     known += [_option(field.name) for field in dataclasses.fields(_COMMANDS[name])]
+    told = f"option of {name}"
+    if "--method" in known and (method := _method_in(words)) != METHODS[0]:
+        told += f" --method {method}"
     for word in words:
         if word.startswith("--"):
-            require_known(f"option of {name}", word.partition("=")[0].replace("_", "-"), known)
+            require_known(told, word.partition("=")[0].replace("_", "-"), known)
 
 
 def _require_family(family: Any) -> None:

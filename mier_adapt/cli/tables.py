@@ -21,11 +21,13 @@ def status_line(trainer: Any, row: dict[str, Any], rate: float) -> str:
 
 def evaluation_line(row: dict[str, Any]) -> str:
     """What an evaluation in the middle of a run gave."""
-    return (
+    line = (
         f"{row['updates']:>8} updates {row['env_steps']:>9} env steps {row['seconds']:>6.0f} s   "
-        f"return {row['return_initial']:8.1f} → {row['return_adapted']:8.1f}   "
-        f"model loss {row['loss_initial']:7.2f} → {row['loss_adapted']:7.2f}"
+        f"return {row['return_initial']:8.1f} → {row['return_adapted']:8.1f}"
     )
+    if "loss_adapted" in row:
+        line += f"   model loss {row['loss_initial']:7.2f} → {row['loss_adapted']:7.2f}"
+    return line
 
 
 def evaluation_table(record: dict[str, Any], *, first_test: int) -> Table:
@@ -93,13 +95,14 @@ def comparison_table(compared: dict[str, Any]) -> Table:
 
 
 def _cells(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Means over tasks and seeds of an evaluation's rows."""
-    return [
-        f"{np.mean([row[name] for row in rows]):.{digits}f}"
-        for name, digits in (
-            ("return_initial", 0),
-            ("return_adapted", 0),
-            ("loss_initial", 2),
-            ("loss_adapted", 2),
-        )
-    ]
+    """Means over tasks and seeds of an evaluation's rows; a dash where there is no model."""
+    cells = []
+    for name, digits in (
+        ("return_initial", 0),
+        ("return_adapted", 0),
+        ("loss_initial", 2),
+        ("loss_adapted", 2),
+    ):
+        values = [value for row in rows for value in row[name]]
+        cells.append("–" if None in values else f"{np.mean(values):.{digits}f}")
+    return cells

@@ -1,0 +1,119 @@
+"""Meta-training by another method than ours, and what the command does with such a run."""
+
+import json
+
+import pytest
+
+from mier_adapt._storage.checkpoints import load_tree
+from mier_adapt.agents.evaluation import evaluation_record
+from mier_adapt.baselines import Pearl, PearlConfig
+from mier_adapt.cli import commands
+from mier_adapt.training.metrics import read_metrics
+
+from ..baselines.lever import EPISODE, register_lever
+from ..conftest import CHECKPOINT
+
+SMALL = (
+    *("--family", "Lever", "--updates", 12, "--updates-per-iteration", 5),
+    *("--episode-steps", EPISODE, "--initial-episodes", 1, "--replay-per-task", 100),
+    *("--encoder-hidden-sizes", 8, "--hidden-sizes", 8, "--batch-size", 4),
+    *("--evaluate-every", 1, "--kl-weight", 0.3),
+)
+
+
+@pytest.fixture(autouse=True)
+def lever(monkeypatch):
+    return register_lever(monkeypatch)
+
+
+@pytest.fixture
+def run(command, tmp_path):
+    out = tmp_path / "run"
+    code, shown, err = command("meta-train", "--method", "pearl", *SMALL, "--out", out)
+    assert (code, err) == (0, "")
+    assert "Finished" in shown
+    assert "return" in shown
+    assert "model loss" not in shown
+    return out
+
+
+def test_meta_trains_as_options_say_and_goes_on(command, run):
+    config = PearlConfig.from_dict(json.loads((run / "run.json").read_text())["config"])
+    assert (config.family, config.kl_weight, config.hidden_sizes) == ("Lever", 0.3, (8,))
+    assert config.latent_dim == PearlConfig.latent_dim
+    assert [row["updates"] for row in read_metrics(run)] == [5, 10, 12]
+    longer = ("--method=pearl", *SMALL, "--updates", 15, "--out", run)
+    assert command("meta-train", *longer)[0] == 0
+    assert load_tree(run / CHECKPOINT)["updates"] == 15
+
+
+def test_a_preset_gives_tasks_and_episodes_and_nothing_else(command):
+    code, printed, _ = command(
+        *("meta-train", "halfcheetah-vel-hard", "--method", "pearl", "--out", "x", "--dry-run")
+    )
+    assert code == 0
+    expected = Pearl(config=PearlConfig(family="HalfCheetahVel", task_set="hard")).config
+    options = commands.MetaTrain.options(["--method", "pearl"])
+    assert printed.strip() == options.to_toml(expected.to_dict()).strip()
+
+
+def test_evaluates_with_what_the_run_explores_with(command, run, lever):
+    code, shown, err = command("evaluate", run, "--seeds", 2, "--episodes", 1)
+    assert (code, err) == (0, "")
+    assert "–" in shown  # no model, no loss
+    record = json.loads((run / "evaluation.json").read_text())
+    assert (record["method"], record["adaptation_steps"]) == ("pearl", 2 * EPISODE)
+    assert "context_steps" not in record
+    assert {name: len(rows) for name, rows in record["splits"].items()} == {"train": 6, "test": 4}
+    assert record["identified"] == {"train": None, "test": None}
+    from mier_adapt.agents import FamilyEnvs
+
+    policy = Pearl(config=PearlConfig(family="Lever")).load(run)
+    with FamilyEnvs(lever) as envs:
+        again = evaluation_record(
+            policy,
+            envs,
+            {"test": lever.meta_test},
+            seeds=2,
+            episodes=1,
+            adaptation_steps=2 * EPISODE,
+            episode_steps=EPISODE,
+        )
+    assert record["splits"]["test"] == again["splits"]["test"]
+
+
+def test_what_is_of_our_runs_alone_is_refused_in_a_line(command, run, tmp_path):
+    ours = "is a run of method 'pearl', not of 'mier'"
+    for words, expected in (
+        (("adapt", run, "--task", 7), ours),
+        (("export", run, "--name", "x", "--out", tmp_path / "x"), ours),
+        (("plot", run, "--out", tmp_path / "x.png"), ours),
+        (("meta-train", "smoke", "--out", run), ours),
+        (("evaluate", run, "--context-steps", 3), "Expected no --context-steps"),
+    ):
+        code, _, err = command(*words)
+        assert (code, expected in err, err.count("\n")) == (1, True, 1), (words, err)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--method", "perl"), "There is no method perl. Did you mean pearl?"),
+        (("--method",), "There is no method"),
+        (("--method", "pearl", "--late-contexts"), "option of meta-train --method pearl --late-"),
+        (("--method", "pearl", "--adapt.context-steps", 3), "no option of meta-train --method"),
+        (("--method", "mier", "--kl-weight", 1), "There is no option of meta-train --kl-weight"),
+        (("--method", "pearl", "--kl-weight", -1), "--kl-weight expected >= 0, got -1.0"),
+        (("--method", "pearl", "--latent-dim", 0), "--latent-dim expected >= 1"),
+    ],
+)
+def test_options_are_those_of_the_method(command, tmp_path, words, expected):
+    code, _, err = command("meta-train", "smoke", "--out", tmp_path / "x", *words)
+    assert (code, expected in err) == (1, True), err
+    assert not (tmp_path / "x").exists()
+
+
+def test_every_method_has_all_of_its_options_documented():
+    for method in commands.METHODS:
+        options = commands.MetaTrain.options(["--method", method])
+        assert all(field.doc for field in options._fields)
