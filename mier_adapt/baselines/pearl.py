@@ -96,8 +96,8 @@ class PearlConfig:
     """Transitions of each task that z is inferred from in a gradient step (released code: 64 to
     256)."""
     reward_scale: Positive = 5.0
-    """Factor on rewards, which weighs them against the policy's entropy: with a temperature of one
-    nat, as one fifth on raw rewards (released code)."""
+    """Factor on rewards, which weighs them against entropy: 5 at the temperature of 1 that holds
+    here is 0.2 on raw rewards (released code)."""
     lr: Positive = 3e-4
     """Adam's step size for encoder, actor and critics (released code)."""
     gamma: PositiveShare = 0.99

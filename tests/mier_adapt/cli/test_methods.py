@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mier_adapt._storage.checkpoints import load_tree
+from mier_adapt.agents import FamilyEnvs
 from mier_adapt.agents.evaluation import evaluation_record
 from mier_adapt.baselines import Pearl, PearlConfig
 from mier_adapt.cli import commands
@@ -66,8 +67,6 @@ def test_evaluates_with_what_the_run_explores_with(command, run, lever):
     assert "context_steps" not in record
     assert {name: len(rows) for name, rows in record["splits"].items()} == {"train": 6, "test": 4}
     assert record["identified"] == {"train": None, "test": None}
-    from mier_adapt.agents import FamilyEnvs
-
     policy = Pearl(config=PearlConfig(family="Lever")).load(run)
     with FamilyEnvs(lever) as envs:
         again = evaluation_record(
