@@ -28,7 +28,7 @@ from mier_adapt._storage.locks import run_lock
 from mier_adapt.agents.configs import MetaTrainConfig
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.evaluation import evaluation_record
-from mier_adapt.agents.packed_replay import pack_replay
+from mier_adapt.agents.packed_run import pack_algorithm, pack_replay
 from mier_adapt.agents.presets import preset_name
 from mier_adapt.agents.run import (
     CARD_FILE,
@@ -124,7 +124,7 @@ def export_run(
     command: str | None = None,
     commit: str | None = None,
     machine: str | None = None,
-    max_megabytes: float = 7.0,
+    max_megabytes: float = 4.0,
     seeds: int = 3,
     episodes: int = 4,
     device: str = "cpu",
@@ -132,8 +132,10 @@ def export_run(
 ) -> dict[str, Any]:
     """Write a run without its optimizers and with a share of its experience, and its card.
 
-    What is written is a run directory for everything but more meta-training. The returns on
-    its card are measured on what was written.
+    Experience is written in 16 bits a number, between the extremes of its dimension; critics
+    without the targets that lag behind them, which begin anew where the critics are. What is
+    written is a run directory for everything but more meta-training. The returns on its card are
+    measured on what was written.
 
     Args:
         directory: The run's; not changed.
@@ -225,8 +227,9 @@ def _save(out: Path, manifest: dict[str, Any], run: Run, max_bytes: int) -> int:
     forget_optimizers(run.algorithm)
     path, steps = out / CHECKPOINT_FILE, run.config.episode_steps
     state = run.state()
+    state["algorithm"] = pack_algorithm(state["algorithm"])
     row = run.model.obs_dim + run.model.act_dim
-    fitting = max_bytes // (run.replay.num_tasks * steps * row * 4)
+    fitting = max_bytes // (run.replay.num_tasks * steps * row * 2)
     for episodes in range(min(run.config.replay_per_task // steps, fitting), 1, -1):
         state["replay"] = pack_replay(run.replay, episodes=episodes, episode_steps=steps)
         save_tree(path, {"manifest": manifest, "run": state})

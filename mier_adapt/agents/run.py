@@ -34,7 +34,7 @@ from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig, ModelConfig
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.new_task import NewTask
-from mier_adapt.agents.packed_replay import unpack_replay
+from mier_adapt.agents.packed_run import unpack_algorithm, unpack_replay
 from mier_adapt.context_adapter import GradientContextAdapter
 from mier_adapt.context_model import ContextModel
 from mier_adapt.integration import (
@@ -487,6 +487,7 @@ def load_run(run: Path | str, envs: FamilyEnvs | None = None, *, device: Device 
         with kept_global_generators():
             run_file.require_same(RunFile.from_dict(tree["manifest"]), "it")
             state = tree["run"]
+            state["algorithm"] = unpack_algorithm(state["algorithm"])
             _check_sizes_state(config, own_envs, state)
             state["replay"] = unpack_replay(state["replay"])
             # Replay memory is filled from the checkpoint and not added to: give it no more room.

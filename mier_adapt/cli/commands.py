@@ -527,7 +527,7 @@ class Export:
     """Of the code that made it, if not this checkout's."""
     machine: str | None = None
     """Where it was made, if not here."""
-    max_megabytes: float = 7.0
+    max_megabytes: float = 4.0
     """Experience is taken up to this size."""
     episodes: int = 4
     """Deterministic evaluation episodes for each task and context."""

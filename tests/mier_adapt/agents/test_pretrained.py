@@ -11,7 +11,7 @@ from mier_adapt import adapt, load_run, meta_train
 from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt.agents import evaluate, pretrained
 from mier_adapt.agents import run as runs
-from mier_adapt.agents.packed_replay import pack_replay, unpack_replay
+from mier_adapt.agents.packed_run import pack_replay, unpack_replay
 from mier_adapt.integration import ContextReplayBuffer
 
 from ..conftest import CHECKPOINT
@@ -61,26 +61,32 @@ def test_a_pretrained_run_acts_and_adapts_as_the_run_it_came_from(pair, negated_
         # relabels whatever the model is worth
         config = dataclasses.replace(run.adapt_config, validation_threshold=1e6)
         outcomes.append(adapt(run, run.new_task(negated_joints_envs, task), config, seed=3))
-    first, same = outcomes
+    first, other = outcomes
+    assert torch.equal(first.context, other.context)
+    for name, returns in first.report.returns.items():  # learned from experience in 16 bits
+        assert other.report.returns[name] == pytest.approx(returns, rel=0.05, abs=0.5)
     assert "relabeled" in first.report.returns
-    assert torch.equal(first.context, same.context)
-    without_seconds = [dataclasses.replace(each.report, seconds={}) for each in outcomes]
-    assert without_seconds[0] == without_seconds[1]
 
 
 def test_an_export_holds_parameters_and_experience_but_no_optimizer(pair, installed):
     run, exported = pair
     mine, kept = run.state(), exported.state()
     assert_same_tree(kept["model"], mine["model"])
-    critics = [name for name in mine["algorithm"]["algorithm"] if "critic2_old" in name]
-    assert critics
     for state in (kept["algorithm"], mine["algorithm"]):
         moments = [one.pop("state") for one in state["algorithm"].pop("_optimizers")]
         moments.append(state.pop("alpha_optimizer")["state"])
         assert any(moments) == (state is mine["algorithm"])
-    assert_same_tree(kept["algorithm"]["algorithm"], mine["algorithm"]["algorithm"])
+    kept_tensors, tensors = (each["algorithm"]["algorithm"] for each in (kept, mine))
+    assert kept_tensors.keys() == tensors.keys()
+    for name, tensor in kept_tensors.items():
+        of_critic = name.replace("_old.module", "")
+        assert (of_critic != name) == ("_old" in name)
+        assert torch.equal(tensor, tensors[of_critic])
+    assert any("critic2_old" in name for name in tensors)
     for name, column in mine["replay"]["columns"].items():
-        assert torch.equal(kept["replay"]["columns"][name].joined(), column.joined())
+        whole, near = column.joined().double(), kept["replay"]["columns"][name].joined().double()
+        half_steps = (whole.amax(0) - whole.amin(0)) / 65_535 / 2
+        assert bool(((near - whole).abs() <= 1.01 * half_steps + 1e-6).all())
     assert (installed / "tiny" / CHECKPOINT).stat().st_size < 300_000
 
 
@@ -181,9 +187,13 @@ def test_damage_to_a_pretrained_run_is_found(installed, tmp_path):
         ("chained", lambda column: column[1:]),
         ("chained", lambda column: column.float()),
         ("chained", lambda column: [1, 2]),
-        ("obs_next", lambda column: column[:-1]),
-        ("obs_next", lambda column: column.double()),
-        ("obs", lambda column: column[0, 0]),
+        ("obs_next", lambda column: {**column, "codes": column["codes"][:-1]}),
+        ("obs_next", lambda column: {**column, "codes": column["codes"].int()}),
+        ("obs_next", lambda column: {**column, "low": column["low"][1:]}),
+        ("rew", lambda column: {**column, "step": column["step"].float()}),
+        ("act", lambda column: {"codes": column["codes"], "low": column["low"]}),
+        ("obs", lambda column: column["codes"][0, 0]),
+        ("obs", lambda column: column["codes"].double()),
         ("obs", lambda column: None),
     ],
 )
@@ -235,20 +245,22 @@ def replay_of(kinds: str, *, size: int = 100) -> ContextReplayBuffer:
 def test_packing_spreads_episodes_over_both_kinds_and_all_of_history(kinds, episodes, kept):
     replay = replay_of(kinds)
     state = pack_replay(replay, episodes=episodes, episode_steps=STEPS)
-    assert state["columns"]["rew"][::STEPS].tolist() == kept
-    flags = state["columns"]["initial_context"][::STEPS].tolist()
+    assert len(state["columns"]["obs_next"]["codes"]) == len(kept)
+    columns = unpack_replay(state)["columns"]
+    np.testing.assert_allclose(columns["rew"][::STEPS], kept, atol=1e-3)
+    flags = columns["initial_context"][::STEPS].tolist()
     assert flags == [kinds[episode] == "i" for episode in kept]
-    assert len(state["columns"]["obs_next"]) == len(kept)
 
 
 def test_packing_a_full_ring_keeps_the_order_of_time_and_drops_a_cut_episode():
     replay = replay_of("i" * 9, size=22)
     state = pack_replay(replay, episodes=9, episode_steps=STEPS)
-    assert state["columns"]["rew"].tolist() == [float(e) for e in (5, 6, 7, 8) for _ in range(5)]
+    rewards = unpack_replay(state)["columns"]["rew"]
+    np.testing.assert_allclose(rewards, np.repeat([5, 6, 7, 8], 5), atol=1e-3)
 
 
 @pytest.mark.parametrize("chained", [True, False])
-def test_unpacking_gives_back_what_was_packed(chained):
+def test_unpacking_gives_back_what_was_packed_but_for_its_last_bits(chained):
     replay = replay_of("iaia")
     if not chained:
         replay.extend(0, random_transitions(4 * STEPS, seed=9))
@@ -256,8 +268,8 @@ def test_unpacking_gives_back_what_was_packed(chained):
     other = replay_of("i")
     other.load_state(unpack_replay(packed))
     whole = replay.state()
-    assert_same_tree(
-        {name: column.joined() for name, column in other.state()["columns"].items()},
-        {name: column.joined() for name, column in whole["columns"].items()},
-    )
+    for name, column in whole["columns"].items():
+        near = other.state()["columns"][name].joined()
+        assert near.dtype == column.joined().dtype
+        np.testing.assert_allclose(near, column.joined(), atol=1e-4)
     assert unpack_replay(whole) is whole

@@ -1,7 +1,8 @@
-"""Packed replay: some whole episodes of every task, and each observation once.
+"""Packed runs: some whole episodes of every task, in 16 bits a number, and no target critics.
 
 An exported run takes no more of its experience than relabeling and rehearsal need. Within an
-episode a transition's ``obs_next`` is the next one's ``obs``: only the others are stored.
+episode a transition's ``obs_next`` is the next one's ``obs``: only the others are stored. Target
+critics lag behind critics that move; those of a run that has ended begin where the critics are.
 """
 
 from typing import Any
@@ -10,7 +11,34 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mier_adapt._storage.files import require_kinds
 from mier_adapt.integration import ContextReplayBuffer
+
+_QUANTIZED = ("obs", "act", "rew", "obs_next")
+_LEVELS = 2**16 - 1
+"""Steps between a column's least and largest value."""
+
+
+def pack_algorithm(state: dict[str, Any]) -> dict[str, Any]:
+    """An algorithm's state without its target critics; :func:`unpack_algorithm` takes it."""
+    targets = {_target_of(name) for name in state["algorithm"]}
+    tensors = {name: each for name, each in state["algorithm"].items() if name not in targets}
+    return {**state, "algorithm": tensors}
+
+
+def unpack_algorithm(state: dict[str, Any]) -> dict[str, Any]:
+    """An algorithm's state with target critics: where there are none, the critics themselves."""
+    tensors = dict(state["algorithm"])
+    for name, each in state["algorithm"].items():
+        if target := _target_of(name):
+            tensors.setdefault(target, each)
+    return {**state, "algorithm": tensors}
+
+
+def _target_of(name: str) -> str | None:
+    """What Tianshou calls the lagged copy of a critic's tensor."""
+    module, _, rest = name.partition(".")
+    return f"{module}_old.module.{rest}" if module in ("critic", "critic2") else None
 
 
 def pack_replay(
@@ -45,6 +73,7 @@ def pack_replay(
     packed["chained"] = torch.zeros(len(obs), dtype=torch.bool)
     packed["chained"][:-1] = (obs_next[:-1] == obs[1:]).all(1)
     packed["obs_next"] = obs_next[~packed["chained"]]
+    packed |= {name: _quantized(packed[name]) for name in _QUANTIZED}
     lengths = [len(rows) for rows in picks]
     return {**state, "columns": packed, "lengths": lengths, "insertion": lengths}
 
@@ -58,6 +87,9 @@ def unpack_replay(state: dict[str, Any]) -> dict[str, Any]:
     columns: dict[str, Any] = dict(state["columns"])
     if "chained" not in columns:
         return state
+    for name in _QUANTIZED:
+        if isinstance(columns.get(name), dict):  # plain tensors in runs of release 0.1
+            columns[name] = _restored(columns[name], name)
     parts: Any = (columns.pop("chained"), columns.get("obs"), columns.get("obs_next"))
     chained, obs, last = parts
     if (
@@ -71,6 +103,29 @@ def unpack_replay(state: dict[str, Any]) -> dict[str, Any]:
     columns["obs_next"] = obs.roll(-1, 0)
     columns["obs_next"][~chained] = last
     return {**state, "columns": columns}
+
+
+def _quantized(column: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Each of a column's numbers as one of 65,536 between its dimension's extremes."""
+    low = column.amin(0).double()
+    step = (column.amax(0).double() - low) / _LEVELS
+    codes = ((column.double() - low) / torch.where(step > 0, step, 1)).round()
+    return {"codes": (codes - 2**15).to(torch.int16), "low": low, "step": step}
+
+
+def _restored(column: dict[str, Any], name: str) -> torch.Tensor:
+    """What :func:`_quantized` was given, within half a step."""
+    require_kinds({"codes": torch.Tensor, "low": torch.Tensor, "step": torch.Tensor}, column, name)
+    codes, low, step = (column[part] for part in ("codes", "low", "step"))
+    if (
+        codes.dtype != torch.int16
+        or codes.dim() not in (1, 2)
+        or not low.shape == step.shape == codes.shape[1:]
+        or not low.dtype == step.dtype == torch.float64
+    ):
+        raise ValueError(f"replay/columns/{name}: its codes, low and step do not belong together.")
+    values = low + (codes.double() + 2**15) * step
+    return values if name == "rew" else values.float()
 
 
 def _spread(
