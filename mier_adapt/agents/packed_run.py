@@ -65,7 +65,7 @@ def pack_replay(
             columns["initial_context"].parts, state["insertion"], strict=True
         )
     ]
-    packed = {
+    packed: dict[str, Any] = {
         name: torch.cat([part[rows] for part, rows in zip(column.parts, picks, strict=True)])
         for name, column in columns.items()
     }
@@ -124,7 +124,7 @@ def _restored(column: dict[str, Any], name: str) -> torch.Tensor:
         or not low.dtype == step.dtype == torch.float64
     ):
         raise ValueError(f"replay/columns/{name}: its codes, low and step do not belong together.")
-    values = low + (codes.double() + 2**15) * step
+    values: torch.Tensor = low + (codes.double() + 2**15) * step
     return values if name == "rew" else values.float()
 
 
