@@ -66,8 +66,8 @@ class PolicyConfig:
     lr: Positive = 1e-3
     """Adam's step size for actor, critics and temperature (paper: 3e-4)."""
     normalize: bool = False
-    """Learn as if observations were divided by their standard deviation in the first data, as they
-    are for the model, or by 0.1 where that is less. Ours."""
+    """Learn as if observations were divided by their standard deviation in the first data, by 0.1
+    where it is less, and by 1 where there is none. Ours."""
     gamma: PositiveShare = 0.99
     """Discount factor per environment step (paper)."""
     tau: PositiveShare = 0.005
@@ -298,11 +298,6 @@ class MetaTrainConfig:
 
     def __post_init__(self) -> None:
         checked_fields(self)
-        if self.policy.normalize and not self.model.normalize:
-            raise ValueError(
-                "MetaTrainConfig expected model.normalize with policy.normalize, which takes the "
-                "model's standard deviations."
-            )
         task_set(self.family, self.task_set)  # which says what there is, where there is none such
 
     @property

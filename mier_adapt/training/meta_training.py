@@ -179,6 +179,7 @@ class MetaTrainer:
             }
         return {
             "started": started,
+            "obs_scale": self._algorithm.obs_scale,
             "run": self.run.state(),
             "model_optimizer": self.model_optimizer.state_dict(),
             "updates": self.updates,
@@ -196,7 +197,7 @@ class MetaTrainer:
         Raises:
             ValueError: If it does not fit; nothing is changed then.
         """
-        state = {"started": None, **state}  # unknown to release 0.1
+        state = {"started": None, "obs_scale": None, **state}  # unknown to release 0.1
         self._check_state(state)
         self._started = None
         if state["started"] is not None:
@@ -212,8 +213,8 @@ class MetaTrainer:
         self._sums = dict(state["sums"])
         self.generator.bit_generator.state = state["generator"]
         set_global_generator_state(state["global_generators"])
-        if self.config.policy.normalize and self.env_steps:
-            self._algorithm.obs_scale = self._obs_scale()
+        if state["obs_scale"] is not None:
+            self._algorithm.obs_scale = state["obs_scale"].to(self.run.device)
         if self.updates % self.config.updates_per_iteration:
             self._anneal()  # no state holds the target entropy of an iteration that is under way
 
@@ -226,6 +227,8 @@ class MetaTrainer:
             known = all(0 <= task < self.run.replay.num_tasks for task in tasks)
             if not known or shape != (len(tasks), self.run.replay.context_dim):
                 raise ValueError(f"started: contexts {tuple(shape)} of tasks {tasks}.")
+        if state["obs_scale"] is not None:
+            require_like(torch.empty(self.run.model.obs_dim), state["obs_scale"], "obs_scale")
         self.run.check_state(state["run"])
         require_optimizer_state(self.model_optimizer, state["model_optimizer"], "model_optimizer")
         for name in ("updates", "env_steps", "pretrain_steps", "seconds"):
@@ -265,11 +268,9 @@ class MetaTrainer:
             stored = self.run.replay.stored().to(self.run.device)
             self.run.context_model.fit_normalization(stored)
         if self.config.policy.normalize:
-            self._algorithm.scale_obs(self._obs_scale())
-
-    def _obs_scale(self) -> torch.Tensor:
-        model = self.run.context_model
-        return 1 / model.input_std[: model.obs_dim].clamp_min(_LEAST_STD)
+            std = self.run.replay.stored().obs.double().std(0)
+            scale = torch.where(std > 0, 1 / std.clamp_min(_LEAST_STD), 1.0)
+            self._algorithm.scale_obs(scale.float().to(self.run.device))
 
     @property
     def _algorithm(self) -> FastSAC:
