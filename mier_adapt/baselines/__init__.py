@@ -2,5 +2,6 @@
 
 from mier_adapt.baselines.maml import Maml, MamlConfig
 from mier_adapt.baselines.pearl import Pearl, PearlConfig
+from mier_adapt.baselines.promp import Promp, PrompConfig
 
-__all__ = ["Maml", "MamlConfig", "Pearl", "PearlConfig"]
+__all__ = ["Maml", "MamlConfig", "Pearl", "PearlConfig", "Promp", "PrompConfig"]

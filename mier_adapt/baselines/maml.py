@@ -6,10 +6,11 @@ is ProMP's, with which its authors ran MAML, too.
 
 import dataclasses
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ from mier_adapt.training.metrics import Log
 from mier_adapt.transitions import Transitions
 from mier_adapt_envs import task_set
 
+_Config = TypeVar("_Config", bound="InnerStepConfig")
 Weights = dict[str, Tensor]
 """A policy's, or with a leading axis those of T tasks' policies."""
 
@@ -54,8 +56,8 @@ _BACKTRACK, _MOST_BACKTRACKS = 0.8, 15
 
 
 @dataclass(frozen=True, kw_only=True)
-class MamlConfig:
-    """A meta-training run of MAML, whose outer step is TRPO's."""
+class InnerStepConfig:
+    """What runs of MAML and of ProMP have in common."""
 
     family: str
     """Family of tasks, as `mier-adapt tasks` lists them."""
@@ -87,12 +89,6 @@ class MamlConfig:
     """Discount factor per environment step (released code)."""
     gae_lambda: Share = 1.0
     """Of generalised advantage estimates (released code)."""
-    max_kl: Positive = 0.01
-    """TRPO's bound on the adapted policies' mean divergence, in nats (paper and released code)."""
-    cg_steps: Size = 10
-    """Of conjugate gradients (released code)."""
-    cg_damping: NonNegative = 1e-5
-    """Added to the curvature (released code)."""
     evaluate_every: Size = 10
     """Iterations between evaluations."""
     evaluated_tasks: Size = 10
@@ -128,6 +124,18 @@ class MamlConfig:
             raise ValueError(f"Not a configuration of this version: {error}") from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class MamlConfig(InnerStepConfig):
+    """A meta-training run of MAML, whose outer step is TRPO's."""
+
+    max_kl: Positive = 0.01
+    """TRPO's bound on the adapted policies' mean divergence, in nats (paper and released code)."""
+    cg_steps: Size = 10
+    """Of conjugate gradients (released code)."""
+    cg_damping: NonNegative = 1e-5
+    """Added to the curvature (released code)."""
+
+
 # The policy ---------------------------------------------------------------------------------
 
 
@@ -157,7 +165,7 @@ class GaussianPolicy(nn.Module):
     """
 
     def __init__(
-        self, config: MamlConfig, envs: FamilyEnvs, device: torch.device | str = "cpu"
+        self, config: InnerStepConfig, envs: FamilyEnvs, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__()
         obs_dim, act_dim = envs.observation_space.shape[0], envs.action_space.shape[0]
@@ -289,7 +297,7 @@ def baseline_of(
     ).flatten(1, 2)
     products = features.mT @ features + _RIDGE * torch.eye(features.shape[-1]).to(features)
     moments = features.mT @ returns.double().flatten(1).unsqueeze(-1)
-    fitted = features @ torch.linalg.solve(products, moments)
+    fitted: Tensor = features @ torch.linalg.solve(products, moments)
     return fitted.reshape(returns.shape).to(returns)
 
 
@@ -306,7 +314,6 @@ def inner_loss(
 
 
 def adapted(
-    policy: GaussianPolicy,
     weights: Weights,
     loss: Callable[[Weights], Float[Tensor, " T"]],
     *,
@@ -326,10 +333,10 @@ def adapted(
     return weights
 
 
-class MamlPolicy:
-    """What MAML ends with, a :class:`.MetaPolicy`: initial weights, and how they are adapted."""
+class InnerStepPolicy:
+    """What is ended with, a :class:`.MetaPolicy`: initial weights, and how they are adapted."""
 
-    def __init__(self, config: MamlConfig, networks: GaussianPolicy) -> None:
+    def __init__(self, config: InnerStepConfig, networks: GaussianPolicy) -> None:
         self.config = config
         self.networks = networks
 
@@ -354,12 +361,9 @@ class MamlPolicy:
             new = self.adapted(weights, experience, create_graph=False)
         return WeightsActor(self.networks, new)
 
-    def adapted(
-        self, weights: Weights, experience: Experience, *, create_graph: bool = True
-    ) -> Weights:
-        """Weights of T tasks after the inner steps."""
+    def adapted(self, weights: Weights, experience: Experience, *, create_graph: bool) -> Weights:
+        """Weights of T tasks after the inner steps, through which gradients pass if asked."""
         return adapted(
-            self.networks,
             weights,
             lambda now: inner_loss(self.networks, now, experience),
             lr=self.config.inner_lr,
@@ -384,7 +388,7 @@ class MamlPolicy:
 # Meta-training (Algorithm 3) ----------------------------------------------------------------
 
 
-class MamlTrainer(BaselineTrainer[MamlConfig, GaussianPolicy, MamlPolicy]):
+class InnerStepTrainer(BaselineTrainer[_Config, GaussianPolicy, InnerStepPolicy]):
     """A run in the making; a step of it is an outer step, with the episodes that it needs.
 
     Args:
@@ -392,24 +396,22 @@ class MamlTrainer(BaselineTrainer[MamlConfig, GaussianPolicy, MamlPolicy]):
         envs: The environments of ``config.task_set``; only its meta-training tasks are run.
         seed: Fixes the run.
         device: Where networks live and learn.
-
-    Source:
-        Finn et al. (2017), arXiv:1703.03400, Algorithm 3; the outer step is that of Schulman et al.
-        (2015), arXiv:1502.05477. Ours: products with the curvature are exact, where the released
-        code takes differences of gradients.
     """
 
-    measures = ("return_before", "return_after", "kl", "surrogate")
+    measures = ("return_before", "return_after", "kl", "gain")
 
     def __init__(
-        self,
-        config: MamlConfig,
-        envs: FamilyEnvs,
-        *,
-        seed: int,
-        device: torch.device | str = "cpu",
+        self, config: _Config, envs: FamilyEnvs, *, seed: int, device: torch.device | str = "cpu"
     ) -> None:
-        super().__init__(config, envs, GaussianPolicy, MamlPolicy, seed=seed, device=device)
+        super().__init__(config, envs, GaussianPolicy, InnerStepPolicy, seed=seed, device=device)
+
+    @abstractmethod
+    def outer_step(self, before: Experience, after: Experience) -> tuple[Tensor, Tensor]:
+        """Move the initial weights, given episodes of T tasks before and after their inner steps.
+
+        Returns:
+            How far that moved adapted policies, in nats, and what it gained by its own measure.
+        """
 
     def update(self) -> Float[Tensor, " M"]:
         """Episodes, an inner step of each task, episodes of what that gave, and an outer step."""
@@ -420,8 +422,8 @@ class MamlTrainer(BaselineTrainer[MamlConfig, GaussianPolicy, MamlPolicy]):
         before = self._gather(tasks, weights)
         new = self.policy.adapted(weights, before, create_graph=False)
         after = self._gather(tasks, new)
-        kl, surrogate = self.outer_step(before, after)
-        return torch.stack((before.returns.mean(), after.returns.mean(), kl, surrogate))
+        kl, gain = self.outer_step(before, after)
+        return torch.stack((before.returns.mean(), after.returns.mean(), kl, gain))
 
     def _gather(self, tasks: Sequence[Any], weights: Weights) -> Experience:
         """Some episodes of each task."""
@@ -440,6 +442,16 @@ class MamlTrainer(BaselineTrainer[MamlConfig, GaussianPolicy, MamlPolicy]):
         ended |= transitions.terminated
         ended[..., -1] = True
         return experience_of(transitions, ended, gamma=config.gamma, gae_lambda=config.gae_lambda)
+
+
+class MamlTrainer(InnerStepTrainer[MamlConfig]):
+    """A run of MAML in the making.
+
+    Source:
+        Finn et al. (2017), arXiv:1703.03400, Algorithm 3; the outer step is that of Schulman et al.
+        (2015), arXiv:1502.05477. Ours: products with the curvature are exact, where the released
+        code takes differences of gradients.
+    """
 
     def outer_step(self, before: Experience, after: Experience) -> tuple[Tensor, Tensor]:
         """TRPO's step; by how much it moved the adapted policies, and what that promises."""
@@ -576,11 +588,11 @@ class Maml:
         )
 
     @checked
-    def load(self, directory: Path) -> MamlPolicy:
+    def load(self, directory: Path) -> InnerStepPolicy:
         """As :meth:`.Method.load`; the configuration is that of the run."""
         return load_maml(directory, device=self.device)
 
 
-def load_maml(directory: Path, *, device: torch.device | str) -> MamlPolicy:
+def load_maml(directory: Path, *, device: torch.device | str) -> InnerStepPolicy:
     """What a directory's run of MAML has learned; errors are those of :func:`.load_run`."""
-    return MamlPolicy(*load_networks(_MamlFile, GaussianPolicy, directory, device=device))
+    return InnerStepPolicy(*load_networks(_MamlFile, GaussianPolicy, directory, device=device))

@@ -13,7 +13,7 @@ from mier_adapt.baselines.maml import (
     Experience,
     Gaussian,
     GaussianPolicy,
-    MamlPolicy,
+    InnerStepPolicy,
     MamlTrainer,
     adapted,
     baseline_of,
@@ -169,7 +169,6 @@ def test_the_inner_step_is_each_tasks_own():
     policy, experience = small_policy(), random_experience()
     weights = policy.weights(3)
     both = adapted(
-        policy,
         weights,
         lambda now: inner_loss(policy, now, experience),
         lr=0.1,
@@ -179,7 +178,6 @@ def test_the_inner_step_is_each_tasks_own():
     for task in range(3):
         alone = Experience(*(each[task : task + 1] for each in experience))
         one = adapted(
-            policy,
             policy.weights(1),
             lambda now, alone=alone: inner_loss(policy, now, alone),
             lr=0.1,
@@ -224,7 +222,7 @@ def outer_trainer(config: MamlConfig) -> MamlTrainer:
     """As much of a trainer as an outer step needs."""
     trainer = object.__new__(MamlTrainer)
     trainer.config, trainer.networks = config, small_policy(config)
-    trainer.policy = MamlPolicy(config, trainer.networks)
+    trainer.policy = InnerStepPolicy(config, trainer.networks)
     return trainer
 
 
@@ -253,9 +251,9 @@ def test_an_outer_step_gains_within_its_bound():
 # Runs ---------------------------------------------------------------------------------------
 
 
-def adapted_return(lever, config: MamlConfig, seed: int) -> float:
+def adapted_return(lever, config, seed: int, *, trainer=MamlTrainer) -> float:
     with FamilyEnvs(lever) as envs:
-        trainer = MamlTrainer(config, envs, seed=seed)
+        trainer = trainer(config, envs, seed=seed)
         while not trainer.finished:
             trainer.step()
         evaluations = evaluate(

@@ -1,0 +1,220 @@
+"""ProMP: MAML's initial weights by proximal steps, which send credit back through the inner step.
+
+In the order of Rothfuss et al. (2019), arXiv:1810.06784, section 5 and Algorithm 1; the policy, its
+baseline and the episodes are those of :mod:`.maml`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mier_adapt._checks import (
+    Device,
+    NonNegative,
+    Positive,
+    PositiveShare,
+    Seed,
+    Size,
+    checked,
+    checked_fields,
+)
+from mier_adapt._typing import Float, Tensor
+from mier_adapt.agents.environments import FamilyEnvs
+from mier_adapt.baselines.maml import (
+    Experience,
+    GaussianPolicy,
+    InnerStepConfig,
+    InnerStepPolicy,
+    InnerStepTrainer,
+    Weights,
+    adapted,
+)
+from mier_adapt.baselines.runs import BaselineFile, load_networks, train_baseline
+from mier_adapt.training.metrics import Log
+
+_TOO_FAR = 1.5
+"""Times the target, or its part, at which the weight of the divergence changes (released code)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrompConfig(InnerStepConfig):
+    """A meta-training run of ProMP."""
+
+    lr: Positive = 1e-3
+    """Adam's step size (released code)."""
+    outer_steps: Size = 5
+    """Of Adam on the same episodes (released code)."""
+    clip: PositiveShare = 0.3
+    """Within which an adapted policy's likelihood ratios count (released code)."""
+    inner_kl_weight: NonNegative = 5e-4
+    """Of the initial policy's divergence from the one that acted, at first (released code)."""
+    target_inner_kl: Positive = 0.01
+    """Of that divergence in nats, which its weight steers to by factors of two (released code,
+    where it does so only if asked)."""
+
+
+def surrogate_loss(
+    ratio: Float[Tensor, "T B"], advantage: Float[Tensor, "T B"], clip: float
+) -> Float[Tensor, ""]:
+    """PPO's: what is lost of the advantages, of which ratios beyond ``clip`` promise no more."""
+    bounded = ratio.clamp(1 - clip, 1 + clip)
+    loss: Tensor = -torch.minimum(ratio * advantage, bounded * advantage).mean()
+    return loss
+
+
+class PrompTrainer(InnerStepTrainer[PrompConfig]):
+    """A run of ProMP in the making.
+
+    Source:
+        Rothfuss et al. (2019), arXiv:1810.06784, Algorithm 1, equations 12 to 15.
+    """
+
+    def __init__(
+        self,
+        config: PrompConfig,
+        envs: FamilyEnvs,
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(config, envs, seed=seed, device=device)
+        parameters = self.networks.parameters()
+        self.optimizers["policy"] = torch.optim.Adam(parameters, lr=config.lr, fused=True)
+        self.inner_kl_weight = config.inner_kl_weight
+
+    def outer_step(self, before: Experience, after: Experience) -> tuple[Tensor, Tensor]:
+        """As :meth:`.InnerStepTrainer.outer_step`, by Adam's steps; the gain is the surrogate's."""
+        config = self.config
+        objective = self.outer_objective(before, after)
+        start = None
+        for _ in range(config.outer_steps):
+            surrogate, inner_kl, _ = objective(create_graph=True)
+            start = surrogate.detach() if start is None else start
+            self.descend("policy", surrogate + self.inner_kl_weight * inner_kl)
+        surrogate, inner_kl, kl = (each.detach() for each in objective(create_graph=False))
+        if float(inner_kl) > _TOO_FAR * config.target_inner_kl:
+            self.inner_kl_weight *= 2
+        elif float(inner_kl) < config.target_inner_kl / _TOO_FAR:
+            self.inner_kl_weight /= 2
+        assert start is not None  # there is a step at least
+        return kl, start - surrogate
+
+    def outer_objective(
+        self, before: Experience, after: Experience
+    ) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+        """Loss, divergence of the initial policy and of adapted ones, from those that acted.
+
+        All are functions of the initial weights as they stand when it is called.
+        """
+        networks, config, tasks = self.networks, self.config, len(after.obs)
+        weights = networks.weights(tasks)
+        new = self.policy.adapted(weights, before, create_graph=False)
+        with torch.no_grad():
+            acted_before = networks.actions(weights, before.obs)
+            acted_after = networks.actions(new, after.obs)
+            then_before = acted_before.log_prob(before.unbounded)
+            then_after = acted_after.log_prob(after.unbounded)
+
+        def inner_loss(weights: Weights) -> Float[Tensor, " T"]:
+            """By ratios, whose second derivatives are of low variance (equation 12)."""
+            log_prob = networks.actions(weights, before.obs).log_prob(before.unbounded)
+            loss: Tensor = -((log_prob - then_before).exp() * before.advantage).mean(-1)
+            return loss
+
+        def objective(*, create_graph: bool) -> tuple[Tensor, Tensor, Tensor]:
+            weights = networks.weights(tasks)
+            new = adapted(
+                weights,
+                inner_loss,
+                lr=config.inner_lr,
+                steps=config.inner_steps,
+                create_graph=create_graph,
+            )
+            actions = networks.actions(new, after.obs)
+            ratio = (actions.log_prob(after.unbounded) - then_after).exp()
+            inner_kl = acted_before.divergence(networks.actions(weights, before.obs)).mean()
+            kl = acted_after.divergence(actions).mean()
+            return surrogate_loss(ratio, after.advantage, config.clip), inner_kl, kl
+
+        return objective
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """As :meth:`.BaselineTrainer.load_state`."""
+        super().load_state(state)
+        self.inner_kl_weight = state["inner_kl_weight"]
+
+    def _counts(self) -> dict[str, Any]:
+        return {**super()._counts(), "inner_kl_weight": self.inner_kl_weight}
+
+
+# The method ---------------------------------------------------------------------------------
+
+
+class _PrompFile(BaselineFile):
+    """What ``run.json`` says of a run of ProMP."""
+
+    method = "promp"
+    config_class = PrompConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promp:
+    """ProMP with one configuration, a :class:`.Method`.
+
+    Source:
+        Rothfuss et al. (2019), arXiv:1810.06784, Algorithm 1.
+    """
+
+    config: PrompConfig
+    """What is trained."""
+    device: Device = "cpu"
+    """Where networks live and learn."""
+
+    def __post_init__(self) -> None:
+        checked_fields(self)
+
+    @checked
+    def meta_train(
+        self,
+        directory: Path,
+        *,
+        seed: Seed,
+        should_stop: Callable[[], bool] = lambda: False,
+        checkpoint_seconds: NonNegative = 120.0,
+        log: Log = "tensorboard",
+        on_step: Callable[[PrompTrainer, dict[str, Any] | None], None] = lambda trainer, row: None,
+    ) -> bool:
+        """As :meth:`.Method.meta_train`; files and errors are those of :func:`.meta_train`.
+
+        Args:
+            directory: Gets the run, or holds it.
+            seed: Fixes it.
+            should_stop: Asked after every step; True saves a checkpoint and leaves.
+            checkpoint_seconds: Wall-clock time between checkpoints.
+            log: Where measurements go besides ``metrics.jsonl``.
+            on_step: Called after every step, with an iteration's measurements when one ends.
+        """
+        return train_baseline(
+            _PrompFile,
+            self.config,
+            lambda envs: PrompTrainer(self.config, envs, seed=seed, device=self.device),
+            directory,
+            seed=seed,
+            checkpoint_seconds=checkpoint_seconds,
+            log=log,
+            should_stop=should_stop,
+            on_step=on_step,
+        )
+
+    @checked
+    def load(self, directory: Path) -> InnerStepPolicy:
+        """As :meth:`.Method.load`; the configuration is that of the run."""
+        return load_promp(directory, device=self.device)
+
+
+def load_promp(directory: Path, *, device: torch.device | str) -> InnerStepPolicy:
+    """What a directory's run of ProMP has learned; errors are those of :func:`.load_run`."""
+    return InnerStepPolicy(*load_networks(_PrompFile, GaussianPolicy, directory, device=device))
