@@ -3,5 +3,11 @@
 from mier_adapt.baselines.maml import Maml, MamlConfig
 from mier_adapt.baselines.pearl import Pearl, PearlConfig
 from mier_adapt.baselines.promp import Promp, PrompConfig
+from mier_adapt.baselines.runs import BaselineMethod
 
 __all__ = ["Maml", "MamlConfig", "Pearl", "PearlConfig", "Promp", "PrompConfig"]
+
+BASELINES: dict[str, type[BaselineMethod]] = {
+    each.run_file.method: each for each in (Maml, Pearl, Promp)
+}
+"""By the names that runs' files have for them."""

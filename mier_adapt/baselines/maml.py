@@ -9,7 +9,6 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -18,11 +17,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mier_adapt._checks import (
-    Device,
     NonNegative,
     Positive,
     PositiveShare,
-    Seed,
     Share,
     Size,
     checked,
@@ -33,11 +30,9 @@ from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.rollouts import collect_episodes
 from mier_adapt.baselines.runs import (
     BaselineFile,
+    BaselineMethod,
     BaselineTrainer,
-    load_networks,
-    train_baseline,
 )
-from mier_adapt.training.metrics import Log
 from mier_adapt.transitions import Transitions
 from mier_adapt_envs import task_set
 
@@ -398,12 +393,8 @@ class InnerStepTrainer(BaselineTrainer[_Config, GaussianPolicy, InnerStepPolicy]
         device: Where networks live and learn.
     """
 
+    networks_class, policy_class = GaussianPolicy, InnerStepPolicy
     measures = ("return_before", "return_after", "kl", "gain")
-
-    def __init__(
-        self, config: _Config, envs: FamilyEnvs, *, seed: int, device: torch.device | str = "cpu"
-    ) -> None:
-        super().__init__(config, envs, GaussianPolicy, InnerStepPolicy, seed=seed, device=device)
 
     @abstractmethod
     def outer_step(self, before: Experience, after: Experience) -> tuple[Tensor, Tensor]:
@@ -538,61 +529,16 @@ class _MamlFile(BaselineFile):
     config_class = MamlConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class Maml:
+class Maml(BaselineMethod):
     """MAML with one configuration, a :class:`.Method`.
+
+    Args:
+        config: A :class:`MamlConfig`, what is trained.
+        device: Where networks live and learn.
 
     Source:
         Finn et al. (2017), arXiv:1703.03400, Algorithm 3.
     """
 
-    config: MamlConfig
-    """What is trained."""
-    device: Device = "cpu"
-    """Where networks live and learn."""
-
-    def __post_init__(self) -> None:
-        checked_fields(self)
-
-    @checked
-    def meta_train(
-        self,
-        directory: Path,
-        *,
-        seed: Seed,
-        should_stop: Callable[[], bool] = lambda: False,
-        checkpoint_seconds: NonNegative = 120.0,
-        log: Log = "tensorboard",
-        on_step: Callable[[MamlTrainer, dict[str, Any] | None], None] = lambda trainer, row: None,
-    ) -> bool:
-        """As :meth:`.Method.meta_train`; files and errors are those of :func:`.meta_train`.
-
-        Args:
-            directory: Gets the run, or holds it.
-            seed: Fixes it.
-            should_stop: Asked after every step; True saves a checkpoint and leaves.
-            checkpoint_seconds: Wall-clock time between checkpoints.
-            log: Where measurements go besides ``metrics.jsonl``.
-            on_step: Called after every step, with an iteration's measurements when one ends.
-        """
-        return train_baseline(
-            _MamlFile,
-            self.config,
-            lambda envs: MamlTrainer(self.config, envs, seed=seed, device=self.device),
-            directory,
-            seed=seed,
-            checkpoint_seconds=checkpoint_seconds,
-            log=log,
-            should_stop=should_stop,
-            on_step=on_step,
-        )
-
-    @checked
-    def load(self, directory: Path) -> InnerStepPolicy:
-        """As :meth:`.Method.load`; the configuration is that of the run."""
-        return load_maml(directory, device=self.device)
-
-
-def load_maml(directory: Path, *, device: torch.device | str) -> InnerStepPolicy:
-    """What a directory's run of MAML has learned; errors are those of :func:`.load_run`."""
-    return InnerStepPolicy(*load_networks(_MamlFile, GaussianPolicy, directory, device=device))
+    run_file = _MamlFile
+    trainer = MamlTrainer

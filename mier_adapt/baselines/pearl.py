@@ -7,9 +7,8 @@ import copy
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -20,11 +19,9 @@ from torch import nn
 
 from mier_adapt._checks import (
     Count,
-    Device,
     NonNegative,
     Positive,
     PositiveShare,
-    Seed,
     Size,
     checked,
     checked_fields,
@@ -34,13 +31,11 @@ from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.rollouts import collect_episodes
 from mier_adapt.baselines.runs import (
     BaselineFile,
+    BaselineMethod,
     BaselineTrainer,
-    load_networks,
-    train_baseline,
 )
 from mier_adapt.integration import build_sac
 from mier_adapt.integration.actors import act
-from mier_adapt.training.metrics import Log
 from mier_adapt.transitions import Transitions
 from mier_adapt_envs import task_set
 
@@ -383,6 +378,7 @@ class PearlTrainer(BaselineTrainer[PearlConfig, PearlNetworks, PearlPolicy]):
         released code they are of ``context_size`` of them, and of none in the first episode.
     """
 
+    networks_class, policy_class = PearlNetworks, PearlPolicy
     measures = ("critic_loss", "kl", "actor_loss", "log_prob", "posterior_variance")
 
     def __init__(
@@ -393,7 +389,7 @@ class PearlTrainer(BaselineTrainer[PearlConfig, PearlNetworks, PearlPolicy]):
         seed: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(config, envs, PearlNetworks, PearlPolicy, seed=seed, device=device)
+        super().__init__(config, envs, seed=seed, device=device)
         networks = self.networks
         for name, learned in (
             ("critics_and_encoder", (networks.critics, networks.encoder)),
@@ -507,61 +503,16 @@ class _PearlFile(BaselineFile):
     config_class = PearlConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pearl:
+class Pearl(BaselineMethod):
     """PEARL with one configuration, a :class:`.Method`.
+
+    Args:
+        config: A :class:`PearlConfig`, what is trained.
+        device: Where networks live and learn.
 
     Source:
         Rakelly et al. (2019), arXiv:1903.08254, Algorithms 1 and 2.
     """
 
-    config: PearlConfig
-    """What is trained."""
-    device: Device = "cpu"
-    """Where networks live and learn."""
-
-    def __post_init__(self) -> None:
-        checked_fields(self)
-
-    @checked
-    def meta_train(
-        self,
-        directory: Path,
-        *,
-        seed: Seed,
-        should_stop: Callable[[], bool] = lambda: False,
-        checkpoint_seconds: NonNegative = 120.0,
-        log: Log = "tensorboard",
-        on_step: Callable[[PearlTrainer, dict[str, Any] | None], None] = lambda trainer, row: None,
-    ) -> bool:
-        """As :meth:`.Method.meta_train`; files and errors are those of :func:`.meta_train`.
-
-        Args:
-            directory: Gets the run, or holds it.
-            seed: Fixes it.
-            should_stop: Asked after every step; True saves a checkpoint and leaves.
-            checkpoint_seconds: Wall-clock time between checkpoints.
-            log: Where measurements go besides ``metrics.jsonl``.
-            on_step: Called after every step, with an iteration's measurements when one ends.
-        """
-        return train_baseline(
-            _PearlFile,
-            self.config,
-            lambda envs: PearlTrainer(self.config, envs, seed=seed, device=self.device),
-            directory,
-            seed=seed,
-            checkpoint_seconds=checkpoint_seconds,
-            log=log,
-            should_stop=should_stop,
-            on_step=on_step,
-        )
-
-    @checked
-    def load(self, directory: Path) -> PearlPolicy:
-        """As :meth:`.Method.load`; the configuration is that of the run."""
-        return load_pearl(directory, device=self.device)
-
-
-def load_pearl(directory: Path, *, device: torch.device | str) -> PearlPolicy:
-    """What a directory's run of PEARL has learned; errors are those of :func:`.load_run`."""
-    return PearlPolicy(*load_networks(_PearlFile, PearlNetworks, directory, device=device))
+    run_file = _PearlFile
+    trainer = PearlTrainer

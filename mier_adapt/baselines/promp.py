@@ -6,34 +6,26 @@ baseline and the episodes are those of :mod:`.maml`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from mier_adapt._checks import (
-    Device,
     NonNegative,
     Positive,
     PositiveShare,
-    Seed,
     Size,
-    checked,
-    checked_fields,
 )
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.baselines.maml import (
     Experience,
-    GaussianPolicy,
     InnerStepConfig,
-    InnerStepPolicy,
     InnerStepTrainer,
     Weights,
     adapted,
 )
-from mier_adapt.baselines.runs import BaselineFile, load_networks, train_baseline
-from mier_adapt.training.metrics import Log
+from mier_adapt.baselines.runs import BaselineFile, BaselineMethod
 
 _TOO_FAR = 1.5
 """Times the target, or its part, at which the weight of the divergence changes (released code)."""
@@ -160,61 +152,16 @@ class _PrompFile(BaselineFile):
     config_class = PrompConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class Promp:
+class Promp(BaselineMethod):
     """ProMP with one configuration, a :class:`.Method`.
+
+    Args:
+        config: A :class:`PrompConfig`, what is trained.
+        device: Where networks live and learn.
 
     Source:
         Rothfuss et al. (2019), arXiv:1810.06784, Algorithm 1.
     """
 
-    config: PrompConfig
-    """What is trained."""
-    device: Device = "cpu"
-    """Where networks live and learn."""
-
-    def __post_init__(self) -> None:
-        checked_fields(self)
-
-    @checked
-    def meta_train(
-        self,
-        directory: Path,
-        *,
-        seed: Seed,
-        should_stop: Callable[[], bool] = lambda: False,
-        checkpoint_seconds: NonNegative = 120.0,
-        log: Log = "tensorboard",
-        on_step: Callable[[PrompTrainer, dict[str, Any] | None], None] = lambda trainer, row: None,
-    ) -> bool:
-        """As :meth:`.Method.meta_train`; files and errors are those of :func:`.meta_train`.
-
-        Args:
-            directory: Gets the run, or holds it.
-            seed: Fixes it.
-            should_stop: Asked after every step; True saves a checkpoint and leaves.
-            checkpoint_seconds: Wall-clock time between checkpoints.
-            log: Where measurements go besides ``metrics.jsonl``.
-            on_step: Called after every step, with an iteration's measurements when one ends.
-        """
-        return train_baseline(
-            _PrompFile,
-            self.config,
-            lambda envs: PrompTrainer(self.config, envs, seed=seed, device=self.device),
-            directory,
-            seed=seed,
-            checkpoint_seconds=checkpoint_seconds,
-            log=log,
-            should_stop=should_stop,
-            on_step=on_step,
-        )
-
-    @checked
-    def load(self, directory: Path) -> InnerStepPolicy:
-        """As :meth:`.Method.load`; the configuration is that of the run."""
-        return load_promp(directory, device=self.device)
-
-
-def load_promp(directory: Path, *, device: torch.device | str) -> InnerStepPolicy:
-    """What a directory's run of ProMP has learned; errors are those of :func:`.load_run`."""
-    return InnerStepPolicy(*load_networks(_PrompFile, GaussianPolicy, directory, device=device))
+    run_file = _PrompFile
+    trainer = PrompTrainer

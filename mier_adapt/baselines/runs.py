@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mier_adapt._checks import Device, NonNegative, Seed, checked, checked_fields, shown
 from mier_adapt._memory import keep_freed_memory
 from mier_adapt._products import quick_products
 from mier_adapt._storage.checkpoints import CHECKPOINT_FILE, load_checkpoint
@@ -30,10 +31,9 @@ from mier_adapt.agents.run import made_with, read_run_file, require_run, require
 from mier_adapt.integration import ContextReplayBuffer
 from mier_adapt.protocols import MetaPolicy
 from mier_adapt.training.metrics import Log, evaluated
-from mier_adapt.training.running import Trainer, entered, keep_training
+from mier_adapt.training.running import entered, keep_training
 from mier_adapt_envs import task_set
 
-_SomeTrainer = TypeVar("_SomeTrainer", bound=Trainer)
 _Config = TypeVar("_Config", bound="BaselineConfig")
 _Networks = TypeVar("_Networks", bound=nn.Module)
 _Policy = TypeVar("_Policy", bound=MetaPolicy)
@@ -138,32 +138,33 @@ class BaselineTrainer(ABC, Generic[_Config, _Networks, _Policy]):
 
     Args:
         config: What to train.
-        envs: The environments of the configuration's task set.
-        build: Makes the networks, from torch's global generator.
-        policy: Makes a :class:`.MetaPolicy` of these.
+        envs: The environments of the configuration's task set; only its meta-training tasks are
+            run.
         seed: Fixes the run.
         device: Where networks live and learn.
     """
 
     measures: ClassVar[tuple[str, ...]]
     """Names of what an update measures."""
+    networks_class: ClassVar[Any]
+    """Makes the networks, from torch's global generator, of configuration, environments, device."""
+    policy_class: ClassVar[Any]
+    """Makes a :class:`.MetaPolicy` of configuration and networks."""
 
     def __init__(
         self,
         config: _Config,
         envs: FamilyEnvs,
-        build: Callable[[_Config, FamilyEnvs, torch.device | str], _Networks],
-        policy: Callable[[_Config, _Networks], _Policy],
         *,
         seed: int,
-        device: torch.device | str,
+        device: torch.device | str = "cpu",
     ) -> None:
         keep_freed_memory()
         seed_global_generators(seed)
         self.generator = np.random.default_rng(seed)
         self.config, self.envs, self.device = config, envs, torch.device(device)
-        self.networks = build(config, envs, device)
-        self.policy = policy(config, self.networks)
+        self.networks: _Networks = self.networks_class(config, envs, device)
+        self.policy: _Policy = self.policy_class(config, self.networks)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.replays: dict[str, ContextReplayBuffer] = {}
         self.updates = 0
@@ -302,49 +303,6 @@ class BaselineTrainer(ABC, Generic[_Config, _Networks, _Policy]):
         check_global_generator_state(state["global_generators"])
 
 
-@torch.inference_mode(False)
-@quick_products()
-def train_baseline(
-    kind: type[BaselineFile],
-    config: Any,
-    make_trainer: Callable[[FamilyEnvs], _SomeTrainer],
-    directory: Path,
-    *,
-    seed: int,
-    checkpoint_seconds: float,
-    log: Log,
-    should_stop: Callable[[], bool],
-    on_step: Callable[[_SomeTrainer, dict[str, Any] | None], None],
-) -> bool:
-    """Train into a directory, or go on with the run that it holds; whether that is finished.
-
-    Files, errors and what an interrupted run ends with are those of :func:`.meta_train`.
-
-    Args:
-        kind: Of the run's file.
-        config: What to train.
-        make_trainer: Makes the run in its beginnings, given its environments.
-        directory: As for :func:`.meta_train`, like all that follow.
-        seed: See there.
-        checkpoint_seconds: See there.
-        log: See there.
-        should_stop: See there.
-        on_step: See there.
-    """
-    tasks = task_set(config.family, config.task_set)
-    run_file = kind(config, seed, tasks.hash)
-    with entered(directory, run_file, log=log), FamilyEnvs(tasks) as envs:
-        return keep_training(
-            make_trainer(envs),
-            directory,
-            run_file,
-            checkpoint_seconds=checkpoint_seconds,
-            log=log,
-            should_stop=should_stop,
-            on_step=on_step,
-        )
-
-
 def load_networks(
     kind: type[BaselineFile],
     build: Callable[[Any, FamilyEnvs, torch.device | str], _Networks],
@@ -400,3 +358,75 @@ def _require_fitting(build: Callable[[], nn.Module], given: Mapping[str, Any]) -
     except RuntimeError as error:
         raise ValueError(f"there can be no networks of such sizes: {error}") from error
     require_like(expected, given, "networks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineMethod:
+    """A baseline with one configuration, a :class:`.Method`."""
+
+    config: Any
+    """What is trained."""
+    device: Device = "cpu"
+    """Where networks live and learn."""
+
+    run_file: ClassVar[type[BaselineFile]]
+    """What its runs' files say."""
+    trainer: ClassVar[type[BaselineTrainer[Any, Any, Any]]]
+    """Makes a run in its beginnings of a configuration and environments."""
+
+    def __post_init__(self) -> None:
+        checked_fields(self)
+        if not isinstance(self.config, self.run_file.config_class):
+            raise TypeError(
+                f"{type(self).__name__} expected config to be a "
+                f"{self.run_file.config_class.__name__}, got {shown(self.config)}."
+            )
+
+    @checked
+    @torch.inference_mode(False)
+    @quick_products()
+    def meta_train(
+        self,
+        directory: Path,
+        *,
+        seed: Seed,
+        should_stop: Callable[[], bool] = lambda: False,
+        checkpoint_seconds: NonNegative = 120.0,
+        log: Log = "tensorboard",
+        on_step: Callable[[Any, dict[str, Any] | None], None] = lambda trainer, row: None,
+    ) -> bool:
+        """As :meth:`.Method.meta_train`; files and errors are those of :func:`.meta_train`.
+
+        Args:
+            directory: Gets the run, or holds it.
+            seed: Fixes it.
+            should_stop: Asked after every step; True saves a checkpoint and leaves.
+            checkpoint_seconds: Wall-clock time between checkpoints.
+            log: Where measurements go besides ``metrics.jsonl``.
+            on_step: Called after every step, with an iteration's measurements when one ends.
+        """
+        config = self.config
+        tasks = task_set(config.family, config.task_set)
+        run_file = self.run_file(config, seed, tasks.hash)
+        with entered(directory, run_file, log=log), FamilyEnvs(tasks) as envs:
+            return keep_training(
+                self.trainer(config, envs, seed=seed, device=self.device),
+                directory,
+                run_file,
+                checkpoint_seconds=checkpoint_seconds,
+                log=log,
+                should_stop=should_stop,
+                on_step=on_step,
+            )
+
+    @checked
+    def load(self, directory: Path) -> Any:
+        """As :meth:`.Method.load`; the configuration is that of the run."""
+        return self.policy_of(directory, device=self.device)
+
+    @classmethod
+    def policy_of(cls, directory: Path, *, device: torch.device | str) -> Any:
+        """What a run has learned, a :class:`.MetaPolicy`; errors are those of :func:`.load_run`."""
+        trainer = cls.trainer
+        found = load_networks(cls.run_file, trainer.networks_class, directory, device=device)
+        return trainer.policy_class(*found)

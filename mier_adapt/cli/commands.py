@@ -42,7 +42,7 @@ _Threads = Annotated[
     tyro.conf.arg(metavar="N", help="Of torch: OMP_NUM_THREADS or 1 if None."),
 ]
 
-METHODS = ("mier", "pearl")
+METHODS = ("mier", "maml", "pearl", "promp")
 """Ways to meta-train, ours first."""
 OPTIONS_FILE = "config.toml"
 """What ``adapt`` used, beside its reports."""
@@ -122,7 +122,7 @@ class MetaTrain:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = dataclasses.field(kw_only=True)
     """Directory of the run."""
     method: Annotated[str, tyro.conf.arg(metavar="NAME")] = METHODS[0]
-    """mier or pearl, with options of its own."""
+    """mier, maml, pearl or promp."""
     seed: int = 0
     """Fixes the run, with which it is also resumed."""
     device: str = "cpu"
@@ -142,11 +142,11 @@ class MetaTrain:
     def options(words: Sequence[str] = ()) -> Any:
         """What else is an option with these words, as :class:`.options.Options`."""
         from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig
-        from mier_adapt.baselines import PearlConfig
+        from mier_adapt.baselines import BASELINES
         from mier_adapt.cli.options import Options
 
-        if _method_in(words) == "pearl":
-            return Options({"": PearlConfig})
+        if (method := _method_in(words)) in BASELINES:
+            return Options({"": BASELINES[method].run_file.config_class})
         return Options({"": MetaTrainConfig, "adapt": AdaptConfig})
 
     def run(self, options: Any, given: dict[str, Any]) -> int:
@@ -204,12 +204,13 @@ class MetaTrain:
     def _resolved(self, values: dict[str, Any]) -> tuple[dict[str, Any], int, Any]:
         """The whole configuration, its steps, and what trains as it says."""
         from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig
-        from mier_adapt.baselines import Pearl, PearlConfig
+        from mier_adapt.baselines import BASELINES
         from mier_adapt.training import meta_train
 
-        if self.method == "pearl":
-            pearl = Pearl(config=PearlConfig.from_dict(values), device=self.device)
-            return pearl.config.to_dict(), pearl.config.updates, pearl.meta_train
+        if self.method in BASELINES:
+            kind = BASELINES[self.method]
+            method = kind(config=kind.run_file.config_class.from_dict(values), device=self.device)
+            return method.config.to_dict(), method.config.updates, method.meta_train
         adapt_config = AdaptConfig.from_dict(values.pop("adapt"))
         config = MetaTrainConfig.from_dict(values)
         resolved = {**config.to_dict(), "adapt": adapt_config.to_dict()}
@@ -410,17 +411,17 @@ class Evaluate:
         from mier_adapt.agents.evaluation import evaluation_record
         from mier_adapt.agents.pretrained import EVALUATION_FILE
         from mier_adapt.agents.run import find_run, load_run, method_of_run, read_run_file
-        from mier_adapt.baselines.pearl import load_pearl
+        from mier_adapt.baselines import BASELINES
 
         directory = find_run(self.run_directory)
         run: Any
-        if (method := method_of_run(directory)) == "pearl":
+        if (method := method_of_run(directory)) in BASELINES:
             if self.context_steps is not None:
                 raise UsageError(
-                    f"Expected no --context-steps for {directory}, a run of {method}, which "
-                    "identifies tasks by its encoder."
+                    f"Expected no --context-steps for {directory}, a run of {method}, which takes "
+                    "no steps on a context."
                 )
-            run = load_pearl(directory, device=self.device)
+            run = BASELINES[method].policy_of(directory, device=self.device)
             config, adaptation_steps = run.config, run.config.adaptation_steps
         else:
             config, adapt_config, _, _ = read_run_file(directory)

@@ -218,10 +218,12 @@ def _fields_of(config: type, at: tuple[str, ...]) -> Iterator[_Field]:
 
 
 def _docs(config: type) -> dict[str, str]:
-    """The strings below the fields of a dataclass."""
+    """The strings below the fields of a dataclass, and of those that it derives from."""
+    base = config.__mro__[1]
+    inherited = _docs(base) if dataclasses.is_dataclass(base) else {}
     (defined,) = ast.parse(inspect.cleandoc(inspect.getsource(config))).body
     assert isinstance(defined, ast.ClassDef)
-    return {
+    return inherited | {
         field.target.id: re.sub(r":\w+:`\.?(\w+)`", r"\1", inspect.cleandoc(text.value.value))
         for field, text in zip(defined.body, defined.body[1:], strict=False)
         if isinstance(field, ast.AnnAssign)

@@ -38,7 +38,7 @@ from mier_adapt import (
 )
 from mier_adapt.adaptation import MarginGate, compare
 from mier_adapt.agents import ContinueConfig, ModelConfig, PolicyConfig, collect
-from mier_adapt.baselines import PearlConfig
+from mier_adapt.baselines import MamlConfig, PearlConfig, PrompConfig
 from mier_adapt.changes import Actuators, ChangedModel, LinearResidual, Sensors, Together
 from mier_adapt.compensation import Compensation
 from mier_adapt.figures import plot_adaptation, plot_comparison, plot_diagnosis, plot_episodes
@@ -486,12 +486,13 @@ def targets() -> Iterator[Target]:
         {"algorithm": small_sac(context_dim=0)},
     )
     smoke = preset("smoke").meta_train
+    baselines = [kind(family="HalfCheetahVel") for kind in (MamlConfig, PearlConfig, PrompConfig)]
     for config in (
         *(ModelConfig(), PolicyConfig(), AdaptConfig(), ContinueConfig(), MarginGate()),
-        *(smoke, pearl := PearlConfig(family="HalfCheetahVel")),
+        *(smoke, *baselines),
     ):
         yield Target(type(config).__name__, type(config), fields_of(config))
-    for config in (AdaptConfig(), smoke, pearl):
+    for config in (AdaptConfig(), smoke, *baselines):
         yield Target(
             f"{type(config).__name__}.from_dict",
             type(config).from_dict,

@@ -46,7 +46,7 @@ from mier_adapt.agents import ContinueConfig, FamilyEnvs, Run, collect, evaluate
 from mier_adapt.agents import run as run_module
 from mier_adapt.agents.metering import Spent
 from mier_adapt.agents.run import CARD_FILE
-from mier_adapt.baselines import Pearl, PearlConfig
+from mier_adapt.baselines import Maml, MamlConfig, Pearl, PearlConfig, Promp, PrompConfig
 from mier_adapt.integration import build_sac, sb3_transitions
 from mier_adapt.statistics import bootstrap_interval
 from mier_adapt.training import Mier, imitate
@@ -61,6 +61,15 @@ PEARL = PearlConfig(
     episode_steps=2,
     encoder_hidden_sizes=(4,),
     hidden_sizes=(4,),
+)
+INNER_STEP = {
+    **{"family": "HalfCheetahVel", "episode_steps": 2, "hidden_sizes": (4,)},
+    **{"tasks_per_batch": 2, "episodes_per_task": 2, "exploration_episodes": 2},
+}
+BASELINES = (
+    Pearl(config=PEARL),
+    Maml(config=MamlConfig(**INNER_STEP)),
+    Promp(config=PrompConfig(**INNER_STEP)),
 )
 CONFIG = tiny_config(initial_episodes=2, evaluated_tasks=1)
 
@@ -81,10 +90,11 @@ MORE = {"TaskVectorEnv": "what gymnasium makes of a public family"}
 """Names that are not public and are called, and why."""
 
 
-def pearl_run(here: Path) -> Path:
-    """A run of PEARL that has not begun to learn."""
-    Pearl(config=PEARL).meta_train(here / "pearl run", seed=0, should_stop=lambda: True, log="none")
-    return here / "pearl run"
+def unlearned(method: Any, here: Path) -> Path:
+    """A run of a baseline that has not begun to learn."""
+    out = here / f"{type(method).__name__} run"
+    method.meta_train(out, seed=0, should_stop=lambda: True, log="none")
+    return out
 
 
 def targets(finished: Path, here: Path) -> Iterator[Target]:
@@ -263,14 +273,15 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
         training,
     )
     yield Target("Mier.load", method.load, {"directory": finished})
-    pearl = Pearl(config=PEARL)
-    yield Target("Pearl", Pearl, {"config": PEARL, "device": "cpu"})
-    yield Target(
-        "Pearl.meta_train",
-        functools.partial(pearl.meta_train, should_stop=lambda: True),
-        {"directory": here / "pearl", "seed": 0, "checkpoint_seconds": 9.0, "log": "none"},
-    )
-    yield Target("Pearl.load", pearl.load, {"directory": pearl_run(here)})
+    for baseline in BASELINES:
+        name, config = type(baseline).__name__, baseline.config
+        yield Target(name, type(baseline), {"config": config, "device": "cpu"})
+        yield Target(
+            f"{name}.meta_train",
+            functools.partial(baseline.meta_train, should_stop=lambda: True),
+            {"directory": here / name, "seed": 0, "checkpoint_seconds": 9.0, "log": "none"},
+        )
+        yield Target(f"{name}.load", baseline.load, {"directory": unlearned(baseline, here)})
 
 
 @pytest.fixture
@@ -359,7 +370,8 @@ def test_callbacks_that_cannot_be_called(value: Any, finished_run: Path, tmp_pat
         refuses(meta_train, CONFIG, tmp_path / "run", **{name: value})
     refuses(Mier(config=CONFIG).meta_train, tmp_path / "run", seed=1, should_stop=value)
     for name in ("should_stop", "on_step"):
-        refuses(Pearl(config=PEARL).meta_train, tmp_path / "run", seed=1, **{name: value})
+        for baseline in BASELINES:
+            refuses(baseline.meta_train, tmp_path / "run", seed=1, **{name: value})
     refuses(bootstrap_interval, np.zeros((2, 2)), statistic=value)
 
 

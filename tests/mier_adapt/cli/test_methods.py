@@ -1,5 +1,6 @@
 """Meta-training by another method than ours, and what the command does with such a run."""
 
+import inspect
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from mier_adapt._storage.checkpoints import load_tree
 from mier_adapt.agents import FamilyEnvs
 from mier_adapt.agents.evaluation import evaluation_record
-from mier_adapt.baselines import Pearl, PearlConfig
+from mier_adapt.baselines import BASELINES, Pearl, PearlConfig
 from mier_adapt.cli import commands
 from mier_adapt.training.metrics import read_metrics
 
@@ -110,6 +111,26 @@ def test_options_are_those_of_the_method(command, tmp_path, words, expected):
     code, _, err = command("meta-train", "smoke", "--out", tmp_path / "x", *words)
     assert (code, expected in err) == (1, True), err
     assert not (tmp_path / "x").exists()
+
+
+def test_the_command_knows_the_librarys_methods_and_tells_them():
+    assert ("mier", *BASELINES) == commands.METHODS
+    told = inspect.getsource(commands.MetaTrain)
+    assert all(name in told for name in commands.METHODS)
+
+
+@pytest.mark.parametrize("method", ["maml", "promp"])
+def test_other_methods_train_and_are_evaluated_as_pearl_is(command, tmp_path, method):
+    words = (
+        *("--family", "Lever", "--episode-steps", EPISODE, "--method", method, "--updates", 2),
+        *("--tasks-per-batch", 2, "--episodes-per-task", 2, "--exploration-episodes", 3),
+    )
+    out = tmp_path / "run"
+    assert command("meta-train", *words, "--out", out)[0] == 0
+    assert [row["updates"] for row in read_metrics(out)] == [1, 2]
+    assert command("evaluate", out, "--seeds", 1, "--episodes", 1)[0] == 0
+    record = json.loads((out / "evaluation.json").read_text())
+    assert (record["method"], record["adaptation_steps"]) == (method, 3 * EPISODE)
 
 
 def test_every_method_has_all_of_its_options_documented():
