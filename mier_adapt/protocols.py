@@ -106,8 +106,10 @@ class SyntheticSource(Protocol):
 class Actor(Protocol):
     """Acts.
 
-    One that begins something anew with an episode, such as a memory, also has ``start_episodes``:
-    :func:`.collect` calls it with a boolean ``(N,)`` of the slots in which one begins.
+    One that begins something anew with an episode also has ``start_episodes``: :func:`.collect`
+    calls it with a boolean ``(N,)`` of the slots in which one begins. One that remembers what its
+    actions bring also has ``remember``: it is called after every step with the actions that were
+    executed, ``(N, A)``, and their rewards, ``(N,)``.
     """
 
     def act(

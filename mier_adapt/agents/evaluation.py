@@ -71,13 +71,12 @@ def evaluate(
     length = episode_steps or envs.episode_steps
     generator = np.random.default_rng(seed)
     with forked_global_generators(seed):
-        initial = policy.initial_actor(len(tasks))
         adaptation, fresh = (
             stack_tasks(
                 collect_episodes(
                     envs.of_size,
                     tasks,
-                    initial,
+                    policy.initial_actor(len(tasks)),
                     steps=adaptation_steps,
                     episode_steps=length,
                     generator=generator,
@@ -86,7 +85,7 @@ def evaluate(
             )
             for _ in range(2)
         )
-        actors = initial, policy.adapt(adaptation)
+        actors = policy.initial_actor(len(tasks)), policy.adapt(adaptation)
         others = _best_of_others(actors[1], fresh)
         losses = [
             loss(fresh).tolist() if (loss := getattr(actor, "loss", None)) else [None] * len(tasks)

@@ -117,6 +117,7 @@ def collect(
         return Rollout(transitions, (truncated_NS & ~terminated_NS)[:, :done])
 
     start_episodes = getattr(actor, "start_episodes", lambda starting_N: None)
+    remember = getattr(actor, "remember", lambda act_NA, rew_N: None)
     done = 0
     try:
         seeds = generator.integers(2**31, size=env.num_envs).tolist()
@@ -152,6 +153,7 @@ def collect(
                     )
             _require_finite("reward", rew_NS[:, step], step, names)
             _require_finite("observation", obs_next_NSO[:, step], step, names)
+            remember(act_NSA[:, step].copy(), rew_NS[:, step].copy())
             done, ended_N = step + 1, ended_N | over
             if until_end and ended_N.all():
                 break
@@ -178,6 +180,9 @@ def collect_episodes(
 ) -> list[Rollout]:
     """Run each of T tasks for ``steps`` environment steps, its episodes side by side.
 
+    Those of an actor that remembers follow each other instead, each of ``episode_steps`` also with
+    ``until_end``: what it does in one depends on those before.
+
     Options are those of :func:`collect`.
 
     Returns:
@@ -186,6 +191,20 @@ def collect_episodes(
     """
     length = min(steps, episode_steps)
     episodes = -(-steps // length)
+    if hasattr(actor, "remember"):
+        env = env_of_size(len(tasks))
+        options["until_end"] = options.get("until_end", False) and episodes == 1
+        each = [
+            collect(env, tasks, actor, steps=length, generator=generator, **options)
+            for _ in range(episodes)
+        ]
+        return [
+            Rollout(
+                Transitions.stack([rollout.transitions[i] for rollout in each]),
+                np.stack([rollout.truncated[i] for rollout in each]),
+            )
+            for i in range(len(tasks))
+        ]
     rollout = collect(
         env_of_size(len(tasks) * episodes),
         [task for task in tasks for _ in range(episodes)],

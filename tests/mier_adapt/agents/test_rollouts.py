@@ -299,6 +299,38 @@ def test_an_actor_that_asks_for_it_is_told_where_episodes_start(autoreset):
     assert told == [(0, [True] * 3), *expected]
 
 
+class Remembers(Policy):
+    """Keeps what it is told, and acts more strongly the more that is."""
+
+    def __init__(self) -> None:
+        self.told = []
+
+    def act(self, obs, *, explore):
+        return np.tanh(super().act(obs, explore=explore) + len(self.told)).astype(np.float32)
+
+    def remember(self, act, rew):
+        self.told.append((act, rew))
+
+
+@pytest.mark.parametrize("halved", [False, True])
+def test_an_actor_that_remembers_is_told_what_was_executed_and_its_reward(halved):
+    """After every step, the last one and those that end episodes included."""
+    actor = Remembers()
+    made = collect(
+        drifts(AutoresetMode.SAME_STEP),
+        None,
+        actor,
+        steps=14,
+        generator=np.random.default_rng(0),
+        act_filter=(lambda obs, act: act / 2) if halved else None,
+    )
+    assert (made.transitions.terminated.numpy() | made.truncated).any()
+    acts, rews = (torch.from_numpy(np.stack(each, 1)) for each in zip(*actor.told, strict=True))
+    assert torch.equal(acts, made.transitions.act)
+    assert torch.equal(rews, made.transitions.rew)
+    assert bool((acts.abs() <= 0.5).all()) == halved
+
+
 def test_it_stops_when_every_first_episode_has_ended():
     whole, stopped = (
         collect(
@@ -417,3 +449,36 @@ def test_episodes_of_several_tasks_run_side_by_side(steps, shape):
         assert result.transitions.rew.shape == result.truncated.shape == shape
         assert (result.transitions.obs[..., 2] == terminates).all()
         assert len(np.unique(result.transitions.obs[:, 0, 1])) == shape[0]  # starts of their own
+
+
+@pytest.mark.parametrize("until_end", [False, True])
+@pytest.mark.parametrize(("steps", "shape"), [(12, (3, 5)), (5, (1, 5)), (2, (1, 2))])
+def test_episodes_of_an_actor_that_remembers_follow_each_other(steps, shape, until_end):
+    class Counts(Pushes):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps = 0
+
+        def act(self, obs, *, explore):
+            assert len(obs) == 3
+            return np.full((3, ACT_DIM), self.steps / 100, np.float32)
+
+        def remember(self, act, rew):
+            self.steps += 1
+
+    rollouts = collect_episodes(
+        ClockVectorEnv,
+        TASKS[1:],
+        Counts(),
+        steps=steps,
+        episode_steps=5,
+        generator=np.random.default_rng(0),
+        until_end=until_end,
+    )
+    expected = torch.arange(shape[0] * shape[1]).reshape(shape) / 100
+    for (terminates, _), result in zip(TASKS[1:], rollouts, strict=True):
+        assert result.transitions.rew.shape == result.truncated.shape == shape
+        assert (result.transitions.obs[..., 2] == terminates).all()
+        assert (result.transitions.obs[:, 0, 0] == 0).all()
+        assert len(np.unique(result.transitions.obs[:, 0, 1])) == shape[0]
+        torch.testing.assert_close(result.transitions.act[..., 0], expected)
