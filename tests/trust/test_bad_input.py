@@ -38,7 +38,7 @@ from mier_adapt import (
 )
 from mier_adapt.adaptation import MarginGate, compare
 from mier_adapt.agents import ContinueConfig, ModelConfig, PolicyConfig, collect
-from mier_adapt.baselines import MamlConfig, PearlConfig, PrompConfig
+from mier_adapt.baselines import MamlConfig, PearlConfig, PrompConfig, Rl2Config
 from mier_adapt.changes import Actuators, ChangedModel, LinearResidual, Sensors, Together
 from mier_adapt.compensation import Compensation
 from mier_adapt.figures import plot_adaptation, plot_comparison, plot_diagnosis, plot_episodes
@@ -486,7 +486,9 @@ def targets() -> Iterator[Target]:
         {"algorithm": small_sac(context_dim=0)},
     )
     smoke = preset("smoke").meta_train
-    baselines = [kind(family="HalfCheetahVel") for kind in (MamlConfig, PearlConfig, PrompConfig)]
+    baselines = [
+        kind(family="HalfCheetahVel") for kind in (MamlConfig, PearlConfig, PrompConfig, Rl2Config)
+    ]
     for config in (
         *(ModelConfig(), PolicyConfig(), AdaptConfig(), ContinueConfig(), MarginGate()),
         *(smoke, *baselines),

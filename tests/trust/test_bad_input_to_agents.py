@@ -46,7 +46,16 @@ from mier_adapt.agents import ContinueConfig, FamilyEnvs, Run, collect, evaluate
 from mier_adapt.agents import run as run_module
 from mier_adapt.agents.metering import Spent
 from mier_adapt.agents.run import CARD_FILE
-from mier_adapt.baselines import Maml, MamlConfig, Pearl, PearlConfig, Promp, PrompConfig
+from mier_adapt.baselines import (
+    Maml,
+    MamlConfig,
+    Pearl,
+    PearlConfig,
+    Promp,
+    PrompConfig,
+    Rl2,
+    Rl2Config,
+)
 from mier_adapt.integration import build_sac, sb3_transitions
 from mier_adapt.statistics import bootstrap_interval
 from mier_adapt.training import Mier, imitate
@@ -70,6 +79,11 @@ BASELINES = (
     Pearl(config=PEARL),
     Maml(config=MamlConfig(**INNER_STEP)),
     Promp(config=PrompConfig(**INNER_STEP)),
+    Rl2(
+        config=Rl2Config(
+            family="HalfCheetahVel", trials_per_update=1, episode_steps=2, hidden_size=4
+        )
+    ),
 )
 CONFIG = tiny_config(initial_episodes=2, evaluated_tasks=1)
 

@@ -19,6 +19,8 @@ PLACES = (-0.9, -0.7, -0.5, 0.5, 0.7, 0.9)
 NEW_PLACES = (-0.8, -0.6, 0.6, 0.8)
 BLIND_RETURN = EPISODE * (1 - np.mean(np.square(NEW_PLACES)))
 """What the best policy gets that does not know the place: 0 for all."""
+BLIND_RESTING_RETURN = EPISODE * (1 - np.mean(np.square(NEW_PLACES)) / 2)
+"""The same where every other step is a rest."""
 
 
 class LeverVectorEnv(VectorEnv[Any, Any, Any]):
@@ -39,8 +41,8 @@ class LeverVectorEnv(VectorEnv[Any, Any, Any]):
         return self._obs(), {}
 
     def step(self, actions: Any) -> Any:
+        rew = self._rew(actions[:, 0])
         self._clock += 1
-        rew = 1 - np.square(actions[:, 0] - self._places)
         ended = np.full(self.num_envs, self._clock == EPISODE)
         infos = {}
         if ended.all():
@@ -49,8 +51,21 @@ class LeverVectorEnv(VectorEnv[Any, Any, Any]):
             infos, self._clock = {"final_obs": final}, 0
         return self._obs(), rew, np.zeros_like(ended), ended, infos
 
+    def _rew(self, act: Any) -> Any:
+        return 1 - np.square(act - self._places)
+
     def _obs(self) -> Any:
         return np.full((self.num_envs, 1), self._clock / EPISODE, dtype=np.float32)
+
+
+class RestingLeverVectorEnv(LeverVectorEnv):
+    """Every other step the lever is to rest at 0, which tells nothing of the place.
+
+    So when it is to be set again, neither the action before nor its reward says where to.
+    """
+
+    def _rew(self, act: Any) -> Any:
+        return 1 - np.square(act) if self._clock % 2 else super()._rew(act)
 
 
 class LeverFamily:
@@ -68,14 +83,14 @@ class LeverFamily:
         return {"standard": TaskSet(cls.family, "standard", cls.env_id, train, test)}
 
 
-def register_lever(monkeypatch: Any) -> TaskSet:
+def register_lever(monkeypatch: Any, env_class: type[LeverVectorEnv] = LeverVectorEnv) -> TaskSet:
     """Make the family known for the time of a test."""
     known = importlib.import_module("mier_adapt_envs.families")._FAMILIES
     monkeypatch.setitem(known, LeverFamily.family, LeverFamily)
     monkeypatch.setitem(
         gymnasium.registry,
         LeverFamily.env_id,
-        EnvSpec(LeverFamily.env_id, max_episode_steps=EPISODE, vector_entry_point=LeverVectorEnv),
+        EnvSpec(LeverFamily.env_id, max_episode_steps=EPISODE, vector_entry_point=env_class),
     )
-    monkeypatch.setattr(LeverVectorEnv, "seen", set())
+    monkeypatch.setattr(env_class, "seen", set(), raising=False)
     return LeverFamily.task_sets()["standard"]
