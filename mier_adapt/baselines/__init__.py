@@ -7,7 +7,14 @@ from mier_adapt.baselines.rl2 import Rl2, Rl2Config
 from mier_adapt.baselines.runs import BaselineMethod
 
 __all__ = [
-    *("Maml", "MamlConfig", "Pearl", "PearlConfig", "Promp", "PrompConfig", "Rl2", "Rl2Config"),
+    "Maml",
+    "MamlConfig",
+    "Pearl",
+    "PearlConfig",
+    "Promp",
+    "PrompConfig",
+    "Rl2",
+    "Rl2Config",
 ]
 
 BASELINES: dict[str, type[BaselineMethod]] = {

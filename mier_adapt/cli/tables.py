@@ -11,7 +11,8 @@ def status_line(trainer: Any, row: dict[str, Any], rate: float) -> str:
     """How fast a run is, and how good by now."""
     if trainer.updates == 0:
         return f"{rate:.0f} steps/s"
-    parts = [f"{trainer.updates} updates, {rate:.0f}/s"]
+    often = f"{rate:.0f}/s" if rate >= 1 or rate == 0 else f"{1 / rate:.0f} s each"
+    parts = [f"{trainer.updates} updates, {often}"]
     if "model_loss" in row:
         parts.append(f"model loss {row['model_loss']:.2f}")
     if "return_adapted" in row:

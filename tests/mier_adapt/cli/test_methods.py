@@ -2,14 +2,16 @@
 
 import inspect
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from mier_adapt._storage.checkpoints import load_tree
 from mier_adapt.agents import FamilyEnvs
 from mier_adapt.agents.evaluation import evaluation_record
-from mier_adapt.baselines import BASELINES, Pearl, PearlConfig
+from mier_adapt.baselines import BASELINES, Pearl, PearlConfig, Rl2, Rl2Config
 from mier_adapt.cli import commands
+from mier_adapt.cli.tables import status_line
 from mier_adapt.training.metrics import read_metrics
 
 from ..baselines.lever import EPISODE, register_lever
@@ -20,6 +22,12 @@ SMALL = (
     *("--episode-steps", EPISODE, "--initial-episodes", 1, "--replay-per-task", 100),
     *("--encoder-hidden-sizes", 8, "--hidden-sizes", 8, "--batch-size", 4),
     *("--evaluate-every", 1, "--kl-weight", 0.3),
+)
+
+
+SMALL_RL2 = (
+    *("--family", "Lever", "--updates", 3, "--trials-per-update", 4, "--hidden-size", 8),
+    *("--episode-steps", EPISODE, "--evaluate-every", 1, "--clip-ratio", 0.3),
 )
 
 
@@ -49,14 +57,41 @@ def test_meta_trains_as_options_say_and_goes_on(command, run):
     assert load_tree(run / CHECKPOINT)["updates"] == 15
 
 
-def test_a_preset_gives_tasks_and_episodes_and_nothing_else(command):
+@pytest.mark.parametrize(("method", "config_class"), [("pearl", PearlConfig), ("rl2", Rl2Config)])
+def test_a_preset_gives_tasks_and_episodes_and_nothing_else(command, method, config_class):
     code, printed, _ = command(
-        *("meta-train", "halfcheetah-vel-hard", "--method", "pearl", "--out", "x", "--dry-run")
+        *("meta-train", "halfcheetah-vel-hard", "--method", method, "--out", "x", "--dry-run")
     )
     assert code == 0
-    expected = Pearl(config=PearlConfig(family="HalfCheetahVel", task_set="hard")).config
-    options = commands.MetaTrain.options(["--method", "pearl"])
+    expected = config_class(family="HalfCheetahVel", task_set="hard")
+    options = commands.MetaTrain.options(["--method", method])
     assert printed.strip() == options.to_toml(expected.to_dict()).strip()
+
+
+def test_rl2_meta_trains_goes_on_and_is_evaluated_as_its_trials_are(command, tmp_path, lever):
+    run = tmp_path / "run"
+    for words in ((), ("--updates", 4)):
+        code, shown, err = command("meta-train", "--method=rl2", *SMALL_RL2, *words, "--out", run)
+        assert (code, err) == (0, "")
+        assert "return" in shown
+    assert [row["updates"] for row in read_metrics(run)] == [1, 2, 3, 4]
+    code, _, err = command("evaluate", run, "--seeds", 1, "--episodes", 2)
+    assert (code, err) == (0, "")
+    record = json.loads((run / "evaluation.json").read_text())
+    assert (record["method"], record["adaptation_steps"]) == ("rl2", EPISODE)
+    policy = Rl2(config=Rl2Config(family="Lever")).load(run)
+    assert (policy.config.hidden_size, policy.config.clip_ratio) == (8, 0.3)
+    with FamilyEnvs(lever) as envs:
+        again = evaluation_record(
+            policy,
+            envs,
+            {"test": lever.meta_test},
+            seeds=1,
+            episodes=2,
+            adaptation_steps=EPISODE,
+            episode_steps=EPISODE,
+        )
+    assert record["splits"]["test"] == again["splits"]["test"]
 
 
 def test_evaluates_with_what_the_run_explores_with(command, run, lever):
@@ -105,6 +140,8 @@ def test_what_is_of_our_runs_alone_is_refused_in_a_line(command, run, tmp_path):
         (("--method", "mier", "--kl-weight", 1), "There is no option of meta-train --kl-weight"),
         (("--method", "pearl", "--kl-weight", -1), "--kl-weight expected >= 0, got -1.0"),
         (("--method", "pearl", "--latent-dim", 0), "--latent-dim expected >= 1"),
+        (("--method", "rl2", "--kl-weight", 1), "no option of meta-train --method rl2 --kl-weight"),
+        (("--method", "rl2", "--gae-lambda", 2), "--gae-lambda expected >= 0 and <= 1, got 2"),
     ],
 )
 def test_options_are_those_of_the_method(command, tmp_path, words, expected):
@@ -131,6 +168,13 @@ def test_other_methods_train_and_are_evaluated_as_pearl_is(command, tmp_path, me
     assert command("evaluate", out, "--seeds", 1, "--episodes", 1)[0] == 0
     record = json.loads((out / "evaluation.json").read_text())
     assert (record["method"], record["adaptation_steps"]) == (method, 3 * EPISODE)
+
+
+@pytest.mark.parametrize(
+    ("rate", "told"), [(12.3, "12/s"), (1.0, "1/s"), (0.05, "20 s each"), (0.0, "0/s")]
+)
+def test_how_fast_slow_updates_are_is_told_in_seconds(rate, told):
+    assert status_line(SimpleNamespace(updates=3), {}, rate) == f"3 updates, {told}"
 
 
 def test_every_method_has_all_of_its_options_documented():
