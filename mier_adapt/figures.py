@@ -48,7 +48,7 @@ def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
                 marker=".",
                 label=label,
             )
-        axes.set(xlabel="SAC updates", ylabel=ylabel, title=title)
+        axes.set(xlabel="updates", ylabel=ylabel, title=title)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     _save(figure, path)

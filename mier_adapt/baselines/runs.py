@@ -101,7 +101,7 @@ class BaselineConfig(Protocol):
 
     @property
     def updates(self) -> int:
-        """Gradient steps of the whole run."""
+        """Updates of the whole run: gradient steps, or what else a method takes at once."""
         ...
 
     @property
@@ -174,7 +174,7 @@ class BaselineTrainer(ABC, Generic[_Config, _Networks, _Policy]):
 
     @abstractmethod
     def update(self) -> Float[Tensor, " M"]:
-        """Collect where that is due, and take one gradient step; what it :attr:`measures`."""
+        """Collect where that is due, and learn; what it :attr:`measures`."""
 
     def new_replay(self, name: str, size_per_task: int) -> ContextReplayBuffer:
         """A buffer of the meta-training tasks' transitions, which is part of the state."""

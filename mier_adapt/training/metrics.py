@@ -51,7 +51,7 @@ class MetricsLog:
 
     Args:
         directory: The run's; gets ``metrics.jsonl``, ``tensorboard/``, ``learning_curve.png``.
-        updates: SAC updates behind the checkpoint that the run goes on from; 0 for a new run.
+        updates: Those behind the checkpoint that the run goes on from; 0 for a new run.
         log: Where they go as well.
         about: What Weights & Biases shows of the run.
     """
@@ -92,7 +92,7 @@ class MetricsLog:
             self._close_events()
             self._logger, self._logged = None, 0
             _log.warning(
-                "Measurements at SAC update %s were not written: %s. They are kept in memory and "
+                "Measurements at update %s were not written: %s. They are kept in memory and "
                 "written with the next ones; make room in %s, or make it writable again.",
                 row["updates"],
                 error,

@@ -152,7 +152,7 @@ def keep_training(
                 _save(directory, run_file, trainer)
             except OSError as error:
                 raise OSError(
-                    f"The run's last checkpoint, at SAC update {trainer.updates}, could not be "
+                    f"The run's last checkpoint, at update {trainer.updates}, could not be "
                     f"written to {directory}: {error}. What was computed since the one before "
                     "it is lost; free space or make the directory writable, and call again."
                 ) from error
@@ -212,12 +212,12 @@ def _save(directory: Path, run_file: Any, trainer: Trainer) -> None:
     try:
         save_checkpoint(directory, {"manifest": run_file.to_dict(), **trainer.state()})
     except ValueError as error:
-        raise FloatingPointError(f"After SAC update {trainer.updates}: {error}") from error
+        raise FloatingPointError(f"After update {trainer.updates}: {error}") from error
 
 
 def _warn_of_failed_save(directory: Path, trainer: Trainer, error: OSError, next_try: str) -> None:
     _logger.warning(
-        "The checkpoint at SAC update %d was not written: %s. The run goes on in memory and loses "
+        "The checkpoint at update %d was not written: %s. The run goes on in memory and loses "
         "nothing while this process lives. %s The next try is %s.",
         trainer.updates,
         error,

@@ -63,7 +63,7 @@ def test_a_fault_that_passes_costs_nothing(kind: str, outcomes: dict[str, Any]) 
     }[kind] in messages
     assert ("Free space on the disk" in messages) == (kind != "vanished")
     # What is left of the filling disk is room enough for these.
-    assert ("Measurements at SAC update 10 were not written" in messages) == (kind != "filling")
+    assert ("Measurements at update 10 were not written" in messages) == (kind != "filling")
     assert outcome["rows"] == [10, 20, 24]
 
 
@@ -71,7 +71,7 @@ def test_a_fault_that_passes_costs_nothing(kind: str, outcomes: dict[str, Any]) 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fault_that_lasts_ends_with_an_error(kind: str, outcomes: dict[str, Any]) -> None:
     outcome = outcomes[f"{kind} for good"]
-    error = "OSError: The run's last checkpoint, at SAC update 24, could not be written to"
+    error = "OSError: The run's last checkpoint, at update 24, could not be written to"
     assert outcome["result"].startswith(error), outcome
     assert "free space or make the directory writable" in outcome["result"]
     assert outcome["messages"].count("was not written") > 3
