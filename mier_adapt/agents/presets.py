@@ -69,10 +69,8 @@ PRESETS: dict[str, Preset] = {
     "halfcheetah-negated-joints": family_preset(
         "HalfCheetahNegatedJoints",
         "standard",
-        updates=120_000,
-        late_contexts=True,
+        updates=125_000,
         model=ModelConfig(context_dim=10),
-        policy=PolicyConfig(final_target_entropy=-4.0, normalize=True, updates_per_actor_step=2),
     ),
     "halfcheetah-negated-joints-held-out": family_preset(
         "HalfCheetahNegatedJoints",
