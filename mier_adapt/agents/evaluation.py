@@ -61,7 +61,8 @@ def evaluate(
         tasks: Tasks of the family.
         seed: Fixes adaptation data and starts.
         adaptation_steps: Transitions of each task that it adapts to.
-        episodes: Deterministic episodes, before and after.
+        episodes: Deterministic episodes, before and after; one after the other for an actor that
+            remembers, which goes on learning in them.
         episode_steps: Environment steps of an episode; by default the family's.
 
     Raises:

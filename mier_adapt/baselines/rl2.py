@@ -225,7 +225,7 @@ class RememberingActor:
     """The policy in T tasks, with a memory of its trial in each that grows while it acts.
 
     :func:`.collect` tells it what its actions brought, and where episodes begin. Its episodes in a
-    task follow each other; copies of it share nothing.
+    task follow each other.
 
     Args:
         policy: Acts.
@@ -266,7 +266,7 @@ class RememberingActor:
             )
         self._spread(len(obs))
         self._waits = True
-        seen = torch.cat((torch.as_tensor(obs).to(self.last), self.last), -1)
+        seen = torch.cat((self.last.new_tensor(obs), self.last), -1)
         mean, self.hidden = self.policy(seen.unsqueeze(1), self.hidden)
         act: Tensor = mean.squeeze(1)
         if explore:
