@@ -228,16 +228,13 @@ class RememberingActor:
     task follow each other.
 
     Args:
-        policy: Acts.
+        policy: Acts on what is seen and its state: a GRU with a standard deviation.
         hidden: Its state in each task.
         last: The last step's action, reward, and whether that ended the episode.
     """
 
     def __init__(
-        self,
-        policy: RecurrentPolicy,
-        hidden: Float[Tensor, "1 T H"],
-        last: Float[Tensor, "T L"],
+        self, policy: Any, hidden: Float[Tensor, "1 T H"], last: Float[Tensor, "T L"]
     ) -> None:
         self.policy = policy
         self.hidden, self.last = hidden, last
@@ -315,8 +312,9 @@ class Rl2Policy:
         """As :meth:`.MetaPolicy.adapt`: it remembers the transitions as if it had made them.
 
         Args:
-            transitions: Of each task, in the order in which they were gathered; where episodes
-                begin in them is inferred as :func:`seen_in` says.
+            transitions: Of each task, in the order in which they were gathered. An episode begins
+                after a termination, and where an observation is not the one that the transition
+                before it led to.
         """
         policy = self.networks.policy
         trials = transitions.to(policy.log_std.device)
