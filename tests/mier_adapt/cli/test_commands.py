@@ -127,6 +127,10 @@ def test_lists_a_familys_tasks(command):
         (("export", "{tmp}", "--name", "x", "--out", "{tmp}/x"), "meta-train PRESET --out"),
         (("quickstart", "--task", "9"), "--task from 10 to 19, got 9"),
         (("plot", "{tmp}", "--out", "{tmp}/x.png"), "meta-train PRESET --out"),
+        (
+            ("plot", "{run}", "--out", "{tmp}/x.png", "--kind", "tasks", "--over", "time"),
+            "--over time is of --kind learning",
+        ),
         (("plot", "{run}", "--out", "{tmp}/x.txt"), "'txt' is not supported (supported formats: "),
         (("meta-trian", "smoke"), "Did you mean meta-train?"),
         (("adapt", "{run}", "--tsk", "12"), "Did you mean --task?"),
@@ -153,10 +157,6 @@ def test_a_users_mistake_is_one_line_and_exit_code_1(
     [
         (("evaluate", "{run}", "--split", "middle"), ("train", "test", "all")),
         (("plot", "{run}", "--out", "{tmp}/x.png", "--kind", "pie"), ("learning", "tasks")),
-        (
-            ("plot", "{run}", "--out", "{tmp}/x.png", "--kind", "tasks", "--over", "time"),
-            "--over time is of --kind learning",
-        ),
     ],
 )
 def test_a_choice_that_is_not_there_lists_those_that_are(
