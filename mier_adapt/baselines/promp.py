@@ -78,7 +78,7 @@ class PrompTrainer(InnerStepTrainer[PrompConfig]):
         self.inner_kl_weight = config.inner_kl_weight
 
     def outer_step(self, before: Experience, after: Experience) -> tuple[Tensor, Tensor]:
-        """As :meth:`.InnerStepTrainer.outer_step`, by Adam's steps; the gain is the surrogate's."""
+        """Take Adam's steps on the same episodes; the gain is the surrogate's."""
         config = self.config
         objective = self.outer_objective(before, after)
         start = None
@@ -134,7 +134,7 @@ class PrompTrainer(InnerStepTrainer[PrompConfig]):
         return objective
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """As :meth:`.BaselineTrainer.load_state`."""
+        """Go on from a state, with the weight of the divergence that it had."""
         super().load_state(state)
         self.inner_kl_weight = state["inner_kl_weight"]
 
