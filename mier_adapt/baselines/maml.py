@@ -4,12 +4,11 @@ In the order of Finn et al. (2017), arXiv:1703.03400, section 5.2 and Algorithm 
 is ProMP's, with which its authors ran MAML, too.
 """
 
-import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -23,18 +22,18 @@ from mier_adapt._checks import (
     Share,
     Size,
     checked,
-    checked_fields,
 )
 from mier_adapt._typing import Bool, Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.rollouts import collect_episodes
+from mier_adapt.baselines.policy_gradients import Gaussian, discounted
 from mier_adapt.baselines.runs import (
+    BaselineConfig,
     BaselineFile,
     BaselineMethod,
     BaselineTrainer,
 )
 from mier_adapt.transitions import Transitions
-from mier_adapt_envs import task_set
 
 _Config = TypeVar("_Config", bound="InnerStepConfig")
 Weights = dict[str, Tensor]
@@ -51,17 +50,11 @@ _BACKTRACK, _MOST_BACKTRACKS = 0.8, 15
 
 
 @dataclass(frozen=True, kw_only=True)
-class InnerStepConfig:
+class InnerStepConfig(BaselineConfig):
     """What runs of MAML and of ProMP have in common."""
 
-    family: str
-    """Family of tasks, as `mier-adapt tasks` lists them."""
-    task_set: str = "standard"
-    """Which of the family's task sets."""
     updates: Size = 1_000
     """Outer steps of the whole run (released code)."""
-    updates_per_iteration: Size = 1
-    """Outer steps between two rows of measurements."""
     tasks_per_batch: Size = 40
     """Tasks of an outer step, drawn with replacement (released code)."""
     episodes_per_task: Size = 20
@@ -84,39 +77,6 @@ class InnerStepConfig:
     """Discount factor per environment step (released code)."""
     gae_lambda: Share = 1.0
     """Of generalised advantage estimates (released code)."""
-    evaluate_every: Size = 10
-    """Iterations between evaluations."""
-    evaluated_tasks: Size = 10
-    """Meta-training tasks that are evaluated, the set's first ones."""
-
-    def __post_init__(self) -> None:
-        checked_fields(self)
-        task_set(self.family, self.task_set)  # which says what there is, where there is none such
-
-    @property
-    def adaptation_steps(self) -> int:
-        """Environment steps that a new task is met with."""
-        return self.exploration_episodes * self.episode_steps
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The configuration that :meth:`to_dict` gave.
-
-        Raises:
-            ValueError: If a field is unknown or out of range.
-        """
-        try:
-            options: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in dict(values).items()
-            }
-            return cls(**options)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"Not a configuration of this version: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,25 +92,6 @@ class MamlConfig(InnerStepConfig):
 
 
 # The policy ---------------------------------------------------------------------------------
-
-
-class Gaussian(NamedTuple):
-    """Independent Gaussians of actions before tanh squashes them into [-1, 1]."""
-
-    loc: Float[Tensor, "T B A"]
-    log_std: Float[Tensor, "T 1 A"]
-
-    def log_prob(self, unbounded: Float[Tensor, "T B A"]) -> Float[Tensor, "T B"]:
-        """Of actions before tanh; its Jacobian cancels in ratios, and has no gradient."""
-        standard = (unbounded - self.loc) * (-self.log_std).exp()
-        each = -0.5 * standard.square() - self.log_std - 0.5 * math.log(2 * math.pi)
-        return each.sum(-1)
-
-    def divergence(self, other: "Gaussian") -> Float[Tensor, "T B"]:
-        """KL divergence of this one from the other, in nats."""
-        moved = (self.loc - other.loc).square() + (2 * self.log_std).exp()
-        each = other.log_std - self.log_std + 0.5 * moved * (-2 * other.log_std).exp() - 0.5
-        return each.sum(-1)
 
 
 class GaussianPolicy(nn.Module):
@@ -260,18 +201,6 @@ def experience_of(
         advantage=(advantage - mean) / (std + 1e-8),
         returns=rew.sum(-1).mean(-1),
     )
-
-
-def discounted(
-    values: Float[Tensor, "T E S"], ended: Bool[Tensor, "T E S"], discount: float
-) -> Float[Tensor, "T E S"]:
-    """Discounted sums of what follows within each episode."""
-    sums = torch.empty_like(values)
-    follows = torch.zeros_like(values[..., 0])
-    for step in reversed(range(values.shape[-1])):
-        follows = values[..., step] + discount * follows.masked_fill(ended[..., step], 0.0)
-        sums[..., step] = follows
-    return sums
 
 
 def baseline_of(

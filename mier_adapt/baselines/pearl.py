@@ -4,12 +4,11 @@ In the order of Rakelly et al. (2019), arXiv:1903.08254; what is the released co
 """
 
 import copy
-import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,12 +23,12 @@ from mier_adapt._checks import (
     PositiveShare,
     Size,
     checked,
-    checked_fields,
 )
 from mier_adapt._typing import Bool, Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.rollouts import collect_episodes
 from mier_adapt.baselines.runs import (
+    BaselineConfig,
     BaselineFile,
     BaselineMethod,
     BaselineTrainer,
@@ -37,23 +36,18 @@ from mier_adapt.baselines.runs import (
 from mier_adapt.integration import build_sac
 from mier_adapt.integration.actors import act
 from mier_adapt.transitions import Transitions
-from mier_adapt_envs import task_set
 
 _LEAST_VARIANCE = 1e-7
 """Of a factor, so that no precision overflows (released code)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PearlConfig:
+class PearlConfig(BaselineConfig):
     """A meta-training run of PEARL.
 
     Steps of the released code are whole episodes of ``episode_steps`` here.
     """
 
-    family: str
-    """Family of tasks, as `mier-adapt tasks` lists them."""
-    task_set: str = "standard"
-    """Which of the family's task sets."""
     updates: Size = 1_000_000
     """Gradient steps of the whole run (released code: 500 iterations of 2000)."""
     updates_per_iteration: Size = 2_000
@@ -101,39 +95,6 @@ class PearlConfig:
     """Share of the critics that enters their targets with every step (released code)."""
     replay_per_task: Size = 100_000
     """Transitions kept of each task (released code: 1,000,000)."""
-    evaluate_every: Size = 10
-    """Iterations between evaluations."""
-    evaluated_tasks: Size = 10
-    """Meta-training tasks that are evaluated, the set's first ones."""
-
-    def __post_init__(self) -> None:
-        checked_fields(self)
-        task_set(self.family, self.task_set)  # which says what there is, where there is none such
-
-    @property
-    def adaptation_steps(self) -> int:
-        """Environment steps that a new task is inferred from."""
-        return self.exploration_episodes * self.episode_steps
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The configuration that :meth:`to_dict` gave.
-
-        Raises:
-            ValueError: If a field is unknown or out of range.
-        """
-        try:
-            options: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in dict(values).items()
-            }
-            return cls(**options)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"Not a configuration of this version: {error}") from error
 
 
 # Inference (section 4.1) --------------------------------------------------------------------

@@ -25,6 +25,7 @@ from mier_adapt.baselines.maml import (
     Weights,
     adapted,
 )
+from mier_adapt.baselines.policy_gradients import clipped_objective
 from mier_adapt.baselines.runs import BaselineFile, BaselineMethod
 
 _TOO_FAR = 1.5
@@ -46,15 +47,6 @@ class PrompConfig(InnerStepConfig):
     target_inner_kl: Positive = 0.01
     """Of that divergence in nats, which its weight steers to by factors of two (released code,
     where it does so only if asked)."""
-
-
-def surrogate_loss(
-    ratio: Float[Tensor, "T B"], advantage: Float[Tensor, "T B"], clip: float
-) -> Float[Tensor, ""]:
-    """PPO's: what is lost of the advantages, of which ratios beyond ``clip`` promise no more."""
-    bounded = ratio.clamp(1 - clip, 1 + clip)
-    loss: Tensor = -torch.minimum(ratio * advantage, bounded * advantage).mean()
-    return loss
 
 
 class PrompTrainer(InnerStepTrainer[PrompConfig]):
@@ -81,18 +73,17 @@ class PrompTrainer(InnerStepTrainer[PrompConfig]):
         """Take Adam's steps on the same episodes; the gain is the surrogate's."""
         config = self.config
         objective = self.outer_objective(before, after)
-        start = None
+        surrogates = []
         for _ in range(config.outer_steps):
             surrogate, inner_kl, _ = objective(create_graph=True)
-            start = surrogate.detach() if start is None else start
+            surrogates.append(surrogate.detach())
             self.descend("policy", surrogate + self.inner_kl_weight * inner_kl)
         surrogate, inner_kl, kl = (each.detach() for each in objective(create_graph=False))
         if float(inner_kl) > _TOO_FAR * config.target_inner_kl:
             self.inner_kl_weight *= 2
         elif float(inner_kl) < config.target_inner_kl / _TOO_FAR:
             self.inner_kl_weight /= 2
-        assert start is not None  # there is a step at least
-        return kl, start - surrogate
+        return kl, surrogates[0] - surrogate
 
     def outer_objective(
         self, before: Experience, after: Experience
@@ -126,10 +117,11 @@ class PrompTrainer(InnerStepTrainer[PrompConfig]):
                 create_graph=create_graph,
             )
             actions = networks.actions(new, after.obs)
-            ratio = (actions.log_prob(after.unbounded) - then_after).exp()
+            log_ratio = actions.log_prob(after.unbounded) - then_after
+            surrogate = -clipped_objective(log_ratio, after.advantage, config.clip)
             inner_kl = acted_before.divergence(networks.actions(weights, before.obs)).mean()
             kl = acted_after.divergence(actions).mean()
-            return surrogate_loss(ratio, after.advantage, config.clip), inner_kl, kl
+            return surrogate, inner_kl, kl
 
         return objective
 

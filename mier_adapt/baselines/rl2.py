@@ -5,11 +5,9 @@ arXiv:1707.06347), as in the code that Rothfuss et al. (2019), arXiv:1810.06784,
 the "released code" below.
 """
 
-import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,38 +21,32 @@ from mier_adapt._checks import (
     Share,
     Size,
     checked,
-    checked_fields,
 )
 from mier_adapt._typing import Bool, Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.rollouts import collect_episodes
+from mier_adapt.baselines.policy_gradients import Gaussian, clipped_objective, discounted
 from mier_adapt.baselines.runs import (
+    BaselineConfig,
     BaselineFile,
     BaselineMethod,
     BaselineTrainer,
 )
 from mier_adapt.transitions import Transitions
-from mier_adapt_envs import task_set
 
 _LEAST_SCALE = 1e-3
 """Of returns, below which they are taken as they are all the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rl2Config:
+class Rl2Config(BaselineConfig):
     """A meta-training run of RL².
 
     An update is one of PPO: it gathers new trials, and takes several passes over them.
     """
 
-    family: str
-    """Family of tasks, as `mier-adapt tasks` lists them."""
-    task_set: str = "standard"
-    """Which of the family's task sets."""
     updates: Size = 500
     """Updates of the whole run (released code: 501)."""
-    updates_per_iteration: Size = 1
-    """Updates between two rows of measurements."""
     trials_per_update: Size = 100
     """Trials that an update gathers, in tasks drawn with replacement (released code)."""
     exploration_episodes: Size = 1
@@ -78,40 +70,11 @@ class Rl2Config:
     """Discount factor per environment step, through the ends of episodes (paper, released code)."""
     gae_lambda: Share = 1.0
     """Of generalised advantage estimation (released code; paper: 0.3)."""
-    evaluate_every: Size = 10
-    """Iterations between evaluations."""
-    evaluated_tasks: Size = 10
-    """Meta-training tasks that are evaluated, the set's first ones."""
-
-    def __post_init__(self) -> None:
-        checked_fields(self)
-        task_set(self.family, self.task_set)  # which says what there is, where there is none such
-
-    @property
-    def adaptation_steps(self) -> int:
-        """Environment steps that a new task is met with."""
-        return self.exploration_episodes * self.episode_steps
 
     @property
     def trial_steps(self) -> int:
         """Environment steps of a trial."""
         return self.adaptation_steps + self.episode_steps
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The configuration that :meth:`to_dict` gave.
-
-        Raises:
-            ValueError: If a field is unknown or out of range.
-        """
-        try:
-            return cls(**dict(values))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"Not a configuration of this version: {error}") from error
 
 
 # What policy and values see (section 2.2) ---------------------------------------------------
@@ -340,11 +303,7 @@ def advantages(
         Schulman et al. (2016), arXiv:1506.02438, equation 16.
     """
     difference = rew + gamma * F.pad(value[:, 1:], (0, 1)) - value
-    estimate, later = torch.empty_like(rew), torch.zeros_like(rew[:, 0])
-    for step in reversed(range(rew.shape[1])):
-        later = difference[:, step] + gamma * gae_lambda * later
-        estimate[:, step] = later
-    return estimate
+    return discounted(difference, torch.zeros_like(rew, dtype=torch.bool), gamma * gae_lambda)
 
 
 def log_prob(
@@ -362,19 +321,6 @@ def log_prob(
     within = -0.5 * ((act - mean) / std).square() - log_std - 0.5 * math.log(2 * math.pi)
     below, above = (torch.special.log_ndtr((sign * mean - 1) / std) for sign in (-1, 1))
     return torch.where(act >= 1, above, torch.where(act <= -1, below, within)).sum(-1)
-
-
-def clipped_objective(
-    log_ratio: Float[Tensor, "*axes"], advantage: Float[Tensor, "*axes"], clip_ratio: float
-) -> Float[Tensor, ""]:
-    """PPO's, which is to grow; there is no gain from a ratio beyond ``1 ± clip_ratio``.
-
-    Source:
-        Schulman et al. (2017), arXiv:1707.06347, equation 7.
-    """
-    ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - clip_ratio, 1 + clip_ratio)
-    return torch.minimum(ratio * advantage, clipped * advantage).mean()
 
 
 class Rl2Trainer(BaselineTrainer[Rl2Config, Rl2Networks, Rl2Policy]):
@@ -434,17 +380,16 @@ class Rl2Trainer(BaselineTrainer[Rl2Config, Rl2Networks, Rl2Policy]):
                 self.descend("value", value_loss)
                 losses.append(torch.stack((policy_loss, value_loss)).detach())
         with torch.no_grad():
-            std_before, log_std = log_std_before.exp(), policy.log_std
-            moved = ((policy(seen)[0] - mean_before) / log_std.exp()).square()
-            kl = (
-                log_std - log_std_before + 0.5 * ((std_before / log_std.exp()).square() + moved - 1)
+            before, after = (
+                Gaussian(mean_before, log_std_before),
+                Gaussian(policy(seen)[0], policy.log_std),
             )
-            entropy = (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()
+            entropy = (policy.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()
             episode_return = trials.rew.sum(1).mean() / (config.exploration_episodes + 1)
             return torch.cat(
                 (
                     torch.stack(losses).mean(0),
-                    torch.stack((entropy, kl.sum(-1).mean(), episode_return)),
+                    torch.stack((entropy, before.divergence(after).mean(), episode_return)),
                 )
             )
 

@@ -1,18 +1,19 @@
 """Runs of baselines: what their files say, how they are trained into a directory, and read."""
 
+import dataclasses
 import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from mier_adapt._checks import Device, NonNegative, Seed, checked, checked_fields, shown
+from mier_adapt._checks import Device, NonNegative, Seed, Size, checked, checked_fields, shown
 from mier_adapt._memory import keep_freed_memory
 from mier_adapt._products import quick_products
 from mier_adapt._storage.checkpoints import CHECKPOINT_FILE, load_checkpoint
@@ -90,44 +91,55 @@ class BaselineFile:
         require_same_run(self, other, where)
 
 
-@runtime_checkable
-class BaselineConfig(Protocol):
-    """What every method's configuration says."""
+@dataclass(frozen=True, kw_only=True)
+class BaselineConfig:
+    """What every method's configuration says; each adds its own and gives ``updates`` a default."""
 
-    @property
-    def task_set(self) -> str:
-        """Which of the family's task sets."""
-        ...
+    family: str
+    """Family of tasks, as `mier-adapt tasks` lists them."""
+    task_set: str = "standard"
+    """Which of the family's task sets."""
+    updates: Size
+    """Gradient steps of the whole run."""
+    updates_per_iteration: Size = 1
+    """Those between two rows of measurements."""
+    exploration_episodes: Size
+    """Episodes that a new task is met with."""
+    episode_steps: Size = 200
+    """Environment steps of an episode."""
+    evaluate_every: Size = 10
+    """Iterations between evaluations."""
+    evaluated_tasks: Size = 10
+    """Meta-training tasks that are evaluated, the set's first ones."""
 
-    @property
-    def updates(self) -> int:
-        """Updates of the whole run: gradient steps, or what else a method takes at once."""
-        ...
-
-    @property
-    def updates_per_iteration(self) -> int:
-        """Those between two rows of measurements."""
-        ...
-
-    @property
-    def episode_steps(self) -> int:
-        """Environment steps of an episode."""
-        ...
+    def __post_init__(self) -> None:
+        checked_fields(self)
+        task_set(self.family, self.task_set)  # which says what there is, where there is none such
 
     @property
     def adaptation_steps(self) -> int:
         """Environment steps that a new task is met with."""
-        ...
+        return self.exploration_episodes * self.episode_steps
 
-    @property
-    def evaluate_every(self) -> int:
-        """Iterations between evaluations."""
-        ...
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
 
-    @property
-    def evaluated_tasks(self) -> int:
-        """Meta-training tasks that are evaluated."""
-        ...
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration that :meth:`to_dict` gave.
+
+        Raises:
+            ValueError: If a field is unknown or out of range.
+        """
+        try:
+            options: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in dict(values).items()
+            }
+            return cls(**options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Not a configuration of this version: {error}") from error
 
 
 class BaselineTrainer(ABC, Generic[_Config, _Networks, _Policy]):

@@ -4,6 +4,7 @@ A lever is to be set to a place that no observation tells; only rewards do.
 """
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -12,7 +13,12 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from mier_adapt._storage.checkpoints import load_tree
+from mier_adapt.agents import FamilyEnvs
 from mier_adapt_envs import Task, TaskSet
+
+from ..conftest import CHECKPOINT
+from ..doubles import OBS_DIM, _actions, _box, assert_same_tree
 
 EPISODE = 4
 PLACES = (-0.9, -0.7, -0.5, 0.5, 0.7, 0.9)
@@ -94,3 +100,29 @@ def register_lever(monkeypatch: Any, env_class: type[LeverVectorEnv] = LeverVect
     )
     monkeypatch.setattr(env_class, "seen", set(), raising=False)
     return LeverFamily.task_sets()["standard"]
+
+
+class Spaces(FamilyEnvs):
+    """Environments that nobody runs."""
+
+    observation_space = _box(OBS_DIM)
+    action_space = _actions()
+
+    def __init__(self) -> None:
+        pass
+
+
+def resumed_as_whole(method: Any, directory: Path) -> Any:
+    """A run that was stopped twice, whose checkpoint is that of one that was not."""
+    for stop in (0, 2, 3):
+        steps = iter(range(stop))
+        assert not method.meta_train(
+            directory / "parts",
+            seed=1,
+            should_stop=lambda steps=steps: next(steps, None) is None,
+        )
+    for name in ("parts", "whole"):
+        assert method.meta_train(directory / name, seed=1)
+    trees = [load_tree(directory / name / CHECKPOINT) for name in ("parts", "whole")]
+    assert_same_tree(*trees, ignore=("seconds",))
+    return trees[0]

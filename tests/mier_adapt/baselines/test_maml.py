@@ -6,27 +6,32 @@ import pytest
 import torch
 
 from mier_adapt import Transitions
-from mier_adapt._storage.checkpoints import load_tree
 from mier_adapt.agents import FamilyEnvs, evaluate
 from mier_adapt.baselines import Maml, MamlConfig
 from mier_adapt.baselines.maml import (
     Experience,
-    Gaussian,
     GaussianPolicy,
     InnerStepPolicy,
     MamlTrainer,
     adapted,
     baseline_of,
     conjugate_gradients,
-    discounted,
     experience_of,
     inner_loss,
 )
+from mier_adapt.baselines.policy_gradients import Gaussian, discounted
 from mier_adapt.protocols import Actor, MetaPolicy, Method
 
-from ..conftest import CHECKPOINT
-from ..doubles import ACT_DIM, OBS_DIM, _actions, _box, assert_same_tree
-from .lever import BLIND_RETURN, EPISODE, NEW_PLACES, LeverVectorEnv, register_lever
+from ..doubles import ACT_DIM, OBS_DIM
+from .lever import (
+    BLIND_RETURN,
+    EPISODE,
+    NEW_PLACES,
+    LeverVectorEnv,
+    Spaces,
+    register_lever,
+    resumed_as_whole,
+)
 
 
 @pytest.fixture
@@ -54,16 +59,6 @@ def lever_config(**changes) -> MamlConfig:
 
 
 SMALL = MamlConfig(family="HalfCheetahVel", hidden_sizes=(5,), episode_steps=6)
-
-
-class Spaces(FamilyEnvs):
-    """Environments that nobody runs."""
-
-    observation_space = _box(OBS_DIM)
-    action_space = _actions()
-
-    def __init__(self) -> None:
-        pass
 
 
 def small_policy(config: MamlConfig = SMALL) -> GaussianPolicy:
@@ -279,17 +274,7 @@ def test_it_is_a_method_whose_runs_resume_bit_for_bit(lever, tmp_path):
     config = lever_config(updates=6, tasks_per_batch=4, episodes_per_task=3, evaluate_every=2)
     method = Maml(config=config)
     assert isinstance(method, Method)
-    for stop in (0, 2, 3):
-        steps = iter(range(stop))
-        assert not method.meta_train(
-            tmp_path / "parts",
-            seed=1,
-            should_stop=lambda steps=steps: next(steps, None) is None,
-        )
-    for name in ("parts", "whole"):
-        assert method.meta_train(tmp_path / name, seed=1)
-    trees = [load_tree(tmp_path / name / CHECKPOINT) for name in ("parts", "whole")]
-    assert_same_tree(*trees, ignore=("seconds",))
+    resumed_as_whole(method, tmp_path)
     policy = method.load(tmp_path / "whole")
     assert isinstance(policy, MetaPolicy)
     assert isinstance(policy.initial_actor(2), Actor)

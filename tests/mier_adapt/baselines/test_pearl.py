@@ -33,13 +33,11 @@ from ..conftest import CHECKPOINT
 from ..doubles import (
     ACT_DIM,
     OBS_DIM,
-    _actions,
-    _box,
     assert_same_tree,
     random_transitions,
     tiny_config,
 )
-from .lever import BLIND_RETURN, EPISODE, LeverVectorEnv, register_lever
+from .lever import BLIND_RETURN, EPISODE, LeverVectorEnv, Spaces, register_lever
 
 
 @pytest.fixture
@@ -78,16 +76,6 @@ SMALL = PearlConfig(
     gamma=0.9,
     reward_scale=2.0,
 )
-
-
-class Spaces(FamilyEnvs):
-    """Environments that nobody runs."""
-
-    observation_space = _box(OBS_DIM)
-    action_space = _actions()
-
-    def __init__(self) -> None:
-        pass
 
 
 def small_networks(seed: int = 0, **changes) -> PearlNetworks:

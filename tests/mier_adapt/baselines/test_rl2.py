@@ -15,13 +15,13 @@ from mier_adapt.agents import FamilyEnvs, collect, evaluate
 from mier_adapt.agents.rollouts import collect_episodes
 from mier_adapt.agents.run import OtherMethodError
 from mier_adapt.baselines import Pearl, PearlConfig, Rl2, Rl2Config
+from mier_adapt.baselines.policy_gradients import clipped_objective
 from mier_adapt.baselines.rl2 import (
     RecurrentValue,
     Rl2Networks,
     Rl2Policy,
     Rl2Trainer,
     advantages,
-    clipped_objective,
     log_prob,
     seen_in,
 )
@@ -35,9 +35,9 @@ from .lever import (
     EPISODE,
     LeverVectorEnv,
     RestingLeverVectorEnv,
+    Spaces,
     register_lever,
 )
-from .test_pearl import Spaces
 
 
 @pytest.fixture
