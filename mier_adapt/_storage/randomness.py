@@ -113,6 +113,18 @@ def check_global_generator_state(state: Any) -> None:
         raise ValueError(f"The global generators' state is unfit: {error}") from error
 
 
+def check_generator_state(generator: np.random.Generator, state: Any) -> None:
+    """Check that a generator's own ``bit_generator`` would take this state.
+
+    Raises:
+        ValueError: If it would not.
+    """
+    try:
+        type(generator.bit_generator)().state = state
+    except FOREIGN_ERRORS as error:
+        raise ValueError(f"generator: not a state of ours: {error}") from error
+
+
 def _numpy_state(state: dict[str, Any]) -> tuple[Any, ...]:
     legacy = state["numpy"]
     keys = legacy["keys"].numpy().astype(np.uint32)

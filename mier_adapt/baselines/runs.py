@@ -19,6 +19,7 @@ from mier_adapt._products import quick_products
 from mier_adapt._storage.checkpoints import CHECKPOINT_FILE, load_checkpoint
 from mier_adapt._storage.files import FOREIGN_ERRORS, CheckpointError
 from mier_adapt._storage.randomness import (
+    check_generator_state,
     check_global_generator_state,
     global_generator_state,
     kept_global_generators,
@@ -308,10 +309,7 @@ class BaselineTrainer(ABC, Generic[_Config, _Networks, _Policy]):
             require_like(own, state[name], name)
             if name != "sums" and state[name] < 0:
                 raise ValueError(f"{name}: expected a count, got {state[name]}.")
-        try:
-            type(self.generator.bit_generator)().state = state["generator"]
-        except FOREIGN_ERRORS as error:
-            raise ValueError(f"generator: not a state of ours: {error}") from error
+        check_generator_state(self.generator, state["generator"])
         check_global_generator_state(state["global_generators"])
 
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from mier_adapt._checks import Device, NonNegative, Seed, checked
 from mier_adapt._memory import keep_freed_memory
 from mier_adapt._products import quick_products
-from mier_adapt._storage.files import FOREIGN_ERRORS, require_kinds
+from mier_adapt._storage.files import require_kinds
 from mier_adapt._storage.randomness import (
+    check_generator_state,
     check_global_generator_state,
     global_generator_state,
     seed_global_generators,
@@ -239,10 +240,7 @@ class MetaTrainer:
             raise ValueError(f"sums: expected a dictionary, got {type(state['sums']).__name__}.")
         for name, value in state["sums"].items():
             require_like((0.0, 0), value, f"sums/{name}")
-        try:
-            type(self.generator.bit_generator)().state = state["generator"]
-        except FOREIGN_ERRORS as error:
-            raise ValueError(f"generator: not a state of ours: {error}") from error
+        check_generator_state(self.generator, state["generator"])
         check_global_generator_state(state["global_generators"])
 
     def _anneal(self) -> None:

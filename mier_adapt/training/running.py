@@ -139,23 +139,19 @@ def keep_training(
                         directory, trainer, error, f"in {checkpoint_seconds:.0f} s"
                     )
                 saved = time.monotonic()
-        for wait in _FINAL_SAVE_WAITS:
+        for wait in (*_FINAL_SAVE_WAITS, None):
             try:
                 _save(directory, run_file, trainer)
+                break
             except OSError as error:
+                if wait is None:
+                    raise OSError(
+                        f"The run's last checkpoint, at update {trainer.updates}, could not be "
+                        f"written to {directory}: {error}. What was computed since the one before "
+                        "it is lost; free space or make the directory writable, and call again."
+                    ) from error
                 _warn_of_failed_save(directory, trainer, error, f"in {wait:.0f} s")
                 time.sleep(wait)
-            else:
-                break
-        else:
-            try:
-                _save(directory, run_file, trainer)
-            except OSError as error:
-                raise OSError(
-                    f"The run's last checkpoint, at update {trainer.updates}, could not be "
-                    f"written to {directory}: {error}. What was computed since the one before "
-                    "it is lost; free space or make the directory writable, and call again."
-                ) from error
     return trainer.finished
 
 
