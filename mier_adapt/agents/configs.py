@@ -68,6 +68,8 @@ class PolicyConfig:
     normalize: bool = False
     """Learn as if observations were divided by their standard deviation in the first data, by 0.1
     where it is less, and by 1 where there is none. Ours."""
+    reward_scale: Positive = 1.0
+    """Learn as if rewards were multiplied by this, and the temperature with them. Ours: 0.1."""
     gamma: PositiveShare = 0.99
     """Discount factor per environment step (paper)."""
     tau: PositiveShare = 0.005
@@ -81,9 +83,6 @@ class PolicyConfig:
     times the model's batch)."""
     updates_per_model_step: Size = 4
     """SAC updates for each meta-step, with its contexts (released: 1)."""
-    updates_per_actor_step: Size = 1
-    """SAC updates for each that moves actor and temperature beside the critics, as in TD3 (Fujimoto
-    et al. 2018, arXiv:1802.09477)."""
 
     def __post_init__(self) -> None:
         checked_fields(self)

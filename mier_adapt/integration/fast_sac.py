@@ -75,11 +75,12 @@ class FastSAC(SAC[Any]):
         self._critic_layers = [_layers(critic) for critic in (self.critic, self.critic2)]
         self._target_layers = [_layers(critic) for critic in (self.critic_old, self.critic2_old)]
         self._trunk, self._heads = _actor_layers(self.policy.actor)
-        self.actor_rests = False
-        """Whether the next updates leave actor and temperature as they are."""
         self.obs_scale: Float[Tensor, " O"] | None = None
         """What observations are multiplied by, as far as learning goes: the networks take them as
         they come, and their first layers' steps are multiplied instead. See :meth:`scale_obs`."""
+        self.reward_scale = 1.0
+        """What rewards are multiplied by, as far as learning goes: the critics' values are in units
+        of reward, and their last layers' steps are divided instead. See :meth:`scale_rewards`."""
 
     def train(self, mode: bool = True) -> Self:
         """As Tianshou's, which calls it twice an update; free where nothing would change."""
@@ -104,6 +105,23 @@ class FastSAC(SAC[Any]):
         self.obs_scale = scale
         for layers in (*self._critic_layers, *self._target_layers, self._trunk):
             layers[0].weight[:, : len(scale)] *= scale
+
+    @torch.no_grad()
+    def scale_rewards(self, scale: float) -> None:
+        """Begin to learn as if rewards and temperature were multiplied by this.
+
+        A return of hundreds is far from where networks begin, and Adam goes there in steps of one
+        size. Returns that are a tenth as large are learned sooner; and critics on these are critics
+        on plain returns, up to rounding, whose last layers are divided by the scale at first and at
+        each step. When to call it: see :meth:`scale_obs`.
+
+        Args:
+            scale: Above 0.
+        """
+        self.reward_scale = scale
+        for layers in (*self._critic_layers, *self._target_layers):
+            for parameter in layers[-1].parameters():
+                parameter /= scale
 
     @torch.no_grad()
     def _preprocess_batch(self, batch: Any, buffer: ReplayBuffer, indices: Any) -> Any:
@@ -132,13 +150,13 @@ class FastSAC(SAC[Any]):
             weighted = difference * weight
             losses.append(float(weighted.dot(difference)) / size)
             grads = _backward(layers, saved, (weighted * (2 / size)).unsqueeze(-1))
-            self._step(optimizer, layers, grads)
+            self._step(optimizer, layers, grads, last=1 / self.reward_scale)
             differences.append(difference)
         batch.weight = (differences[0] + differences[1]) / 2  # for a prioritised buffer
-        actor_loss, alpha_loss = (None, None) if self.actor_rests else self._update_actor(obs)
+        actor_loss, alpha_loss = self._update_actor(obs)
         self._update_lagged_network_weights()
         return SACTrainingStats(
-            actor_loss=actor_loss,  # type: ignore[arg-type]  # None is left out of what it reports
+            actor_loss=actor_loss,
             critic1_loss=losses[0],
             critic2_loss=losses[1],
             alpha=self.alpha.value,
@@ -176,16 +194,25 @@ class FastSAC(SAC[Any]):
         self._step(self.policy_optim, [*self._trunk, *self._heads], [*grads, *head_grads])
         return actor_loss, self._update_alpha(sample.log_prob)
 
-    def _step(self, optimizer: Algorithm.Optimizer, layers: list[Any], grads: list[Tensor]) -> None:
+    def _step(
+        self,
+        optimizer: Algorithm.Optimizer,
+        layers: list[Any],
+        grads: list[Tensor],
+        last: float = 1.0,
+    ) -> None:
+        """A step of these layers, whose last one goes ``last`` times as far."""
         for parameter, grad in zip(_parameters(layers), grads, strict=True):
             parameter.grad = grad
-        if self.obs_scale is None:
-            optimizer._optim.step()
-            return
-        columns = layers[0].weight[:, : len(self.obs_scale)]
-        before = columns.clone()
+        rescaled: list[tuple[Tensor, Any]] = []
+        if self.obs_scale is not None:
+            rescaled.append((layers[0].weight[:, : len(self.obs_scale)], self.obs_scale))
+        if last != 1.0:
+            rescaled += [(parameter, last) for parameter in layers[-1].parameters()]
+        before = [values.clone() for values, _ in rescaled]
         optimizer._optim.step()
-        torch.lerp(before, columns, self.obs_scale, out=columns)
+        for start, (values, factor) in zip(before, rescaled, strict=True):
+            torch.lerp(start, values, factor, out=values)
 
     @torch.no_grad()
     def _update_lagged_network_weights(self) -> None:

@@ -103,6 +103,7 @@ class MetaTrainer:
             generator=self.generator,
             device=device,
         )
+        self._algorithm.scale_rewards(config.policy.reward_scale)
         self.model_optimizer = torch.optim.Adam(
             self.run.context_model.parameters(), lr=config.model.lr
         )
@@ -148,9 +149,7 @@ class MetaTrainer:
             self._collect()
         if self.updates % config.policy.updates_per_model_step == 0:
             self._meta_step()
-        self._algorithm.actor_rests = self.updates % config.policy.updates_per_actor_step > 0
         stats = update(self._algorithm, self.run.replay, config.policy.batch_size)
-        self._algorithm.actor_rests = False
         self.updates += 1
         for name, value in stats.items():
             if not math.isfinite(value):

@@ -9,7 +9,7 @@ take turns of a few hundred updates each, so that whatever else the machine does
 - ``release 0.1``: torch's own choice of kernels for matrix products, meta-steps between updates;
 - ``quick products``: the faster kernels, where they are as exact;
 - ``late contexts``: meta-steps on a core of their own besides;
-- ``resting actor``: actor and temperature take a step with every second update besides.
+- ``today``: a meta-step for 8 updates instead of 4, observations and rewards scaled, as the preset.
 """
 
 import contextlib
@@ -55,14 +55,16 @@ def measure(*, turns: int = 9, cores: int = 2) -> dict[str, float]:
     with contextlib.ExitStack() as stack:
         worker: Executor = stack.enter_context(ThreadPoolExecutor(max_workers=1))
         contenders: dict[str, tuple[MetaTrainer, int, Any]] = {}
-        for name, late, each_actor_step, products in (
-            ("release 0.1", False, 1, contextlib.nullcontext),
-            ("quick products", False, 1, quick_products),
-            ("late contexts", True, 1, quick_products),
-            ("resting actor", True, 2, quick_products),
+        before = dataclasses.replace(
+            config.policy, normalize=False, reward_scale=1.0, updates_per_model_step=4
+        )
+        for name, late, policy, products in (
+            ("release 0.1", False, before, contextlib.nullcontext),
+            ("quick products", False, before, quick_products),
+            ("late contexts", True, before, quick_products),
+            ("today", True, config.policy, quick_products),
         ):
             envs = stack.enter_context(FamilyEnvs(task_set(config.family, config.task_set)))
-            policy = dataclasses.replace(config.policy, updates_per_actor_step=each_actor_step)
             trainer = MetaTrainer(
                 dataclasses.replace(config, late_contexts=late, policy=policy),
                 envs,
@@ -96,7 +98,7 @@ def show(cores: int) -> dict[str, float]:
 def test_updates_take_less_time_than_in_release_0_1() -> None:
     rates = show(2)
     assert rates["late contexts"] > 1.2 * rates["release 0.1"]
-    assert rates["resting actor"] > 1.1 * rates["late contexts"]
+    assert rates["today"] > 1.3 * rates["release 0.1"]
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ BELOW_RANGE = (
     (
         0,  # counts of at least 1
         "tasks_per_batch batch_size",
-        "batch_size updates_per_model_step updates_per_actor_step",
+        "batch_size updates_per_model_step",
         "adaptation_steps collection_rounds num_models model_batch_size validate_every "
         "relabel_size updates_per_round batch_size",
         "updates updates_per_iteration tasks_per_iteration adaptation_episodes "
@@ -39,7 +39,7 @@ BELOW_RANGE = (
     (
         0.0,  # positive numbers
         "inner_lr max_inner_grad_norm lr max_grad_norm",
-        "lr gamma tau",
+        "lr reward_scale gamma tau",
         "later_context_lr weight_lr actor_lr critic_lr",
         "",
     ),

@@ -1,4 +1,3 @@
-import copy
 import dataclasses
 import importlib.metadata
 import json
@@ -522,7 +521,7 @@ def test_every_variant_of_the_model_trains_and_resumes(changes, tmp_path):
 
 def test_a_policy_that_is_trained_in_other_ways_resumes_bit_for_bit(tmp_path):
     policy = dataclasses.replace(
-        tiny_config().policy, normalize=True, updates_per_actor_step=3, updates_per_model_step=2
+        tiny_config().policy, normalize=True, reward_scale=0.1, updates_per_model_step=2
     )
     config = tiny_config(updates=9, policy=policy)
     for stop in (0, 2, 5, 7):
@@ -537,26 +536,6 @@ def test_a_policy_that_is_trained_in_other_ways_resumes_bit_for_bit(tmp_path):
         assert meta_train(config, tmp_path / name, **ADAPT)
     trees = [load_tree(tmp_path / name / CHECKPOINT) for name in "ab"]
     assert_same_tree(*trees, ignore=TIMES)
-
-
-def test_the_actor_moves_once_in_so_many_updates():
-    policy = dataclasses.replace(tiny_config().policy, updates_per_actor_step=3)
-    config = tiny_config(policy=policy)
-    moved = []
-    with FamilyEnvs(mier_adapt_envs.task_set(config.family), num_threads=1) as envs:
-        trainer = MetaTrainer(config, envs, seed=0)
-        while trainer.updates < 7:
-            before, updates = copy.deepcopy(trainer.run.algorithm.policy), trainer.updates
-            trainer.step()
-            if trainer.updates > updates:
-                parameters = trainer.run.algorithm.policy.parameters()
-                moved.append(
-                    not all(
-                        torch.equal(one, other)
-                        for one, other in zip(before.parameters(), parameters, strict=True)
-                    )
-                )
-    assert moved == [True, False, False, True, False, False, True]
 
 
 def test_a_policys_observations_are_scaled_by_the_first_datas_deviations():
