@@ -67,13 +67,13 @@ class PolicyConfig:
     """Adam's step size for actor, critics and temperature (paper: 3e-4)."""
     normalize: bool = False
     """Learn as if observations were divided by their standard deviation in the first data, by 0.1
-    where it is less, and by 1 where there is none. Ours."""
+    where it is less, and by 1 where there is none. Ours: so."""
     reward_scale: Positive = 1.0
     """Learn as if rewards were multiplied by this, and the temperature with them. Ours: 0.1."""
     gamma: PositiveShare = 0.99
     """Discount factor per environment step (paper)."""
     tau: PositiveShare = 0.005
-    """Share of the critics that enters their targets with every update (paper)."""
+    """Share of the critics that enters their targets with every update (paper). Ours: 0.01."""
     target_entropy: Number = -1.0
     """In nats (released code)."""
     final_target_entropy: Number = -1.0
@@ -82,7 +82,7 @@ class PolicyConfig:
     """Transitions of an update, over all tasks of the meta-batch (paper: 256; released: 10
     times the model's batch)."""
     updates_per_model_step: Size = 4
-    """SAC updates for each meta-step, with its contexts (released: 1)."""
+    """SAC updates for each meta-step, with its contexts (released: 1). Ours: 8."""
 
     def __post_init__(self) -> None:
         checked_fields(self)
