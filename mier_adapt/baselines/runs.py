@@ -30,6 +30,7 @@ from mier_adapt._storage.trees import require_keys, require_like, require_optimi
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.run import made_with, read_run_file, require_run, require_same_run
+from mier_adapt.baselines.presets import preset_settings
 from mier_adapt.integration import ContextReplayBuffer
 from mier_adapt.protocols import MetaPolicy
 from mier_adapt.training.metrics import Log, evaluated
@@ -391,6 +392,23 @@ class BaselineMethod:
                 f"{type(self).__name__} expected config to be a "
                 f"{self.run_file.config_class.__name__}, got {shown(self.config)}."
             )
+
+    @classmethod
+    @checked
+    def of_preset(cls, name: str, *, device: Device = "cpu", **changes: Any) -> Self:
+        """With the settings of a preset, as `mier-adapt meta-train NAME --method` takes them.
+
+        Args:
+            name: One of our presets, for settings that fit it; with ``-paper`` behind, for those
+                that were published for its tasks.
+            device: Where networks live and learn.
+            **changes: Fields of the configuration that are to be different.
+
+        Raises:
+            ValueError: If the method has no such preset, or no such field.
+        """
+        settings = {**preset_settings(cls.run_file.method, name), **changes}
+        return cls(config=cls.run_file.config_class.from_dict(settings), device=device)
 
     @checked
     @torch.inference_mode(False)

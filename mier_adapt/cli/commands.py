@@ -218,26 +218,27 @@ class MetaTrain:
         return resolved, config.model.pretrain_steps + config.updates, train
 
     def _usual(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """What holds for all that is not asked for: a preset's, or what our presets share.
+        """What holds for all that is not asked for: a preset's, or what our presets share."""
+        from mier_adapt.agents.presets import PRESETS, family_preset
+        from mier_adapt.baselines.presets import baseline_presets, family_settings, preset_settings
 
-        Another method than ours takes tasks and lengths of episodes from there, and nothing else.
-        """
-        from mier_adapt.agents.presets import PRESETS, family_preset, preset
-
+        ours = self.method == METHODS[0]
         if self.preset is not None:
-            require_known("preset", self.preset, PRESETS)
-            found = preset(self.preset)
+            known = PRESETS if ours else baseline_presets(self.method)
+            require_known("preset" if ours else f"preset of {self.method}", self.preset, known)
+            if not ours:
+                return preset_settings(self.method, self.preset)
+            found = PRESETS[self.preset]
         elif "family" in asked:
             family = asked["family"]
             _require_family(family)
             default = mier_adapt_envs.task_sets(family)[0]
             found = family_preset(family, asked.get("task_set", default))
+            if not ours:
+                return family_settings(self.method, found.meta_train)
         else:
             raise UsageError("Expected a PRESET, or --family NAME, or a --config with a family.")
-        usual = {**found.meta_train.to_dict(), "adapt": found.adapt.to_dict()}
-        if self.method != METHODS[0]:
-            return {name: usual[name] for name in ("family", "task_set", "episode_steps")}
-        return usual
+        return {**found.meta_train.to_dict(), "adapt": found.adapt.to_dict()}
 
 
 @dataclass

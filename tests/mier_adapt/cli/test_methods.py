@@ -57,15 +57,27 @@ def test_meta_trains_as_options_say_and_goes_on(command, run):
     assert load_tree(run / CHECKPOINT)["updates"] == 15
 
 
-@pytest.mark.parametrize(("method", "config_class"), [("pearl", PearlConfig), ("rl2", Rl2Config)])
-def test_a_preset_gives_tasks_and_episodes_and_nothing_else(command, method, config_class):
-    code, printed, _ = command(
-        *("meta-train", "halfcheetah-vel-hard", "--method", method, "--out", "x", "--dry-run")
-    )
-    assert code == 0
-    expected = config_class(family="HalfCheetahVel", task_set="hard")
+@pytest.mark.parametrize("name", ["halfcheetah-vel-hard", "halfcheetah-dir-paper"])
+@pytest.mark.parametrize("method", ["pearl", "promp", "rl2"])
+def test_a_preset_gives_a_methods_settings_and_options_win(command, method, name):
+    words = ("meta-train", name, "--method", method, "--out", "x", "--dry-run")
     options = commands.MetaTrain.options(["--method", method])
-    assert printed.strip() == options.to_toml(expected.to_dict()).strip()
+    for more, changes in (((), {}), (("--updates", 7, "--gamma", 0.5), {"gamma": 0.5})):
+        code, printed, _ = command(*words, *more)
+        assert code == 0
+        config = BASELINES[method].of_preset(name, **changes).config
+        expected = {**config.to_dict(), **({"updates": 7} if more else {})}
+        assert printed.strip() == options.to_toml(expected).strip()
+
+
+def test_a_preset_is_one_of_the_method(command):
+    for words, expected in (
+        (("halfcheetah-negated-joints-paper", "--method", "pearl"), "no preset of pearl half"),
+        (("halfcheetah-vel-paper",), "There is no preset halfcheetah-vel-paper."),
+        (("halfcheetah-ve", "--method", "rl2"), "Did you mean halfcheetah-vel?"),
+    ):
+        code, _, err = command("meta-train", *words, "--out", "x")
+        assert (code, expected in err, err.count("\n")) == (1, True, 1), err
 
 
 def test_rl2_meta_trains_goes_on_and_is_evaluated_as_its_trials_are(command, tmp_path, lever):

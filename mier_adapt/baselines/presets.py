@@ -1,0 +1,139 @@
+"""Settings of baselines by preset: those that fit this library's presets, and published ones."""
+
+from collections.abc import Callable
+from typing import Any
+
+from mier_adapt.agents.configs import MetaTrainConfig
+from mier_adapt.agents.presets import PRESETS
+from mier_adapt_envs import env_class
+
+_PAPER = "-paper"
+
+_PEARL_ANTS: dict[str, Any] = {
+    "updates": 2_000_000,
+    "updates_per_iteration": 4_000,
+    "extra_episodes": 3,
+    "context_size": 256,
+}
+
+_RAND_PARAMS: dict[str, Any] = {"inner_lr": 0.05}
+
+PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
+    # github.com/katerakelly/oyster, configs/*.json; what these leave to default.py is the
+    # configuration's default.
+    "pearl": {
+        "ant-dir": {**_PEARL_ANTS, "tasks_per_batch": 4},
+        "ant-goal": {**_PEARL_ANTS, "tasks_per_batch": 10, "kl_weight": 1.0},
+        "halfcheetah-dir": {
+            "tasks_per_batch": 4,
+            "prior_episodes": 5,
+            "extra_episodes": 5,
+            "context_size": 256,
+        },
+        "halfcheetah-vel": {"extra_episodes": 3, "context_size": 100},
+        "humanoid-dir": _PEARL_ANTS,
+        "walker2d-rand-params": {
+            **_PEARL_ANTS,
+            "tasks_per_batch": 10,
+            "context_size": 100,
+            "next_obs_in_context": True,
+        },
+    },
+    # github.com/jonasrothfuss/ProMP, branch full_code: experiments/all_envs_eval/trpo_run_all.py
+    # for MAML, ppo_run_all.py for ProMP, run_scripts/rl2_run_sweep.py for RL², which has the same
+    # everywhere.
+    "maml": {
+        "ant-goal": {},
+        "halfcheetah-dir": {"episode_steps": 100},
+        "humanoid-dir": {"hidden_sizes": (128, 128)},
+        "walker2d-rand-params": _RAND_PARAMS,
+    },
+    "promp": {
+        "ant-goal": {},
+        "halfcheetah-dir": {"episode_steps": 100},
+        "humanoid-dir": {"hidden_sizes": (128, 128)},
+        "walker2d-rand-params": {**_RAND_PARAMS, "inner_kl_weight": 1e-3},
+    },
+    "rl2": {
+        "ant-dir": {},
+        "ant-goal": {},
+        "halfcheetah-dir": {},
+        "halfcheetah-vel": {},
+        "walker2d-rand-params": {},
+    },
+}
+"""What a method's released code sets for the tasks of a preset, by method and preset.
+
+Each becomes the preset ``…-paper`` of that method."""
+
+
+def _fast_pearl(config: MetaTrainConfig) -> dict[str, Any]:
+    """PEARL in hours on two cores: smaller batches, larger steps, ten times the data per step.
+
+    An iteration is of 8,000 environment steps, and a run of at most 800,000, as gradient steps of
+    512 transitions cost more than these.
+    """
+    return {
+        "updates": min(config.updates, 80_000),
+        "updates_per_iteration": 800,
+        "tasks_per_iteration": 10,
+        "initial_episodes": config.initial_episodes,
+        "hidden_sizes": (256, 256),
+        "tasks_per_batch": 8,
+        "batch_size": 64,
+        "lr": 1e-3,
+        "replay_per_task": config.replay_per_task,
+        "evaluate_every": config.evaluate_every,
+        "next_obs_in_context": env_class(config.family).varies != "reward",
+    }
+
+
+_OURS: dict[str, Callable[[MetaTrainConfig], dict[str, Any]]] = {"pearl": _fast_pearl}
+"""Settings of ours, of methods whose published ones take days."""
+
+
+def baseline_presets(method: str) -> list[str]:
+    """Names of the presets that a method can be trained by."""
+    ours = [name for name in PRESETS if not name.endswith(_PAPER)]
+    return ours + [f"{name}{_PAPER}" for name in PUBLISHED.get(method, ())]
+
+
+def preset_settings(method: str, name: str) -> dict[str, Any]:
+    """What a preset says of a method's configuration, by field.
+
+    Args:
+        method: Its name in runs' files.
+        name: One of :func:`baseline_presets`.
+
+    Raises:
+        ValueError: If there is none of this name; the message lists the names.
+    """
+    known = baseline_presets(method)
+    if name not in known:
+        raise ValueError(
+            f"of_preset expected name of a preset of {method}, one of {sorted(known)}, "
+            f"got {name!r}."
+        )
+    base = name.removesuffix(_PAPER)
+    config = PRESETS[base].meta_train
+    if base != name:
+        return {**_tasks(config), **PUBLISHED[method][base]}
+    return family_settings(method, config)
+
+
+def family_settings(method: str, config: MetaTrainConfig) -> dict[str, Any]:
+    """What a configuration of this library's own method says of another's on the same tasks.
+
+    That is family, task set and length of episodes, and settings that fit them: ours, where there
+    are any, or else what was published for the family.
+    """
+    if method in _OURS:
+        return {**_OURS[method](config), **_tasks(config)}
+    for name, published in PUBLISHED.get(method, {}).items():
+        if PRESETS[name].meta_train.family == config.family:
+            return {**published, **_tasks(config)}
+    return _tasks(config)
+
+
+def _tasks(config: MetaTrainConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in ("family", "task_set", "episode_steps")}
