@@ -1,8 +1,9 @@
-"""Other ways to meta-train, to compare with: each a :class:`.Method` in a file of its own."""
+"""Other ways to meta-train, and references, to compare with: each a :class:`.Method`."""
 
 from mier_adapt.baselines.maml import Maml, MamlConfig
 from mier_adapt.baselines.pearl import Pearl, PearlConfig
 from mier_adapt.baselines.promp import Promp, PrompConfig
+from mier_adapt.baselines.references import Random, RandomConfig, Sac, SacConfig
 from mier_adapt.baselines.rl2 import Rl2, Rl2Config
 from mier_adapt.baselines.runs import BaselineMethod
 
@@ -13,11 +14,15 @@ __all__ = [
     "PearlConfig",
     "Promp",
     "PrompConfig",
+    "Random",
+    "RandomConfig",
     "Rl2",
     "Rl2Config",
+    "Sac",
+    "SacConfig",
 ]
 
 BASELINES: dict[str, type[BaselineMethod]] = {
-    each.run_file.method: each for each in (Maml, Pearl, Promp, Rl2)
+    each.run_file.method: each for each in (Maml, Pearl, Promp, Random, Rl2, Sac)
 }
 """By the names that runs' files have for them."""

@@ -88,8 +88,13 @@ def _fast_pearl(config: MetaTrainConfig) -> dict[str, Any]:
     }
 
 
-_OURS: dict[str, Callable[[MetaTrainConfig], dict[str, Any]]] = {"pearl": _fast_pearl}
-"""Settings of ours, of methods whose published ones take days."""
+def _sac(config: MetaTrainConfig) -> dict[str, Any]:
+    """SAC without a context: as many updates as ours, with as much data each."""
+    return {"updates": min(config.updates, 160_000), "evaluate_every": config.evaluate_every}
+
+
+_OURS: dict[str, Callable[[MetaTrainConfig], dict[str, Any]]] = {"pearl": _fast_pearl, "sac": _sac}
+"""Settings of ours, of methods whose published ones take days, or that have none."""
 
 
 def baseline_presets(method: str) -> list[str]:

@@ -35,7 +35,7 @@ from mier_adapt.integration import ContextReplayBuffer
 from mier_adapt.protocols import MetaPolicy
 from mier_adapt.training.metrics import Log, evaluated
 from mier_adapt.training.running import entered, keep_training
-from mier_adapt_envs import task_set
+from mier_adapt_envs import TaskSet, task_set
 
 _Config = TypeVar("_Config", bound="BaselineConfig")
 _Networks = TypeVar("_Networks", bound=nn.Module)
@@ -117,6 +117,11 @@ class BaselineConfig:
     def __post_init__(self) -> None:
         checked_fields(self)
         task_set(self.family, self.task_set)  # which says what there is, where there is none such
+
+    @property
+    def tasks(self) -> TaskSet:
+        """The tasks of a run: those that it trains on, and those that are kept for evaluation."""
+        return task_set(self.family, self.task_set)
 
     @property
     def adaptation_steps(self) -> int:
@@ -338,7 +343,7 @@ def load_networks(
     """
     run_file = read_run_file(directory, kind)
     config = run_file.config
-    tasks = task_set(config.family, config.task_set)
+    tasks = config.tasks
     if tasks.hash != run_file.task_set_hash:
         raise CheckpointError(
             f"{directory} was trained on other tasks than this version's {config.family} "
@@ -434,9 +439,8 @@ class BaselineMethod:
             on_step: Called after every step, with an iteration's measurements when one ends.
         """
         config = self.config
-        tasks = task_set(config.family, config.task_set)
-        run_file = self.run_file(config, seed, tasks.hash)
-        with entered(directory, run_file, log=log), FamilyEnvs(tasks) as envs:
+        run_file = self.run_file(config, seed, config.tasks.hash)
+        with entered(directory, run_file, log=log), FamilyEnvs(config.tasks) as envs:
             return keep_training(
                 self.trainer(config, envs, seed=seed, device=self.device),
                 directory,

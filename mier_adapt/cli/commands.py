@@ -42,7 +42,7 @@ _Threads = Annotated[
     tyro.conf.arg(metavar="N", help="Of torch: OMP_NUM_THREADS or 1 if None."),
 ]
 
-METHODS = ("mier", "maml", "pearl", "promp", "rl2")
+METHODS = ("mier", "maml", "pearl", "promp", "random", "rl2", "sac")
 """Ways to meta-train, ours first."""
 OPTIONS_FILE = "config.toml"
 """What ``adapt`` used, beside its reports."""
@@ -122,7 +122,7 @@ class MetaTrain:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = dataclasses.field(kw_only=True)
     """Directory of the run."""
     method: Annotated[str, tyro.conf.arg(metavar="NAME")] = METHODS[0]
-    """mier, maml, pearl, promp or rl2."""
+    """mier, maml, pearl, promp, random, rl2 or sac."""
     seed: int = 0
     """Fixes the run, with which it is also resumed."""
     device: str = "cpu"
@@ -424,11 +424,21 @@ class Evaluate:
                 )
             run = BASELINES[method].policy_of(directory, device=self.device)
             config, adaptation_steps = run.config, run.config.adaptation_steps
+            tasks = config.tasks
         else:
             config, adapt_config, _, _ = read_run_file(directory)
             adaptation_steps = adapt_config.adaptation_steps
-        tasks = mier_adapt_envs.task_set(config.family, config.task_set)
-        splits = {"train": tasks.meta_train, "test": tasks.meta_test}
+            tasks = mier_adapt_envs.task_set(config.family, config.task_set)
+        splits = {
+            name: split
+            for name, split in (("train", tasks.meta_train), ("test", tasks.meta_test))
+            if split and self.split in (name, "all")
+        }
+        if not splits:
+            raise UsageError(
+                f"Expected --split train or all, got {self.split}: {directory} is of "
+                f"one task, {tasks[0]}, that it was trained on."
+            )
         with FamilyEnvs(tasks) as envs, Progress() as progress:
             if method == METHODS[0]:
                 run = load_run(directory, envs, device=self.device)
@@ -437,7 +447,7 @@ class Evaluate:
             record = evaluation_record(
                 run,
                 envs,
-                {name: splits[name] for name in splits if self.split in (name, "all")},
+                splits,
                 seeds=self.seeds,
                 episodes=self.episodes,
                 adaptation_steps=adaptation_steps,
@@ -450,7 +460,10 @@ class Evaluate:
         self.run_directory.mkdir(parents=True, exist_ok=True)
         path = self.run_directory / EVALUATION_FILE
         replace_text(path, json.dumps(record, indent=2) + "\n")
-        console.print(evaluation_table(record, first_test=len(tasks.meta_train)))
+        first = getattr(config, "task", None) or 0
+        console.print(
+            evaluation_table(record, first={"train": first, "test": len(tasks.meta_train)})
+        )
         for split, count in record["identified"].items():
             if count is not None:
                 say(f"Own context predicts best: {count} of {len(splits[split])} {split} tasks")

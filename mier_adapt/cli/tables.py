@@ -1,6 +1,6 @@
 """Lines and tables that the command shows, of plain values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,8 @@ def evaluation_line(row: dict[str, Any]) -> str:
     return line
 
 
-def evaluation_table(record: dict[str, Any], *, first_test: int) -> Table:
-    """What `mier-adapt evaluate` measured; meta-test tasks are counted from ``first_test``."""
+def evaluation_table(record: dict[str, Any], *, first: Mapping[str, int]) -> Table:
+    """What `mier-adapt evaluate` measured; tasks of a split are counted from its first one."""
     table = Table(
         title=f"{record['family']} {record['task_set']}: {record['seeds']} adaptation seed(s), "
         f"{record['episodes']} episodes, {record['adaptation_steps']} transitions"
@@ -41,7 +41,7 @@ def evaluation_table(record: dict[str, Any], *, first_test: int) -> Table:
     for column in ("return: initial", "adapted", "model loss: initial", "adapted"):
         table.add_column(column, justify="right")
     for split, rows in record["splits"].items():
-        for index, row in enumerate(rows, first_test if split == "test" else 0):
+        for index, row in enumerate(rows, first[split]):
             table.add_row(f"{index}: {row['task']}", *_cells([row]))
         returns = record["summary"][split].values()
         for name, key in ((f"mean of {split} tasks", "mean"), ("interquartile mean", "iqm")):

@@ -38,7 +38,14 @@ from mier_adapt import (
 )
 from mier_adapt.adaptation import MarginGate, compare
 from mier_adapt.agents import ContinueConfig, ModelConfig, PolicyConfig, collect
-from mier_adapt.baselines import MamlConfig, PearlConfig, PrompConfig, Rl2Config
+from mier_adapt.baselines import (
+    MamlConfig,
+    PearlConfig,
+    PrompConfig,
+    RandomConfig,
+    Rl2Config,
+    SacConfig,
+)
 from mier_adapt.changes import Actuators, ChangedModel, LinearResidual, Sensors, Together
 from mier_adapt.compensation import Compensation
 from mier_adapt.figures import plot_adaptation, plot_comparison, plot_diagnosis, plot_episodes
@@ -487,7 +494,8 @@ def targets() -> Iterator[Target]:
     )
     smoke = preset("smoke").meta_train
     baselines = [
-        kind(family="HalfCheetahVel") for kind in (MamlConfig, PearlConfig, PrompConfig, Rl2Config)
+        kind(family="HalfCheetahVel")
+        for kind in (MamlConfig, PearlConfig, PrompConfig, RandomConfig, Rl2Config, SacConfig)
     ]
     for config in (
         *(ModelConfig(), PolicyConfig(), AdaptConfig(), ContinueConfig(), MarginGate()),

@@ -53,8 +53,12 @@ from mier_adapt.baselines import (
     PearlConfig,
     Promp,
     PrompConfig,
+    Random,
+    RandomConfig,
     Rl2,
     Rl2Config,
+    Sac,
+    SacConfig,
 )
 from mier_adapt.integration import build_sac, sb3_transitions
 from mier_adapt.statistics import bootstrap_interval
@@ -79,6 +83,8 @@ BASELINES = (
     Pearl(config=PEARL),
     Maml(config=MamlConfig(**INNER_STEP)),
     Promp(config=PrompConfig(**INNER_STEP)),
+    Random(config=RandomConfig(family="HalfCheetahVel", episode_steps=2)),
+    Sac(config=SacConfig(family="HalfCheetahVel", episode_steps=2, hidden_sizes=(4,))),
     Rl2(
         config=Rl2Config(
             family="HalfCheetahVel", trials_per_update=1, episode_steps=2, hidden_size=4
@@ -290,6 +296,8 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
     for baseline in BASELINES:
         name, config = type(baseline).__name__, baseline.config
         yield Target(name, type(baseline), {"config": config, "device": "cpu"})
+        preset = {"name": "smoke", "device": "cpu"}
+        yield Target(f"{name}.of_preset", type(baseline).of_preset, preset)
         yield Target(
             f"{name}.meta_train",
             functools.partial(baseline.meta_train, should_stop=lambda: True),

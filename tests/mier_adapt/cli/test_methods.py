@@ -14,7 +14,7 @@ from mier_adapt.cli import commands
 from mier_adapt.cli.tables import status_line
 from mier_adapt.training.metrics import read_metrics
 
-from ..baselines.lever import EPISODE, register_lever
+from ..baselines.lever import EPISODE, LeverVectorEnv, register_lever
 from ..conftest import CHECKPOINT
 
 SMALL = (
@@ -180,6 +180,37 @@ def test_other_methods_train_and_are_evaluated_as_pearl_is(command, tmp_path, me
     assert command("evaluate", out, "--seeds", 1, "--episodes", 1)[0] == 0
     record = json.loads((out / "evaluation.json").read_text())
     assert (record["method"], record["adaptation_steps"]) == (method, 3 * EPISODE)
+
+
+def test_an_oracle_is_trained_and_evaluated_on_its_one_task(command, tmp_path, lever):
+    words = (
+        *("meta-train", "--method", "sac", "--family", "Lever", "--task", 7, "--updates", 2),
+        *("--episode-steps", EPISODE, "--hidden-sizes", 8, "--batch-size", 4),
+        *("--episodes-per-iteration", 2),
+    )
+    out = tmp_path / "run"
+    assert command(*words, "--out", out)[0] == 0
+    assert LeverVectorEnv.seen == {lever[7]}
+    code, shown, _ = command("evaluate", out, "--episodes", 1)
+    assert code == 0
+    assert f"7: {lever[7]}" in shown
+    splits = json.loads((out / "evaluation.json").read_text())["splits"]
+    assert [(name, [row["task"] for row in rows]) for name, rows in splits.items()] == [
+        ("train", [str(lever[7])])
+    ]
+    code, _, err = command("evaluate", out, "--split", "test")
+    assert (code, "Expected --split train or all, got test" in err) == (1, True)
+    code, _, err = command(*words, "--task", 10, "--out", tmp_path / "other")
+    assert (code, "--task expected from 0 to 9, got 10" in err) == (1, True), err
+
+
+def test_chance_is_a_run_too(command, tmp_path):
+    words = ("--method", "random", "--family", "Lever", "--episode-steps", EPISODE)
+    out = tmp_path / "run"
+    assert command("meta-train", *words, "--out", out)[0] == 0
+    assert command("evaluate", out, "--episodes", 1)[0] == 0
+    record = json.loads((out / "evaluation.json").read_text())
+    assert (record["method"], len(record["splits"]["test"])) == ("random", 4)
 
 
 @pytest.mark.parametrize(
