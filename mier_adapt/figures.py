@@ -63,7 +63,8 @@ def plot_learning_curves(
     """Draw returns of the meta-training tasks after adaptation, as training goes on.
 
     A line is the mean over tasks and seeds. Its band reaches from the lowest to the highest task
-    where there is one seed, and is the 95% interval of the mean where there are more.
+    where there is one seed, and is the 95% interval of the mean where there are more. What was
+    measured before the first environment step alone is a dashed line.
 
     Args:
         curves: For each label the rows of ``metrics.jsonl`` of runs that differ in their seed
@@ -91,6 +92,10 @@ def plot_learning_curves(
         tables = [
             np.array([each[step]["returns_adapted"] for each in evaluated]).T for step in steps
         ]
+        if steps == [0]:  # as of random actions, which nothing trains
+            mean = float(np.mean(tables))
+            axes.axhline(mean, color=colour, linestyle="--", label=f"{label}, mean")
+            continue
         positions: list[float] = steps
         if over == "time":
             positions = [

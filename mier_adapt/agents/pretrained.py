@@ -1,12 +1,11 @@
 """Pretrained runs: meta-trained runs that are small enough to ship, each with a card."""
 
-import dataclasses
 import hashlib
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,27 +75,6 @@ def read_card(name: str) -> dict[str, Any]:
         raise ValueError(f"Expected name of a run, one of {pretrained_names()}, got {name!r}.")
     card: dict[str, Any] = read_json(PRETRAINED / name / CARD_FILE, _CARD)
     return card
-
-
-def group_by_configuration(
-    runs: Iterable[Path],
-) -> dict[str, tuple[MetaTrainConfig, list[Path]]]:
-    """Runs that differ in their seed alone, under their preset's name or the first one's own.
-
-    Raises:
-        FileNotFoundError: If one is no run.
-        ValueError: If runs of different configurations have equal names.
-    """
-    groups: dict[MetaTrainConfig, list[Path]] = {}
-    for run in runs:
-        config = read_run_file(find_run(run)).config
-        groups.setdefault(dataclasses.replace(config, updates=1), []).append(run)
-    labelled = {
-        preset_name(config) or paths[0].name: (config, paths) for config, paths in groups.items()
-    }
-    if len(labelled) < len(groups):
-        raise ValueError("Runs of different configurations have equal names. Rename one.")
-    return labelled
 
 
 def read_evaluation(run: Path) -> dict[str, Any]:

@@ -126,6 +126,15 @@ def preset_settings(method: str, name: str) -> dict[str, Any]:
     return family_settings(method, config)
 
 
+def baseline_preset_name(method: str, config: Any) -> str | None:
+    """The preset that a method's configuration is, but perhaps for its ``updates``."""
+    for name in baseline_presets(method):
+        settings = {**preset_settings(method, name), "updates": config.updates}
+        if type(config).from_dict(settings) == config:
+            return name
+    return None
+
+
 def family_settings(method: str, config: MetaTrainConfig) -> dict[str, Any]:
     """What a configuration of this library's own method says of another's on the same tasks.
 

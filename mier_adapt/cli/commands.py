@@ -475,7 +475,8 @@ class Evaluate:
 class Plot:
     """Draw runs: learning curves, or the return of each task.
 
-    Runs that differ in their seed alone are one curve with an interval over seeds.
+    Runs that differ in their seed alone are one curve with an interval over seeds. They may be of
+    several methods.
 
     Example: mier-adapt plot runs/seed-0 runs/seed-1 --out curves.png
     """
@@ -492,8 +493,9 @@ class Plot:
 
     def run(self) -> int:
         """Draw, and say where."""
-        from mier_adapt.agents.pretrained import group_by_configuration, read_evaluation
+        from mier_adapt.agents.pretrained import read_evaluation
         from mier_adapt.agents.run import find_run
+        from mier_adapt.cli.runs import group_by_configuration
         from mier_adapt.figures import plot_learning_curves, plot_task_returns
         from mier_adapt.training.metrics import read_metrics
 

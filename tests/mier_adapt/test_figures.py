@@ -104,6 +104,16 @@ def test_learning_curves_over_time_stand_at_the_mean_minutes_of_their_seeds(axes
     assert axes[0].get_xlabel() == "minutes of training"
 
 
+def test_what_nothing_trained_is_a_line_across(axes, tmp_path):
+    (row, *_) = rows(0)
+    chance = [{**row, "env_steps": 0, "updates": 1}]
+    figures.plot_learning_curves({"chance": [chance], "preset": [rows(1)]}, tmp_path / "x.png")
+    line = axes[0].lines[0]
+    assert line.get_linestyle() == "--"
+    np.testing.assert_allclose(line.get_ydata(), np.mean(row["returns_adapted"]))
+    np.testing.assert_array_equal(axes[0].lines[1].get_xdata(), STEPS)
+
+
 @pytest.mark.parametrize("parameters", [1, 2])
 def test_tasks_stand_at_their_parameter_or_in_a_row_and_pool_their_seeds(
     axes, tmp_path, parameters

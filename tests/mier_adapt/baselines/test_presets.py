@@ -4,7 +4,12 @@ import pytest
 
 from mier_adapt.agents.presets import PRESETS
 from mier_adapt.baselines import BASELINES, Maml, Pearl, PearlConfig, Promp
-from mier_adapt.baselines.presets import PUBLISHED, baseline_presets, family_settings
+from mier_adapt.baselines.presets import (
+    PUBLISHED,
+    baseline_preset_name,
+    baseline_presets,
+    family_settings,
+)
 from mier_adapt_envs import env_class, task_set
 
 ALL = [(method, name) for method in BASELINES for name in baseline_presets(method)]
@@ -51,6 +56,17 @@ def test_pearls_published_settings_are_those_of_its_configurations():
     ant = Pearl.of_preset("ant-goal-paper").config
     assert (ant.tasks_per_batch, ant.kl_weight, ant.context_size) == (10, 1.0, 256)
     assert (ant.updates, ant.updates_per_iteration) == (500 * 4000, 4000)
+
+
+def test_a_configuration_is_known_by_its_preset():
+    for method, name in ALL:
+        config = BASELINES[method].of_preset(name, updates=7).config
+        found = baseline_preset_name(method, config)
+        assert BASELINES[method].of_preset(found, updates=7).config == config
+    assert baseline_preset_name("pearl", Pearl.of_preset("ant-goal-paper").config) == (
+        "ant-goal-paper"
+    )
+    assert baseline_preset_name("pearl", Pearl.of_preset("smoke", lr=0.5).config) is None
 
 
 def test_lengths_of_episodes_are_published_too_but_are_those_of_our_presets():

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -134,7 +135,6 @@ def test_what_is_of_our_runs_alone_is_refused_in_a_line(command, run, tmp_path):
     for words, expected in (
         (("adapt", run, "--task", 7), ours),
         (("export", run, "--name", "x", "--out", tmp_path / "x"), ours),
-        (("plot", run, "--out", tmp_path / "x.png"), ours),
         (("meta-train", "smoke", "--out", run), ours),
         (("evaluate", run, "--context-steps", 3), "Expected no --context-steps"),
     ):
@@ -180,6 +180,27 @@ def test_other_methods_train_and_are_evaluated_as_pearl_is(command, tmp_path, me
     assert command("evaluate", out, "--seeds", 1, "--episodes", 1)[0] == 0
     record = json.loads((out / "evaluation.json").read_text())
     assert (record["method"], record["adaptation_steps"]) == (method, 3 * EPISODE)
+
+
+def test_runs_of_several_methods_are_drawn_side_by_side(command, run, tmp_path):
+    again, chance, out = tmp_path / "again", tmp_path / "chance", tmp_path / "x.svg"
+    shutil.copytree(run, again)
+    words = ("--method", "random", "--family", "Lever", "--episode-steps", EPISODE)
+    assert command("meta-train", *words, "--out", chance)[0] == 0
+    ours = "halfcheetah-negated-joints"
+    labels = ["pearl: run, mean", "random: chance, mean", f"mier: {ours}, mean"]
+    for over in ("steps", "time"):
+        drawn = ("plot", run, chance, again, ours, "--out", out, "--over", over)
+        code, _, err = command(*drawn)
+        assert (code, err) == (0, "")
+        text = out.read_text()
+        assert all(label in text for label in (*labels, "95% interval, 2 seeds"))
+        assert ("minutes of training" in text) == (over == "time")
+    for each in (run, chance):
+        assert command("evaluate", each, "--episodes", 1)[0] == 0
+    code, _, err = command("plot", run, chance, "--kind", "tasks", "--out", out)
+    assert (code, err) == (0, "")
+    assert all(f"context, {label}" in out.read_text() for label in ("pearl: run", "random: chance"))
 
 
 def test_an_oracle_is_trained_and_evaluated_on_its_one_task(command, tmp_path, lever):
