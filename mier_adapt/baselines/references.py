@@ -92,7 +92,7 @@ class SacConfig(BaselineConfig):
 
     @property
     def tasks(self) -> TaskSet:
-        """As :attr:`.BaselineConfig.tasks`: the one task, where it is one."""
+        """The tasks of a run, as of every method; the one task alone, where it is one."""
         tasks = super().tasks
         if self.task is None:
             return tasks
