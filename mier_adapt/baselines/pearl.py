@@ -358,6 +358,9 @@ class PearlTrainer(BaselineTrainer[PearlConfig, PearlNetworks, PearlPolicy]):
         ):
             parameters = [parameter for each in learned for parameter in each.parameters()]
             self.optimizers[name] = torch.optim.Adam(parameters, lr=config.lr, fused=True)
+        self._lagging = [
+            list(each.parameters()) for each in (networks.target_critics, networks.critics)
+        ]
         self.replay = self.new_replay("replay", config.replay_per_task)
         # The encoder sees what was gathered last, and nothing of the policy's extra episodes. A
         # ring of just that size forgets what came before it (released code: cleared each time).
@@ -394,11 +397,7 @@ class PearlTrainer(BaselineTrainer[PearlConfig, PearlNetworks, PearlPolicy]):
         self.descend("actor", loss)
 
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(networks.target_critics.parameters()),
-                list(networks.critics.parameters()),
-                config.tau,
-            )
+            torch._foreach_lerp_(*self._lagging, config.tau)
         return torch.stack((differences, kl / len(tasks), loss, log_prob, var.mean()))
 
     def _collect(self) -> None:
