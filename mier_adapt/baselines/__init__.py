@@ -1,6 +1,7 @@
 """Other ways to meta-train, and references, to compare with: each a :class:`.Method`."""
 
 from mier_adapt.baselines.maml import Maml, MamlConfig
+from mier_adapt.baselines.mql import Mql, MqlConfig
 from mier_adapt.baselines.pearl import Pearl, PearlConfig
 from mier_adapt.baselines.promp import Promp, PrompConfig
 from mier_adapt.baselines.references import Random, RandomConfig, Sac, SacConfig
@@ -10,6 +11,8 @@ from mier_adapt.baselines.runs import BaselineMethod
 __all__ = [
     "Maml",
     "MamlConfig",
+    "Mql",
+    "MqlConfig",
     "Pearl",
     "PearlConfig",
     "Promp",
@@ -23,6 +26,6 @@ __all__ = [
 ]
 
 BASELINES: dict[str, type[BaselineMethod]] = {
-    each.run_file.method: each for each in (Maml, Pearl, Promp, Random, Rl2, Sac)
+    each.run_file.method: each for each in (Maml, Mql, Pearl, Promp, Random, Rl2, Sac)
 }
 """By the names that runs' files have for them."""

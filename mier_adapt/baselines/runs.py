@@ -168,7 +168,7 @@ class BaselineTrainer(ABC, Generic[_Config, _Networks, _Policy]):
     networks_class: ClassVar[Any]
     """Makes the networks, from torch's global generator, of configuration, environments, device."""
     policy_class: ClassVar[Any]
-    """Makes a :class:`.MetaPolicy` of configuration and networks."""
+    """Makes a :class:`.MetaPolicy` of configuration and networks, and of what else is kept."""
 
     def __init__(
         self,
@@ -197,22 +197,17 @@ class BaselineTrainer(ABC, Generic[_Config, _Networks, _Policy]):
 
     def new_replay(self, name: str, size_per_task: int) -> ContextReplayBuffer:
         """A buffer of the meta-training tasks' transitions, which is part of the state."""
-        self.replays[name] = ContextReplayBuffer(
-            len(self.envs.task_set.meta_train),
-            size_per_task,
-            obs_dim=self.envs.observation_space.shape[0],
-            act_dim=self.envs.action_space.shape[0],
-            context_dim=0,
-            generator=self.generator,
-        )
+        self.replays[name] = empty_replay(self.envs, size_per_task, self.generator)
         return self.replays[name]
+
+    @classmethod
+    def kept(cls, config: Any, envs: FamilyEnvs, state: Mapping[str, Any]) -> tuple[Any, ...]:
+        """What :attr:`policy_class` takes of a :meth:`state` beside networks: mostly nothing."""
+        return ()
 
     def descend(self, name: str, loss: Float[Tensor, ""]) -> None:
         """A step of one of the optimizers; what else the loss passes through gets no gradient."""
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad()
-        loss.backward(inputs=optimizer.param_groups[0]["params"])  # type: ignore[no-untyped-call]
-        optimizer.step()
+        descend(self.optimizers[name], loss)
 
     @property
     def finished(self) -> bool:
@@ -319,18 +314,39 @@ class BaselineTrainer(ABC, Generic[_Config, _Networks, _Policy]):
         check_global_generator_state(state["global_generators"])
 
 
-def load_networks(
+def descend(optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""]) -> None:
+    """A step of an optimizer; what else the loss passes through gets no gradient."""
+    optimizer.zero_grad()
+    loss.backward(inputs=optimizer.param_groups[0]["params"])  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def empty_replay(
+    envs: FamilyEnvs, size_per_task: int, generator: np.random.Generator
+) -> ContextReplayBuffer:
+    """A buffer for transitions of the meta-training tasks, without contexts."""
+    return ContextReplayBuffer(
+        len(envs.task_set.meta_train),
+        size_per_task,
+        obs_dim=envs.observation_space.shape[0],
+        act_dim=envs.action_space.shape[0],
+        context_dim=0,
+        generator=generator,
+    )
+
+
+def load_policy(
     kind: type[BaselineFile],
-    build: Callable[[Any, FamilyEnvs, torch.device | str], _Networks],
+    trainer: type[BaselineTrainer[Any, Any, _Policy]],
     directory: Path,
     *,
     device: torch.device | str,
-) -> tuple[Any, _Networks]:
-    """Configuration and networks of a run's newest whole checkpoint, and nothing else of it.
+) -> _Policy:
+    """The policy of a run's newest whole checkpoint: its networks, and what else it keeps.
 
     Args:
         kind: Of the run's file.
-        build: Makes networks of a configuration, given the environments for their spaces, there.
+        trainer: Made the run.
         directory: The run's.
         device: Where the networks go.
 
@@ -358,12 +374,15 @@ def load_networks(
     try:
         run_file.require_same(kind.from_dict(tree["manifest"]), "it")
         with kept_global_generators(), FamilyEnvs(tasks) as envs:
+            build = trainer.networks_class
             _require_fitting(lambda: build(config, envs, "meta"), tree["networks"])
             networks = build(config, envs, device)
             networks.load_state_dict(tree["networks"])
+            kept = trainer.kept(config, envs, tree)
     except FOREIGN_ERRORS as error:
         raise CheckpointError(f"{path} does not fit its run: {error}") from error
-    return config, networks.requires_grad_(False)
+    policy: _Policy = trainer.policy_class(config, networks.requires_grad_(False), *kept)
+    return policy
 
 
 def _require_fitting(build: Callable[[], nn.Module], given: Mapping[str, Any]) -> None:
@@ -459,6 +478,4 @@ class BaselineMethod:
     @classmethod
     def policy_of(cls, directory: Path, *, device: torch.device | str) -> Any:
         """What a run has learned, a :class:`.MetaPolicy`; errors are those of :func:`.load_run`."""
-        trainer = cls.trainer
-        found = load_networks(cls.run_file, trainer.networks_class, directory, device=device)
-        return trainer.policy_class(*found)
+        return load_policy(cls.run_file, cls.trainer, directory, device=device)

@@ -221,6 +221,38 @@ class ContextReplayBuffer(FilledByStretches, ReplayBufferManager):
         ]
         return gather(self._meta, np.stack(rows))
 
+    @checked
+    def stretches(self, indices: NDArray[np.int_], length: Size) -> Transitions:
+        """Stored transitions, each behind those that its task's ring holds before it, in order.
+
+        The newest comes before the oldest: one follows another where its ``obs`` is the
+        ``obs_next`` before it.
+
+        Args:
+            indices: Of what is stored, ``(N,)``, as :meth:`sample_indices` gives them.
+            length: Transitions of a stretch, of which the last is the one that was asked for.
+
+        Returns:
+            Transitions of shape ``(N, length, ...)``, without contexts.
+
+        Raises:
+            ValueError: If an index is none of a stored transition.
+        """
+        found = require_array("stretches", "indices", indices, None)
+        whole = found.ndim == 1 and len(found) > 0 and found.dtype.kind in "iu"
+        tasks, rows = np.divmod(found, self.size_per_task)
+        if (
+            not whole
+            or not 0 <= tasks.min() <= tasks.max() < self.num_tasks
+            or (rows >= self._lengths[tasks]).any()
+        ):
+            raise ValueError(
+                "stretches expected indices of stored transitions, (N,), as sample_indices gives "
+                f"them, got {shown(indices)}."
+            )
+        steps = (rows[:, None] + np.arange(1 - length, 1)) % self._lengths[tasks][:, None]
+        return gather(self._meta, steps + self._offset[tasks][:, None])
+
     def sample_indices(self, batch_size: int | None) -> NDArray[np.int_]:
         """Draw in equal shares from the current tasks; 0 gives all of their indices in order."""
         lengths, offsets = self._lengths[self._active], self._offset[self._active]

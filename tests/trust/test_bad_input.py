@@ -40,6 +40,7 @@ from mier_adapt.adaptation import MarginGate, compare
 from mier_adapt.agents import ContinueConfig, ModelConfig, PolicyConfig, collect
 from mier_adapt.baselines import (
     MamlConfig,
+    MqlConfig,
     PearlConfig,
     PrompConfig,
     RandomConfig,
@@ -355,6 +356,11 @@ def targets() -> Iterator[Target]:
         {"count": 3},
     )
     yield Target(
+        "ContextReplayBuffer.stretches",
+        lambda **k: replay().stretches(**k),
+        {"indices": np.array([0, 1]), "length": 3},
+    )
+    yield Target(
         "ContextReplayBuffer.load_state",
         lambda **k: replay().load_state(**k),
         {"state": replay().state()},
@@ -495,7 +501,10 @@ def targets() -> Iterator[Target]:
     smoke = preset("smoke").meta_train
     baselines = [
         kind(family="HalfCheetahVel")
-        for kind in (MamlConfig, PearlConfig, PrompConfig, RandomConfig, Rl2Config, SacConfig)
+        for kind in (
+            *(MamlConfig, MqlConfig, PearlConfig, PrompConfig, RandomConfig, Rl2Config),
+            SacConfig,
+        )
     ]
     for config in (
         *(ModelConfig(), PolicyConfig(), AdaptConfig(), ContinueConfig(), MarginGate()),

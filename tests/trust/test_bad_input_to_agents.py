@@ -49,6 +49,8 @@ from mier_adapt.agents.run import CARD_FILE
 from mier_adapt.baselines import (
     Maml,
     MamlConfig,
+    Mql,
+    MqlConfig,
     Pearl,
     PearlConfig,
     Promp,
@@ -85,6 +87,7 @@ BASELINES = (
     Promp(config=PrompConfig(**INNER_STEP)),
     Random(config=RandomConfig(family="HalfCheetahVel", episode_steps=2)),
     Sac(config=SacConfig(family="HalfCheetahVel", episode_steps=2, hidden_sizes=(4,))),
+    Mql(config=MqlConfig(family="HalfCheetahVel", replay_per_task=9, episode_steps=2)),
     Rl2(
         config=Rl2Config(
             family="HalfCheetahVel", trials_per_update=1, episode_steps=2, hidden_size=4

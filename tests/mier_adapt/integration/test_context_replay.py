@@ -411,3 +411,27 @@ def test_holds_logs_of_several_tasks_any_of_which_may_identify_its_task(sizes, c
 def test_what_is_no_list_of_logs_is_refused(logs, error, message):
     with pytest.raises(error, match=message):
         ContextReplayBuffer.of(logs, generator=np.random.default_rng(0))
+
+
+def test_stretches_are_what_a_ring_holds_before_a_transition():
+    replay = ContextReplayBuffer(
+        2, 4, obs_dim=1, act_dim=1, context_dim=0, generator=np.random.default_rng(0)
+    )
+    clock = torch.arange(6.0)
+    transitions = Transitions(
+        obs=clock.unsqueeze(-1),
+        act=torch.zeros(6, 1),
+        rew=clock,
+        obs_next=clock.unsqueeze(-1) + 1,
+        terminated=torch.zeros(6, dtype=torch.bool),
+    )
+    replay.extend(0, transitions[:4])
+    replay.extend(0, transitions[4:])  # 4, 5 in the places of 0, 1
+    replay.extend(1, transitions[:3])
+    found = replay.stretches(np.array([1, 2, 6, 4]), 3)
+    expected = [[3.0, 4.0, 5.0], [4.0, 5.0, 2.0], [0.0, 1.0, 2.0], [1.0, 2.0, 0.0]]
+    torch.testing.assert_close(found.rew, torch.tensor(expected))
+    torch.testing.assert_close(found.obs.squeeze(-1), torch.tensor(expected))
+    for indices in ([7], [8], [-1], [], [[0]]):
+        with pytest.raises(ValueError, match="stretches expected indices of stored transitions"):
+            replay.stretches(np.array(indices, dtype=int), 3)
