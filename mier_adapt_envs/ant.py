@@ -253,6 +253,20 @@ class AntNegatedJointsEnv(RunningAntEnv):
             "y_velocity": velocity_BX[:, 1],
         }
 
+    @staticmethod
+    def reward_fn(
+        obs_BO: NDArray[Any], act_BA: NDArray[Any], obs_next_BO: NDArray[Any]
+    ) -> NDArray[np.floating]:
+        """The reward of all tasks, but for what observations do not hold.
+
+        The mean of the velocities before and after stands for that over the step; contact forces
+        are left out. Under random actions this differs from the reward by 0.08 (root mean square),
+        which itself varies by 0.8.
+        """
+        cost_B = 0.5 * np.square(act_BA).sum(axis=1)
+        rew_B: NDArray[np.floating] = 1.0 + (obs_BO[:, 13] + obs_next_BO[:, 13]) / 2 - cost_B
+        return rew_B
+
     @classmethod
     @functools.cache
     def task_sets(cls) -> Mapping[str, TaskSet]:

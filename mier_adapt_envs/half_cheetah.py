@@ -316,6 +316,23 @@ class HalfCheetahNegatedJointsEnv(HalfCheetahEnv):
             "x_velocity": x_velocity_B,
         }
 
+    @staticmethod
+    def reward_fn(
+        obs_BO: NDArray[Any], act_BA: NDArray[Any], obs_next_BO: NDArray[Any]
+    ) -> NDArray[np.floating]:
+        """The reward of all tasks, as no mask changes what an action costs.
+
+        MuJoCo's last step moved x by its new velocity, so that `xpos` and that velocity give the
+        position. Only an episode's first step differs, by 0.2 times the velocity that it starts
+        with: `xpos` lags nothing after a reset.
+        """
+        x_B, x_next_B = (
+            each[:, 17] + ROBOT.timestep * each[:, 8] for each in (obs_BO, obs_next_BO)
+        )
+        cost_B = 0.1 * np.square(act_BA).sum(axis=1)
+        rew_B: NDArray[np.floating] = (x_next_B - x_B) / ROBOT.dt - cost_B
+        return rew_B
+
     @classmethod
     @functools.cache
     def task_sets(cls) -> Mapping[str, TaskSet]:

@@ -48,6 +48,9 @@ class TaskEnv(MujocoEnv):
     """The robot of all tasks."""
     per_task_physics: ClassVar[bool] = False
     """Whether ``set_physics`` changes the MuJoCo model from task to task."""
+    reward_fn: ClassVar[Any] = None
+    """The reward ``(B,)`` as a function of ``(obs (B, O), act (B, A), obs_next (B, O))``, for who
+    plans with a model. Only where all tasks share it and observations tell it."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
