@@ -241,7 +241,7 @@ def adapted(
     weights: Weights,
     loss: Callable[[Weights], Float[Tensor, " T"]],
     *,
-    lr: float,
+    lr: float | Tensor,
     steps: int,
     create_graph: bool,
 ) -> Weights:

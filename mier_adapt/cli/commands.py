@@ -42,7 +42,7 @@ _Threads = Annotated[
     tyro.conf.arg(metavar="N", help="Of torch: OMP_NUM_THREADS or 1 if None."),
 ]
 
-METHODS = ("mier", "maml", "mql", "pearl", "promp", "random", "rl2", "sac")
+METHODS = ("mier", "grbal", "maml", "mql", "pearl", "promp", "random", "rl2", "sac")
 """Ways to meta-train, ours first."""
 OPTIONS_FILE = "config.toml"
 """What ``adapt`` used, beside its reports."""
@@ -122,7 +122,7 @@ class MetaTrain:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = dataclasses.field(kw_only=True)
     """Directory of the run."""
     method: Annotated[str, tyro.conf.arg(metavar="NAME")] = METHODS[0]
-    """mier, maml, mql, pearl, promp, random, rl2 or sac."""
+    """mier, grbal, maml, mql, pearl, promp, random, rl2 or sac."""
     seed: int = 0
     """Fixes the run, with which it is also resumed."""
     device: str = "cpu"

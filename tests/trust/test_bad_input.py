@@ -39,6 +39,7 @@ from mier_adapt import (
 from mier_adapt.adaptation import MarginGate, compare
 from mier_adapt.agents import ContinueConfig, ModelConfig, PolicyConfig, collect
 from mier_adapt.baselines import (
+    GrbalConfig,
     MamlConfig,
     MqlConfig,
     PearlConfig,
@@ -506,6 +507,7 @@ def targets() -> Iterator[Target]:
             SacConfig,
         )
     ]
+    baselines.append(GrbalConfig(family="HalfCheetahNegatedJoints"))
     for config in (
         *(ModelConfig(), PolicyConfig(), AdaptConfig(), ContinueConfig(), MarginGate()),
         *(smoke, *baselines),

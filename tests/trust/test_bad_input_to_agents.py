@@ -47,6 +47,8 @@ from mier_adapt.agents import run as run_module
 from mier_adapt.agents.metering import Spent
 from mier_adapt.agents.run import CARD_FILE
 from mier_adapt.baselines import (
+    Grbal,
+    GrbalConfig,
     Maml,
     MamlConfig,
     Mql,
@@ -82,6 +84,12 @@ INNER_STEP = {
     **{"tasks_per_batch": 2, "episodes_per_task": 2, "exploration_episodes": 2},
 }
 BASELINES = (
+    Grbal(
+        config=GrbalConfig(
+            **{"family": "HalfCheetahNegatedJoints", "hidden_sizes": (4,), "candidates": 2},
+            **{"episode_steps": 2, "past_steps": 1, "future_steps": 1, "replay_per_task": 9},
+        )
+    ),
     Pearl(config=PEARL),
     Maml(config=MamlConfig(**INNER_STEP)),
     Promp(config=PrompConfig(**INNER_STEP)),

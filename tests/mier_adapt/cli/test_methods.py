@@ -15,6 +15,8 @@ from mier_adapt.cli import commands
 from mier_adapt.cli.tables import status_line
 from mier_adapt.training.metrics import read_metrics
 
+from ..baselines.gain import EPISODE as GAIN_EPISODE
+from ..baselines.gain import register_gain
 from ..baselines.lever import EPISODE, LeverVectorEnv, register_lever
 from ..conftest import CHECKPOINT
 
@@ -232,6 +234,30 @@ def test_chance_is_a_run_too(command, tmp_path):
     assert command("evaluate", out, "--episodes", 1)[0] == 0
     record = json.loads((out / "evaluation.json").read_text())
     assert (record["method"], len(record["splits"]["test"])) == ("random", 4)
+
+
+def test_grbal_trains_goes_on_and_is_evaluated_where_the_reward_is_known(
+    command, tmp_path, monkeypatch
+):
+    register_gain(monkeypatch)
+    out = tmp_path / "run"
+    words = (
+        *("--family", "Gain", "--episode-steps", GAIN_EPISODE, "--method", "grbal"),
+        *("--past-steps", 3, "--future-steps", 3, "--hidden-sizes", 8, "--candidates", 5),
+    )
+    for updates in (2, 3):
+        shown = command("meta-train", *words, "--updates", updates, "--out", out)
+        assert (shown[0], shown[2]) == (0, "")
+    assert [row["updates"] for row in read_metrics(out)] == [2, 3]
+    assert command("evaluate", out, "--seeds", 1, "--episodes", 2)[0] == 0
+    record = json.loads((out / "evaluation.json").read_text())
+    assert (record["method"], record["adaptation_steps"]) == ("grbal", GAIN_EPISODE)
+    words = ("meta-train", "halfcheetah-vel-hard", "--method", "grbal", "--out", tmp_path / "x")
+    code, _, err = command(*words)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "--family expected to have a reward_fn" in err
+    assert "HalfCheetahNegatedJoints" in err
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,579 @@
+"""GrBAL: a model of the dynamics that is adapted at every step, and planned with.
+
+In the order of Nagabandi et al. (2019), arXiv:1803.11347, Algorithms 1 and 2; what is the released
+code's is marked so.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from mier_adapt._checks import (
+    NonNegative,
+    Positive,
+    PositiveShare,
+    Share,
+    Size,
+    checked,
+)
+from mier_adapt._typing import Bool, Float, Int, Tensor
+from mier_adapt.agents.environments import FamilyEnvs
+from mier_adapt.agents.rollouts import collect_episodes
+from mier_adapt.baselines.maml import Weights, adapted
+from mier_adapt.baselines.runs import (
+    BaselineConfig,
+    BaselineFile,
+    BaselineMethod,
+    BaselineTrainer,
+)
+from mier_adapt.protocols import Actor
+from mier_adapt.transitions import Transitions
+from mier_adapt_envs import env_class, families
+
+_LEAST_SCALE = 1e-6
+"""Of what a model sees and predicts, below which it is taken as it never changes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrbalConfig(BaselineConfig):
+    """A meta-training run of GrBAL.
+
+    An update is a gradient step of the model. The family needs a ``reward_fn``: plans are compared
+    by a reward that is known, and so has to be the same function in all tasks.
+    """
+
+    updates: Size = 50_000
+    """Gradient steps of the whole run (ours; released code: 50 iterations of up to 100 epochs)."""
+    updates_per_iteration: Size = 1_000
+    """Gradient steps after each collection (ours; released code: epochs, until the validation loss
+    rises)."""
+    initial_episodes: Size = 2
+    """Episodes of random actions of every task before the first iteration (ours; released code: as
+    many steps in all)."""
+    episodes_per_iteration: Size = 20
+    """Episodes that an iteration gathers, in tasks drawn with replacement (released code: as many
+    steps, in episodes of 1000)."""
+    exploration_episodes: Size = 1
+    """Episodes that a new task is met with (ours: paper and released code adapt within one)."""
+    episode_steps: Size = 200
+    """Environment steps of an episode (ours; released code: 1000)."""
+    replay_per_task: Size = 100_000
+    """Transitions kept of each task (ours; released code: all)."""
+    past_steps: Size = 16
+    """M, transitions that the model is adapted to (released code)."""
+    future_steps: Size = 16
+    """K, transitions after them that it is to predict then (released code)."""
+    windows_per_batch: Size = 20
+    """Stretches of M + K transitions of a gradient step (released code: meta_batch_size)."""
+    hidden_sizes: tuple[Size, ...] = (512, 512)
+    """Widths of the model's hidden layers (ReLU; released code)."""
+    inner_lr: NonNegative = 0.01
+    """Size of the step that adapts the model; 0 for one that is not adapted (released code)."""
+    learn_inner_lr: bool = False
+    """Meta-train that size, too (paper; released code: not)."""
+    lr: Positive = 1e-3
+    """Adam's step size (released code)."""
+    planner: Literal["shooting", "cem"] = "shooting"
+    """How plans are searched: random shooting, or the cross-entropy method (released code)."""
+    horizon: Size = 10
+    """Environment steps of a plan (released code)."""
+    candidates: Size = 1_000
+    """Plans that are compared; by CEM as many in each round (released code)."""
+    cem_rounds: Size = 5
+    """Rounds of CEM (released code)."""
+    cem_elites: PositiveShare = 0.1
+    """Share of a round's plans that the next is drawn around (released code)."""
+    cem_inertia: Share = 0.1
+    """Weight of the last round's mean in the next (released code)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if getattr(env_class(self.family), "reward_fn", None) is None:
+            known = [each for each in families() if getattr(env_class(each), "reward_fn", None)]
+            raise ValueError(
+                f"GrbalConfig expected family to have a reward_fn, the known reward of all of its "
+                f"tasks, as {', '.join(known)} have, got {self.family}."
+            )
+        if self.episode_steps < self.past_steps + self.future_steps:
+            raise ValueError(
+                "GrbalConfig expected episode_steps >= past_steps + future_steps, got "
+                f"{self.episode_steps} < {self.past_steps} + {self.future_steps}."
+            )
+
+
+# The model, and its update rule (section 4) -------------------------------------------------
+
+
+class Steps(NamedTuple):
+    """What a model learns from: B steps of each of T tasks."""
+
+    obs: Float[Tensor, "T B O"]
+    act: Float[Tensor, "T B A"]
+    obs_next: Float[Tensor, "T B O"]
+
+    def part(self, steps: slice) -> "Steps":
+        """Some of the steps of each task."""
+        return Steps(*(each[:, steps] for each in self))
+
+
+class DynamicsModel(nn.Module):
+    """A network of ReLU layers that predicts how an observation changes, and the inner step's size.
+
+    It sees and predicts what has zero mean and unit deviation over the experience. Initial weights
+    come from torch's global generator.
+    """
+
+    input_mean: Tensor
+    input_scale: Tensor
+    delta_mean: Tensor
+    delta_scale: Tensor
+
+    def __init__(
+        self, config: GrbalConfig, envs: FamilyEnvs, device: torch.device | str = "cpu"
+    ) -> None:
+        super().__init__()
+        obs_dim, act_dim = envs.observation_space.shape[0], envs.action_space.shape[0]
+        widths = (obs_dim + act_dim, *config.hidden_sizes, obs_dim)
+        self.depth = len(widths) - 1
+        for number in range(self.depth):
+            weight = nn.init.xavier_uniform_(torch.empty(widths[number], widths[number + 1]))
+            self.register_parameter(f"weight_{number}", nn.Parameter(weight))
+            bias = nn.Parameter(torch.zeros(widths[number + 1]))
+            self.register_parameter(f"bias_{number}", bias)
+        self.inner_lr = nn.Parameter(torch.tensor(config.inner_lr))
+        for name, dim in (("input", obs_dim + act_dim), ("delta", obs_dim)):
+            self.register_buffer(f"{name}_mean", torch.zeros(dim))
+            self.register_buffer(f"{name}_scale", torch.ones(dim))
+        self.to(device)
+
+    def weights(self, num_tasks: int) -> Weights:
+        """The meta-trained ones, once for each of T tasks."""
+        return {
+            name: each.unsqueeze(0).expand(num_tasks, *each.shape)
+            for name, each in self.named_parameters()
+            if name != "inner_lr"
+        }
+
+    def measure(self, obs: Tensor, act: Tensor, obs_next: Tensor) -> None:
+        """Take means and deviations of these steps, ``(B, ...)``, for scales."""
+        for name, values in (("input", torch.cat((obs, act), -1)), ("delta", obs_next - obs)):
+            scale, mean = torch.std_mean(values, dim=0, correction=0)
+            getattr(self, f"{name}_mean").copy_(mean)
+            getattr(self, f"{name}_scale").copy_(scale.clamp_min(_LEAST_SCALE))
+
+    def scaled_delta(
+        self, weights: Weights, obs: Float[Tensor, "T B O"], act: Float[Tensor, "T B A"]
+    ) -> Float[Tensor, "T B O"]:
+        """How T tasks' models predict that observations change, in deviations."""
+        hidden = (torch.cat((obs, act), -1) - self.input_mean) / self.input_scale
+        for number in range(self.depth):
+            bias = weights[f"bias_{number}"].unsqueeze(1)
+            hidden = torch.baddbmm(bias, hidden, weights[f"weight_{number}"])
+            if number < self.depth - 1:
+                hidden = hidden.relu()
+        return hidden
+
+    def obs_next(
+        self, weights: Weights, obs: Float[Tensor, "T B O"], act: Float[Tensor, "T B A"]
+    ) -> Float[Tensor, "T B O"]:
+        """The next observations that T tasks' models predict."""
+        scaled = self.scaled_delta(weights, obs, act)
+        return torch.addcmul(obs + self.delta_mean, scaled, self.delta_scale)
+
+    def loss(self, weights: Weights, steps: Steps) -> Float[Tensor, " T"]:
+        """Each task's mean squared error, in deviations: 1 for who predicts the mean change."""
+        target = (steps.obs_next - steps.obs - self.delta_mean) / self.delta_scale
+        error: Tensor = self.scaled_delta(weights, steps.obs, steps.act) - target
+        return error.square().mean((1, 2))
+
+    def adapted(
+        self, weights: Weights, past: Steps, known: Bool[Tensor, " T"], *, create_graph: bool
+    ) -> Weights:
+        """Weights after one step down each task's loss on its past, where that is known.
+
+        Gradients pass through the step, to its size as well, if asked.
+        """
+        return adapted(
+            weights,
+            lambda now: self.loss(now, past) * known,
+            lr=self.inner_lr,
+            steps=1,
+            create_graph=create_graph,
+        )
+
+
+def meta_loss(
+    model: DynamicsModel, windows: Steps, *, past_steps: int
+) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
+    """Losses on each window's future, of the model that was adapted to its past and of its prior.
+
+    Source:
+        Nagabandi et al. (2019), arXiv:1803.11347, section 4: the meta-objective, with squared
+        errors for log-likelihoods and its gradient through the inner step (released code).
+    """
+    past, future = windows.part(slice(past_steps)), windows.part(slice(past_steps, None))
+    weights = model.weights(len(windows.obs))
+    known = torch.ones_like(windows.obs[:, 0, 0], dtype=torch.bool)
+    new = model.adapted(weights, past, known, create_graph=True)
+    with torch.no_grad():
+        prior = model.loss(weights, future)
+    return model.loss(new, future), prior
+
+
+# Planning (section 5) -----------------------------------------------------------------------
+
+
+def best_plan(
+    returns: Callable[[Float[Tensor, "T N H A"]], Float[Tensor, "T N"]],
+    rest: Float[Tensor, "T H A"],
+    config: GrbalConfig,
+) -> Float[Tensor, "T H A"]:
+    """Of actions in [-1, 1], for each of T tasks the plan of the highest return that is found.
+
+    Drawn by torch's global generator: uniformly, or by CEM in rounds around the best ones of the
+    round before, from a standard normal one on and cut to the bounds, the best of the last round.
+
+    Args:
+        returns: What N plans of each task return.
+        rest: Zeros, of the plans' shape.
+        config: Which planner, with its options.
+
+    Source:
+        Released code. Departs from it: its elites are all of one array over the tasks, of plans
+        that were cut when others were compared.
+    """
+    num_tasks, horizon, act_dim = rest.shape
+    shape = (num_tasks, config.candidates, horizon, act_dim)
+    if config.planner == "shooting":
+        plans = 2 * torch.rand(shape, dtype=rest.dtype, device=rest.device) - 1
+        found = returns(plans)
+    else:
+        mean, std = rest, torch.ones_like(rest)
+        elites = max(int(config.cem_elites * config.candidates), 1)
+        for _ in range(config.cem_rounds):
+            noise = torch.randn(shape, dtype=rest.dtype, device=rest.device)
+            plans = (mean.unsqueeze(1) + std.unsqueeze(1) * noise).clamp(-1, 1)
+            found = returns(plans)
+            best = torch.take_along_dim(plans, found.topk(elites).indices[..., None, None], 1)
+            mean = config.cem_inertia * mean + (1 - config.cem_inertia) * best.mean(1)
+            std = best.std(1, correction=0)
+    return torch.take_along_dim(plans, found.argmax(1)[:, None, None, None], 1).squeeze(1)
+
+
+class GrbalPolicy:
+    """What GrBAL ends with, a :class:`.MetaPolicy`: a model, and no experience."""
+
+    def __init__(self, config: GrbalConfig, networks: DynamicsModel) -> None:
+        self.config = config
+        self.networks = networks
+        family: Any = env_class(config.family)
+        self._reward_fn, self._termination_fn = family.reward_fn, family.termination_fn
+
+    def initial_actor(self, num_tasks: int) -> "OnlineActor":
+        """As :meth:`.MetaPolicy.initial_actor`: it adapts as well, once M steps are behind it."""
+        model = self.networks
+        obs_dim = len(model.delta_mean)
+        dims = obs_dim, len(model.input_mean) - obs_dim, obs_dim
+        shape = (num_tasks, self.config.past_steps)
+        past = Steps(*(model.delta_mean.new_zeros(*shape, dim) for dim in dims))
+        count = torch.zeros(num_tasks, dtype=torch.long, device=past.obs.device)
+        return OnlineActor(self, past, count)
+
+    @checked
+    def adapt(self, transitions: Transitions) -> "OnlineActor":
+        """As :meth:`.MetaPolicy.adapt`: each episode begins with the last of these as its past.
+
+        Args:
+            transitions: Of each task, in order, of which the last M are looked at.
+        """
+        actor = self.initial_actor(len(transitions))
+        count = min(transitions.rew.shape[1], self.config.past_steps)
+        for kept, given in zip(
+            actor.past, (transitions.obs, transitions.act, transitions.obs_next), strict=True
+        ):
+            kept[:, -count:] = given[:, -count:].detach()
+        actor.count += count
+        return actor
+
+    def chosen(
+        self, obs: Float[Tensor, "T O"], past: Steps, known: Bool[Tensor, " T"]
+    ) -> Float[Tensor, "T A"]:
+        """The first actions of the best plans, by models that are adapted where a past is known."""
+        model, config = self.networks, self.config
+        with torch.enable_grad():
+            weights = {
+                name: each.detach().requires_grad_()
+                for name, each in model.weights(len(obs)).items()
+            }
+            new = model.adapted(weights, past, known, create_graph=False)
+        new = {name: each.detach() for name, each in new.items()}
+        return best_plan(
+            lambda plans: self.imagined_returns(new, obs, plans),
+            obs.new_zeros(len(obs), config.horizon, past.act.shape[-1]),
+            config,
+        )[:, 0]
+
+    @torch.no_grad()
+    def imagined_returns(
+        self, weights: Weights, obs: Float[Tensor, "T O"], plans: Float[Tensor, "T N H A"]
+    ) -> Float[Tensor, "T N"]:
+        """What T tasks' models say that plans return, up to where an episode would end.
+
+        Ends are ours: the released code counts the rewards of all steps.
+        """
+        num_tasks, candidates = plans.shape[:2]
+        now = obs.unsqueeze(1).expand(-1, candidates, -1)
+        returns = now.new_zeros(num_tasks, candidates)
+        lasts = torch.ones_like(returns, dtype=torch.bool)
+        for act in plans.unbind(2):
+            after = self.networks.obs_next(weights, now, act)
+            rows = [each.flatten(0, 1).cpu().numpy() for each in (now, act, after)]
+            rew, ends = (
+                torch.from_numpy(np.asarray(function(*rows))).to(obs.device).view_as(returns)
+                for function in (self._reward_fn, self._termination_fn)
+            )
+            returns = returns + rew.to(returns) * lasts
+            lasts, now = lasts & ~ends, after
+        return returns
+
+
+# Acting (Algorithm 2) -----------------------------------------------------------------------
+
+
+class OnlineActor:
+    """The policy in T tasks, whose models are adapted at each step to the M steps before it.
+
+    These are of the episode, and before it has as many, of what was explored. While fewer are known
+    in all, the model is not adapted (released code). :func:`.collect` tells the actor what was
+    executed and where episodes begin.
+
+    Args:
+        policy: Chooses actions, given observations and the past.
+        past: What each task's episodes begin with, ``(T, M, ...)``, the newest last.
+        count: How many of these steps there are, the others being zeros.
+    """
+
+    def __init__(self, policy: GrbalPolicy, past: Steps, count: Int[Tensor, " T"]) -> None:
+        self.policy = policy
+        self.past, self.count = past, count
+        self._explored, self._explored_count = past, count
+        self._last = past.part(slice(-1, None))
+        self._acted = torch.zeros_like(count, dtype=torch.bool)
+        self._waits = False
+
+    def start_episodes(self, starting: Bool[NDArray[np.bool_], " N"]) -> None:
+        """Go back to what was explored in these slots, and drop the step that ended there."""
+        self._spread(len(starting))
+        begins = torch.from_numpy(starting).to(self.count.device)
+        self.past = Steps(
+            *(
+                torch.where(begins[:, None, None], explored, now)
+                for explored, now in zip(self._explored, self.past, strict=True)
+            )
+        )
+        self.count = torch.where(begins, self._explored_count, self.count)
+        self._acted = self._acted & ~begins
+
+    def act(
+        self, obs: Float[NDArray[np.floating], "N O"], *, explore: bool
+    ) -> Float[NDArray[np.floating], "N A"]:
+        """As :meth:`.Actor.act`; nothing is added for exploration, as plans are drawn (paper).
+
+        Raises:
+            RuntimeError: If it was not told what was executed last.
+        """
+        if self._waits:
+            raise RuntimeError(
+                "OnlineActor.act expected remember(act, rew) after its last action, whose outcome "
+                "it learns from. Let collect or evaluate run it, which call that."
+            )
+        self._spread(len(obs))
+        seen = self.past.obs.new_tensor(obs)
+        made = self._last._replace(obs_next=seen.unsqueeze(1))
+        self.past = Steps(
+            *(
+                torch.where(self._acted[:, None, None], torch.cat((now[:, 1:], new), 1), now)
+                for now, new in zip(self.past, made, strict=True)
+            )
+        )
+        self.count = (self.count + self._acted).clamp_max(self.past.obs.shape[1])
+        self._last, self._waits = self._last._replace(obs=seen.unsqueeze(1)), True
+        known = self.count == self.past.obs.shape[1]
+        return np.asarray(self.policy.chosen(seen, self.past, known).cpu().numpy())
+
+    def remember(
+        self, act: Float[NDArray[np.floating], "N A"], rew: Float[NDArray[np.floating], " N"]
+    ) -> None:
+        """What was executed in each slot; rewards are known."""
+        self._last = self._last._replace(act=self.past.act.new_tensor(act).unsqueeze(1))
+        self._acted, self._waits = torch.ones_like(self._acted), False
+
+    def _spread(self, slots: int) -> None:
+        """Give each of a task's slots a past of its own."""
+        each, rest = divmod(slots, len(self.count))
+        if rest:
+            raise ValueError(
+                f"OnlineActor expected as many slots for each of {len(self.count)} pasts, got "
+                f"{slots} slots. Ask the policy for a new actor."
+            )
+        if each > 1:
+            for name in ("past", "_explored", "_last"):
+                steps = (every.repeat_interleave(each, 0) for every in getattr(self, name))
+                setattr(self, name, Steps(*steps))
+            for name in ("count", "_explored_count", "_acted"):
+                setattr(self, name, getattr(self, name).repeat_interleave(each, 0))
+
+
+class RandomActor:
+    """Draws actions uniformly from [-1, 1], by torch's global generator."""
+
+    def __init__(self, act_dim: int) -> None:
+        self.act_dim = act_dim
+
+    def act(
+        self, obs: Float[NDArray[np.floating], "N O"], *, explore: bool
+    ) -> Float[NDArray[np.floating], "N A"]:
+        """As :meth:`.Actor.act`."""
+        return np.asarray((2 * torch.rand(len(obs), self.act_dim) - 1).numpy())
+
+
+# Meta-training (Algorithm 1) ----------------------------------------------------------------
+
+
+class GrbalTrainer(BaselineTrainer[GrbalConfig, DynamicsModel, GrbalPolicy]):
+    """A run in the making; a step of it is a gradient step, with a collection where one is due.
+
+    Args:
+        config: What to train.
+        envs: The environments of ``config.task_set``; only its meta-training tasks are run.
+        seed: Fixes the run.
+        device: Where networks live and learn.
+
+    Source:
+        Nagabandi et al. (2019), arXiv:1803.11347, Algorithm 1. Ours: iterations have a fixed number
+        of steps, and scales are of all experience, not of the last iteration's.
+    """
+
+    networks_class, policy_class = DynamicsModel, GrbalPolicy
+    measures = ("meta_loss", "prior_loss", "inner_lr")
+
+    def __init__(
+        self,
+        config: GrbalConfig,
+        envs: FamilyEnvs,
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(config, envs, seed=seed, device=device)
+        learned = [
+            each
+            for name, each in self.networks.named_parameters()
+            if config.learn_inner_lr or name != "inner_lr"
+        ]
+        self.optimizers["model"] = torch.optim.Adam(learned, lr=config.lr, fused=True)
+        self.replay = self.new_replay("replay", config.replay_per_task)
+        self._window_steps = config.past_steps + config.future_steps
+        self._starts: NDArray[np.int_] | None = None
+
+    def update(self) -> Float[Tensor, " M"]:
+        """One step of the model on a batch of windows."""
+        config, num_tasks = self.config, self.replay.num_tasks
+        if self.env_steps == 0:
+            everything = np.repeat(np.arange(num_tasks), config.initial_episodes)
+            self._gather(everything, RandomActor(self.replay.act_dim))
+        elif self.updates % config.updates_per_iteration == 0:
+            tasks = self.generator.integers(num_tasks, size=config.episodes_per_iteration)
+            self._gather(tasks, self.policy.initial_actor(len(tasks)))
+        losses, prior = meta_loss(self.networks, self._windows(), past_steps=config.past_steps)
+        loss = losses.mean()
+        self.descend("model", loss)
+        return torch.stack((loss, prior.mean(), self.networks.inner_lr))
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """As :meth:`.BaselineTrainer.load_state`."""
+        super().load_state(state)
+        self._starts = None
+
+    def _gather(self, tasks: NDArray[np.int_], actor: Actor) -> None:
+        """Collect and store an episode in each of these tasks, and take the scales of all."""
+        steps = self.config.episode_steps
+        rollouts = collect_episodes(
+            self.envs.of_size,
+            [self.envs.task_set.meta_train[task] for task in tasks],
+            actor,
+            steps=steps,
+            episode_steps=steps,
+            generator=self.generator,
+        )
+        for task, rollout in zip(tasks, rollouts, strict=True):
+            cut = rollout.truncated.reshape(-1).copy()
+            cut[-1] = True  # what is stored next does not follow
+            self.replay.extend(int(task), rollout.transitions.flatten(), truncated=cut)
+        self.env_steps += steps * len(tasks)
+        self._starts = None
+        known = self.replay.stored().to(self.device)
+        self.networks.measure(known.obs, known.act, known.obs_next)
+
+    def _windows(self) -> Steps:
+        """Stretches of M + K steps of one episode each, drawn from all that there are."""
+        if self._starts is None:
+            self._starts = self._possible_starts()
+        drawn = self.generator.integers(len(self._starts), size=self.config.windows_per_batch)
+        windows = []
+        for task, start in self._starts[drawn]:
+            buffer = self.replay.task_buffer(task)
+            rows = (start + np.arange(self._window_steps)) % len(buffer)
+            windows.append(buffer.transitions(rows))
+        found = Transitions.stack(windows).to(self.device)
+        return Steps(found.obs, found.act, found.obs_next)
+
+    def _possible_starts(self) -> NDArray[np.int_]:
+        """Where a window may begin: task and index in its buffer, ``(W, 2)``."""
+        starts = []
+        for task in range(self.replay.num_tasks):
+            buffer = self.replay.task_buffer(task)
+            rows = buffer.last_indices(len(buffer))
+            done = np.asarray(buffer.done)[rows]
+            ends = np.concatenate(([0], np.cumsum(done)))  # before each step
+            # None but the window's last step may end an episode.
+            whole = ends[self._window_steps - 1 : -1] == ends[: -self._window_steps]
+            of_task = rows[: len(whole)][whole]
+            starts.append(np.stack((np.full_like(of_task, task), of_task), -1))
+        found = np.concatenate(starts)
+        if not len(found):
+            raise ValueError(
+                f"GrBAL expected episodes of at least past_steps + future_steps = "
+                f"{self._window_steps} steps, got none. Lower these."
+            )
+        return found
+
+
+# The method ---------------------------------------------------------------------------------
+
+
+class _GrbalFile(BaselineFile):
+    """What ``run.json`` says of a run of GrBAL."""
+
+    method = "grbal"
+    config_class = GrbalConfig
+
+
+class Grbal(BaselineMethod):
+    """GrBAL with one configuration, a :class:`.Method`.
+
+    Args:
+        config: A :class:`GrbalConfig`, what is trained.
+        device: Where networks live and learn.
+
+    Source:
+        Nagabandi et al. (2019), arXiv:1803.11347, Algorithms 1 and 2.
+    """
+
+    run_file = _GrbalFile
+    trainer = GrbalTrainer
