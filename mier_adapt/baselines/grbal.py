@@ -25,6 +25,7 @@ from mier_adapt._typing import Bool, Float, Int, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.rollouts import collect_episodes
 from mier_adapt.baselines.maml import Weights, adapted
+from mier_adapt.baselines.references import RandomActor
 from mier_adapt.baselines.runs import (
     BaselineConfig,
     BaselineFile,
@@ -427,19 +428,6 @@ class OnlineActor:
                 setattr(self, name, Steps(*steps))
             for name in ("count", "_explored_count", "_acted"):
                 setattr(self, name, getattr(self, name).repeat_interleave(each, 0))
-
-
-class RandomActor:
-    """Draws actions uniformly from [-1, 1], by torch's global generator."""
-
-    def __init__(self, act_dim: int) -> None:
-        self.act_dim = act_dim
-
-    def act(
-        self, obs: Float[NDArray[np.floating], "N O"], *, explore: bool
-    ) -> Float[NDArray[np.floating], "N A"]:
-        """As :meth:`.Actor.act`."""
-        return np.asarray((2 * torch.rand(len(obs), self.act_dim) - 1).numpy())
 
 
 # Meta-training (Algorithm 1) ----------------------------------------------------------------

@@ -20,6 +20,7 @@ from mier_adapt._checks import Count, NonNegative, Positive, PositiveShare, Size
 from mier_adapt._typing import Bool, Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.rollouts import collect_episodes
+from mier_adapt.baselines.references import RandomActor
 from mier_adapt.baselines.runs import (
     BaselineConfig,
     BaselineFile,
@@ -559,19 +560,6 @@ class MqlPolicy:
 # Meta-training (Algorithm 1) ----------------------------------------------------------------
 
 
-class _UniformActor:
-    """Acts at random before anything is learned."""
-
-    def __init__(self, act_dim: int, generator: np.random.Generator) -> None:
-        self.act_dim, self.generator = act_dim, generator
-
-    def act(
-        self, obs: Float[NDArray[np.floating], "N O"], *, explore: bool
-    ) -> Float[NDArray[np.floating], "N A"]:
-        """As :meth:`.Actor.act`."""
-        return self.generator.uniform(-1, 1, (len(obs), self.act_dim)).astype(np.float32)
-
-
 class MqlTrainer(BaselineTrainer[MqlConfig, MqlNetworks, MqlPolicy]):
     """A run in the making; a step of it is a gradient step, with a collection where one is due.
 
@@ -620,7 +608,7 @@ class MqlTrainer(BaselineTrainer[MqlConfig, MqlNetworks, MqlPolicy]):
         if self.env_steps == 0:
             act_dim = self.envs.action_space.shape[0]
             for _ in range(config.initial_episodes):
-                self._gather(everything, _UniformActor(act_dim, self.generator))
+                self._gather(everything, RandomActor(act_dim))
         if self.updates % config.updates_per_iteration == 0:
             tasks = self.generator.integers(len(everything), size=config.tasks_per_iteration)
             self._gather(tasks, self.policy.initial_actor(len(tasks)))

@@ -99,7 +99,11 @@ _OURS: dict[str, Callable[[MetaTrainConfig], dict[str, Any]]] = {"pearl": _fast_
 
 def baseline_presets(method: str) -> list[str]:
     """Names of the presets that a method can be trained by."""
-    ours = [name for name in PRESETS if not name.endswith(_PAPER)]
+    ours = [
+        name
+        for name, preset in PRESETS.items()
+        if not name.endswith(_PAPER) and _can_learn(method, preset.meta_train.family)
+    ]
     return ours + [f"{name}{_PAPER}" for name in PUBLISHED.get(method, ())]
 
 
@@ -147,6 +151,11 @@ def family_settings(method: str, config: MetaTrainConfig) -> dict[str, Any]:
         if PRESETS[name].meta_train.family == config.family:
             return {**published, **_tasks(config)}
     return _tasks(config)
+
+
+def _can_learn(method: str, family: str) -> bool:
+    """GrBAL plans by a reward that is known."""
+    return method != "grbal" or env_class(family).reward_fn is not None
 
 
 def _tasks(config: MetaTrainConfig) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from mier_adapt.baselines.grbal import (
     DynamicsModel,
     GrbalPolicy,
     GrbalTrainer,
-    RandomActor,
     Steps,
     best_plan,
     meta_loss,
@@ -403,15 +402,6 @@ def test_a_known_past_matters_for_what_is_chosen():
         chosen.append(policy.chosen(obs, past, torch.full((20,), known)))
     assert torch.equal(chosen[0], chosen[1])
     assert not torch.equal(chosen[1], chosen[2])
-
-
-def test_exploration_of_the_first_iteration_is_uniform():
-    torch.manual_seed(0)
-    act = RandomActor(2).act(np.zeros((5000, 3)), explore=True)
-    assert act.shape == (5000, 2)
-    np.testing.assert_allclose(act.mean(0), 0, atol=0.03)
-    np.testing.assert_allclose(act.std(0), 1 / np.sqrt(3), atol=0.02)
-    assert np.abs(act).max() <= 1
 
 
 # Meta-training ------------------------------------------------------------------------------

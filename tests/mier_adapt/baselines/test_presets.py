@@ -24,12 +24,17 @@ def test_every_preset_is_a_configuration_on_the_presets_tasks(method, name):
     assert type(config).from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+def _is_of_grbal(name: str) -> bool:
+    return name == "smoke" or "negated-joints" in name
+
+
 def test_every_method_has_our_presets_but_not_our_papers():
     ours = {name for name in PRESETS if not name.endswith("-paper")}
     for method in BASELINES:
         names = baseline_presets(method)
         assert len(set(names)) == len(names)
-        assert {name for name in names if not name.endswith("-paper")} == ours
+        expected = ours if method != "grbal" else {name for name in ours if _is_of_grbal(name)}
+        assert {name for name in names if not name.endswith("-paper")} == expected
         assert "halfcheetah-negated-joints-paper" not in names
     assert set(PUBLISHED) <= set(BASELINES)
 

@@ -252,12 +252,15 @@ def test_grbal_trains_goes_on_and_is_evaluated_where_the_reward_is_known(
     assert command("evaluate", out, "--seeds", 1, "--episodes", 2)[0] == 0
     record = json.loads((out / "evaluation.json").read_text())
     assert (record["method"], record["adaptation_steps"]) == ("grbal", GAIN_EPISODE)
-    words = ("meta-train", "halfcheetah-vel-hard", "--method", "grbal", "--out", tmp_path / "x")
-    code, _, err = command(*words)
-    assert (code, err.count("\n")) == (1, 1)
-    assert "--family expected to have a reward_fn" in err
-    assert "HalfCheetahNegatedJoints" in err
-    assert not (tmp_path / "x").exists()
+    for words, told in (
+        (("halfcheetah-vel-hard",), "preset of grbal"),
+        (("--family", "HalfCheetahVel"), "--family expected to have a reward_fn"),
+    ):
+        code, _, err = command("meta-train", *words, "--method", "grbal", "--out", tmp_path / "x")
+        assert (code, err.count("\n")) == (1, 1)
+        assert told in err
+        assert "egated" in err  # which there are
+        assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(
