@@ -18,10 +18,13 @@ from mier_adapt.statistics import bootstrap_interval
 
 __all__ = ["plot_adaptation", "plot_comparison", "plot_diagnosis", "plot_episodes"]
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+# Okabe and Ito's colours and two of Tol's, which colour-blind readers can tell apart.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
-_COLOURS = (_BLUE, _ORANGE, _GREEN, "#CC79A7", "#56B4E9", "#E69F00")
-_MARKERS = ("o", "s", "D", "^", "v", "P")
+_COLOURS = (
+    *(_BLUE, _ORANGE, _GREEN, "#CC79A7", "#56B4E9", "#E69F00"),
+    *("#000000", "#882255", "#999933"),
+)
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "p")
 _PAD = 0.12
 """Inches between what is drawn and a figure's edges."""
 _MOST_LABELS = 80

@@ -130,7 +130,7 @@ class MetaTrain:
     checkpoint_seconds: float = 120.0
     """Wall-clock seconds between checkpoints."""
     log: Literal["tensorboard", "wandb", "none"] = "tensorboard"
-    """Where else measurements go than to metrics.jsonl."""
+    """Where else measurements go."""
     threads: _Threads = None
     import_: _Imports = ()
     config: _File = None
@@ -475,8 +475,7 @@ class Evaluate:
 class Plot:
     """Draw runs: learning curves, or the return of each task.
 
-    Runs that differ in their seed alone are one curve with an interval over seeds. They may be of
-    several methods.
+    Runs of any methods; those that differ in their seed alone are one curve.
 
     Example: mier-adapt plot runs/seed-0 runs/seed-1 --out curves.png
     """

@@ -148,7 +148,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
     path = tmp_path / "x.png"
     with pytest.raises(ValueError, match="no evaluation in common"):
         figures.plot_learning_curves({"preset": [rows(0), rows(1, ())]}, path)
-    with pytest.raises(ValueError, match=r"curves of 1 to 6 .*, got 0"):
+    with pytest.raises(ValueError, match=r"curves of 1 to 9 .*, got 0"):
         figures.plot_learning_curves({}, path)
     labels = tuple(f"task {number}" for number in range(81))
     with pytest.raises(ValueError, match="81 tasks"):
