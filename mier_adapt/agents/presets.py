@@ -79,7 +79,7 @@ PRESETS: dict[str, Preset] = {
     "halfcheetah-negated-joints": family_preset(
         "HalfCheetahNegatedJoints",
         "standard",
-        updates=90_000,
+        updates=110_000,
         model=ModelConfig(context_dim=10),
     ),
     "halfcheetah-negated-joints-held-out": family_preset(
