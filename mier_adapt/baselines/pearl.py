@@ -358,7 +358,7 @@ class PearlTrainer(BaselineTrainer[PearlConfig, PearlNetworks, PearlPolicy]):
         ):
             parameters = [parameter for each in learned for parameter in each.parameters()]
             self.optimizers[name] = torch.optim.Adam(parameters, lr=config.lr, fused=True)
-        self._lagging = [
+        self._lagging: list[list[Tensor]] = [
             list(each.parameters()) for each in (networks.target_critics, networks.critics)
         ]
         self.replay = self.new_replay("replay", config.replay_per_task)
@@ -397,7 +397,8 @@ class PearlTrainer(BaselineTrainer[PearlConfig, PearlNetworks, PearlPolicy]):
         self.descend("actor", loss)
 
         with torch.no_grad():
-            torch._foreach_lerp_(*self._lagging, config.tau)
+            lagging, leading = self._lagging
+            torch._foreach_lerp_(lagging, leading, config.tau)
         return torch.stack((differences, kl / len(tasks), loss, log_prob, var.mean()))
 
     def _collect(self) -> None:
