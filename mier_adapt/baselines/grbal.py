@@ -484,7 +484,7 @@ class GrbalTrainer(BaselineTrainer[GrbalConfig, DynamicsModel, GrbalPolicy]):
         return torch.stack((loss, prior.mean(), self.networks.inner_lr))
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """As :meth:`.BaselineTrainer.load_state`."""
+        """As every baseline's, after which windows are looked for anew."""
         super().load_state(state)
         self._starts = None
 
