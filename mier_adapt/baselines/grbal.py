@@ -23,7 +23,6 @@ from mier_adapt._checks import (
 )
 from mier_adapt._typing import Bool, Float, Int, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
-from mier_adapt.agents.rollouts import collect_episodes
 from mier_adapt.baselines.maml import Weights, adapted
 from mier_adapt.baselines.references import RandomActor
 from mier_adapt.baselines.runs import (
@@ -490,20 +489,10 @@ class GrbalTrainer(BaselineTrainer[GrbalConfig, DynamicsModel, GrbalPolicy]):
 
     def _gather(self, tasks: NDArray[np.int_], actor: Actor) -> None:
         """Collect and store an episode in each of these tasks, and take the scales of all."""
-        steps = self.config.episode_steps
-        rollouts = collect_episodes(
-            self.envs.of_size,
-            [self.envs.task_set.meta_train[task] for task in tasks],
-            actor,
-            steps=steps,
-            episode_steps=steps,
-            generator=self.generator,
-        )
-        for task, rollout in zip(tasks, rollouts, strict=True):
+        for task, rollout in zip(tasks, self.gather(tasks, actor), strict=True):
             cut = rollout.truncated.reshape(-1).copy()
             cut[-1] = True  # what is stored next does not follow
             self.replay.extend(int(task), rollout.transitions.flatten(), truncated=cut)
-        self.env_steps += steps * len(tasks)
         self._starts = None
         known = self.replay.stored().to(self.device)
         self.networks.measure(known.obs, known.act, known.obs_next)

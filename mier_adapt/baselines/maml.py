@@ -8,7 +8,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from mier_adapt._checks import (
 )
 from mier_adapt._typing import Bool, Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
-from mier_adapt.agents.rollouts import collect_episodes
 from mier_adapt.baselines.policy_gradients import Gaussian, discounted
 from mier_adapt.baselines.runs import (
     BaselineConfig,
@@ -337,31 +336,25 @@ class InnerStepTrainer(BaselineTrainer[_Config, GaussianPolicy, InnerStepPolicy]
         """Episodes, an inner step of each task, episodes of what that gave, and an outer step."""
         train = self.envs.task_set.meta_train
         drawn = self.generator.integers(len(train), size=self.config.tasks_per_batch)
-        tasks = [train[task] for task in drawn]
-        weights = self.networks.weights(len(tasks))
-        before = self._gather(tasks, weights)
+        weights = self.networks.weights(len(drawn))
+        before = self._experience(drawn, weights)
         new = self.policy.adapted(weights, before, create_graph=False)
-        after = self._gather(tasks, new)
+        after = self._experience(drawn, new)
         kl, gain = self.outer_step(before, after)
         return torch.stack((before.returns.mean(), after.returns.mean(), kl, gain))
 
-    def _gather(self, tasks: Sequence[Any], weights: Weights) -> Experience:
+    def _experience(self, tasks: NDArray[np.int_], weights: Weights) -> Experience:
         """Some episodes of each task."""
         config = self.config
-        rollouts = collect_episodes(
-            self.envs.of_size,
-            tasks,
-            WeightsActor(self.networks, weights),
-            steps=config.episodes_per_task * config.episode_steps,
-            episode_steps=config.episode_steps,
-            generator=self.generator,
-        )
-        self.env_steps += len(tasks) * config.episodes_per_task * config.episode_steps
+        actor = WeightsActor(self.networks, weights)
+        rollouts = self.gather(tasks, actor, episodes=config.episodes_per_task)
         transitions = Transitions.stack([each.transitions for each in rollouts]).to(self.device)
         ended = torch.from_numpy(np.stack([each.truncated for each in rollouts])).to(self.device)
         ended |= transitions.terminated
         ended[..., -1] = True
-        return experience_of(transitions, ended, gamma=config.gamma, gae_lambda=config.gae_lambda)
+        return experience_of(
+            transitions, ended, gamma=self.config.gamma, gae_lambda=self.config.gae_lambda
+        )
 
 
 class MamlTrainer(InnerStepTrainer[MamlConfig]):

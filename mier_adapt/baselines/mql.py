@@ -19,7 +19,6 @@ from torch import nn
 from mier_adapt._checks import Count, NonNegative, Positive, PositiveShare, Size, checked
 from mier_adapt._typing import Bool, Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
-from mier_adapt.agents.rollouts import collect_episodes
 from mier_adapt.baselines.references import RandomActor
 from mier_adapt.baselines.runs import (
     BaselineConfig,
@@ -30,7 +29,6 @@ from mier_adapt.baselines.runs import (
     empty_replay,
 )
 from mier_adapt.integration import ContextReplayBuffer
-from mier_adapt.protocols import Actor
 from mier_adapt.transitions import Transitions
 
 _LEAST_WEIGHT = 0.1
@@ -608,29 +606,14 @@ class MqlTrainer(BaselineTrainer[MqlConfig, MqlNetworks, MqlPolicy]):
         if self.env_steps == 0:
             act_dim = self.envs.action_space.shape[0]
             for _ in range(config.initial_episodes):
-                self._gather(everything, RandomActor(act_dim))
+                self.gather(everything, RandomActor(act_dim), replays=[self.replay])
         if self.updates % config.updates_per_iteration == 0:
             tasks = self.generator.integers(len(everything), size=config.tasks_per_iteration)
-            self._gather(tasks, self.policy.initial_actor(len(tasks)))
+            actor = self.policy.initial_actor(len(tasks))
+            self.gather(tasks, actor, replays=[self.replay])
         indices = self.replay.sample_indices(config.batch_size)
         stretches = self.replay.stretches(indices, config.history + 1)
         return self.learner.step(steps_of(stretches.to(self.device)), self.updates)
-
-    def _gather(self, tasks: NDArray[np.int_], actor: Actor) -> None:
-        """An episode of each task, into the replay."""
-        rollouts = collect_episodes(
-            self.envs.of_size,
-            [self.envs.task_set.meta_train[task] for task in tasks],
-            actor,
-            steps=self.config.episode_steps,
-            episode_steps=self.config.episode_steps,
-            generator=self.generator,
-        )
-        for task, rollout in zip(tasks, rollouts, strict=True):
-            self.replay.extend(
-                task, rollout.transitions.flatten(), truncated=rollout.truncated.reshape(-1)
-            )
-        self.env_steps += len(tasks) * self.config.episode_steps
 
 
 # The method ---------------------------------------------------------------------------------

@@ -26,7 +26,6 @@ from mier_adapt._checks import (
 )
 from mier_adapt._typing import Bool, Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
-from mier_adapt.agents.rollouts import collect_episodes
 from mier_adapt.baselines.runs import (
     BaselineConfig,
     BaselineFile,
@@ -433,21 +432,8 @@ class PearlTrainer(BaselineTrainer[PearlConfig, PearlNetworks, PearlPolicy]):
         for_encoder: bool = True,
     ) -> Transitions:
         """Collect and store episodes of each task; give them back as ``(T, B, ...)``."""
-        steps = episodes * self.config.episode_steps
-        rollouts = collect_episodes(
-            self.envs.of_size,
-            [self.envs.task_set.meta_train[task] for task in tasks],
-            actor,
-            steps=steps,
-            episode_steps=self.config.episode_steps,
-            generator=self.generator,
-        )
-        for task, rollout in zip(tasks, rollouts, strict=True):
-            gathered, truncated = rollout.transitions.flatten(), rollout.truncated.reshape(-1)
-            self.replay.extend(task, gathered, truncated=truncated)
-            if for_encoder:
-                self.encoder_replay.extend(task, gathered, truncated=truncated)
-        self.env_steps += steps * len(tasks)
+        replays = [self.replay, self.encoder_replay] if for_encoder else [self.replay]
+        rollouts = self.gather(tasks, actor, episodes=episodes, replays=replays)
         return Transitions.stack([rollout.transitions.flatten() for rollout in rollouts])
 
     def _draw_tasks(self, count: int) -> NDArray[np.int_]:

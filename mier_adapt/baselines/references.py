@@ -16,7 +16,6 @@ from torch import nn
 from mier_adapt._checks import Count, Number, Positive, PositiveShare, Size, checked
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
-from mier_adapt.agents.rollouts import collect_episodes
 from mier_adapt.baselines.runs import (
     BaselineConfig,
     BaselineFile,
@@ -177,19 +176,7 @@ class SacTrainer(BaselineTrainer[SacConfig, SacNetworks, UnadaptedPolicy]):
 
     def _gather(self, tasks: NDArray[np.int_]) -> None:
         """Store an episode of each of these."""
-        steps = self.config.episode_steps
-        rollouts = collect_episodes(
-            self.envs.of_size,
-            [self.envs.task_set.meta_train[task] for task in tasks],
-            self.networks.actor(),
-            steps=steps,
-            episode_steps=steps,
-            generator=self.generator,
-        )
-        for task, rollout in zip(tasks, rollouts, strict=True):
-            gathered, truncated = rollout.transitions.flatten(), rollout.truncated.reshape(-1)
-            self.replay.extend(task, gathered, truncated=truncated)
-        self.env_steps += steps * len(tasks)
+        self.gather(tasks, self.networks.actor(), replays=[self.replay])
 
 
 class _SacFile(BaselineFile):

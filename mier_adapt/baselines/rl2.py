@@ -24,7 +24,6 @@ from mier_adapt._checks import (
 )
 from mier_adapt._typing import Bool, Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
-from mier_adapt.agents.rollouts import collect_episodes
 from mier_adapt.baselines.policy_gradients import Gaussian, clipped_objective, discounted
 from mier_adapt.baselines.runs import (
     BaselineConfig,
@@ -395,17 +394,15 @@ class Rl2Trainer(BaselineTrainer[Rl2Config, Rl2Networks, Rl2Policy]):
 
     def _gather(self) -> Transitions:
         """One trial in each of some tasks, ``(T, B, ...)``, from an empty memory."""
-        config, tasks = self.config, self.envs.task_set.meta_train
-        drawn = self.generator.integers(len(tasks), size=config.trials_per_update)
-        rollouts = collect_episodes(
-            self.envs.of_size,
-            [tasks[task] for task in drawn],
-            self.policy.initial_actor(len(drawn)),
-            steps=config.trial_steps,
-            episode_steps=config.episode_steps,
-            generator=self.generator,
+        config = self.config
+        drawn = self.generator.integers(
+            len(self.envs.task_set.meta_train), size=config.trials_per_update
         )
-        self.env_steps += len(drawn) * config.trial_steps
+        rollouts = self.gather(
+            drawn,
+            self.policy.initial_actor(len(drawn)),
+            episodes=config.trial_steps // config.episode_steps,
+        )
         trials = Transitions.stack([rollout.transitions.flatten() for rollout in rollouts])
         return trials.to(self.device)
 

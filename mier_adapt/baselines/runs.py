@@ -4,13 +4,14 @@ import dataclasses
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from mier_adapt._checks import Device, NonNegative, Seed, Size, checked, checked_fields, shown
@@ -29,10 +30,11 @@ from mier_adapt._storage.randomness import (
 from mier_adapt._storage.trees import require_keys, require_like, require_optimizer_state
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
+from mier_adapt.agents.rollouts import Rollout, collect_episodes
 from mier_adapt.agents.run import made_with, read_run_file, require_run, require_same_run
 from mier_adapt.baselines.presets import preset_settings
 from mier_adapt.integration import ContextReplayBuffer
-from mier_adapt.protocols import MetaPolicy
+from mier_adapt.protocols import Actor, MetaPolicy
 from mier_adapt.training.metrics import Log, evaluated
 from mier_adapt.training.running import entered, keep_training
 from mier_adapt_envs import TaskSet, task_set
@@ -199,6 +201,38 @@ class BaselineTrainer(ABC, Generic[_Config, _Networks, _Policy]):
         """A buffer of the meta-training tasks' transitions, which is part of the state."""
         self.replays[name] = empty_replay(self.envs, size_per_task, self.generator)
         return self.replays[name]
+
+    def gather(
+        self,
+        tasks: NDArray[np.int_],
+        actor: Actor,
+        *,
+        episodes: int = 1,
+        replays: Sequence[ContextReplayBuffer] = (),
+    ) -> list[Rollout]:
+        """Run episodes of these meta-training tasks, and store them.
+
+        Args:
+            tasks: Indices, which may repeat.
+            actor: Acts in all of them, and explores.
+            episodes: Of each task.
+            replays: Where they are stored.
+        """
+        steps = episodes * self.config.episode_steps
+        rollouts = collect_episodes(
+            self.envs.of_size,
+            [self.envs.task_set.meta_train[task] for task in tasks],
+            actor,
+            steps=steps,
+            episode_steps=self.config.episode_steps,
+            generator=self.generator,
+        )
+        for task, rollout in zip(tasks, rollouts, strict=True):
+            gathered, truncated = rollout.transitions.flatten(), rollout.truncated.reshape(-1)
+            for replay in replays:
+                replay.extend(task, gathered, truncated=truncated)
+        self.env_steps += steps * len(tasks)
+        return rollouts
 
     @classmethod
     def kept(cls, config: Any, envs: FamilyEnvs, state: Mapping[str, Any]) -> tuple[Any, ...]:

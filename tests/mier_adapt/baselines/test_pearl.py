@@ -13,7 +13,7 @@ from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tre
 from mier_adapt.agents import FamilyEnvs, evaluate, load_run
 from mier_adapt.agents.run import OtherMethodError
 from mier_adapt.baselines import Pearl, PearlConfig
-from mier_adapt.baselines import pearl as pearl_module
+from mier_adapt.baselines import runs as runs_module
 from mier_adapt.baselines.pearl import (
     Encoder,
     LatentActor,
@@ -317,8 +317,8 @@ def test_the_encoder_sees_what_was_gathered_last_for_it_and_nothing_else(
             rollout.transitions.rew.fill_(len(calls))
         return rollouts
 
-    collect_episodes = pearl_module.collect_episodes
-    monkeypatch.setattr(pearl_module, "collect_episodes", numbered)
+    collect_episodes = runs_module.collect_episodes
+    monkeypatch.setattr(runs_module, "collect_episodes", numbered)
     config = lever_config(updates=3, updates_per_iteration=1, posterior_episodes=posterior_episodes)
     with FamilyEnvs(lever) as envs:
         trainer = PearlTrainer(config, envs, seed=0)
