@@ -50,6 +50,9 @@ class ModelConfig:
     """Tasks of a meta-step (paper)."""
     batch_size: Size = 64
     """Transitions of each task in each of the two sets of a meta-step (released: 200, 400)."""
+    adaptation_window: Size | None = None
+    """Of each task's newest transitions under the initial context, how many adaptation sets are
+    drawn from; from all of them by default (paper)."""
     pretrain_steps: Count = 2000
     """Meta-steps on the first data, before the policy learns. Ours."""
 

@@ -171,6 +171,7 @@ class ContextReplayBuffer(FilledByStretches, ReplayBufferManager):
         batch_size: Size,
         *,
         adaptation: bool,
+        window: Size | None = None,
         generator: np.random.Generator | None = None,
     ) -> Transitions:
         """Draw transitions of several tasks, without contexts, for the model.
@@ -179,6 +180,7 @@ class ContextReplayBuffer(FilledByStretches, ReplayBufferManager):
             tasks: Task indices, ``(T,)``.
             batch_size: Transitions of each task, drawn with replacement.
             adaptation: Draw only from data gathered with the initial context.
+            window: Draw only from as many of each task's newest ones of these.
             generator: Draws the transitions, if not the buffer's own.
 
         Returns:
@@ -193,8 +195,12 @@ class ContextReplayBuffer(FilledByStretches, ReplayBufferManager):
         rows = np.empty(picks.shape, dtype=np.int_)
         for task in np.unique(tasks):
             its = tasks == task
+            buffer = self.task_buffer(task)
             if adaptation:
-                held = self.task_buffer(task).adaptation_indices()
+                held = buffer.adaptation_indices()[-(window or 0) :]
+                rows[its] = held[(picks[its] * len(held)).astype(np.int_)]
+            elif window is not None:
+                held = buffer.last_indices(min(window, len(buffer)))
                 rows[its] = held[(picks[its] * len(held)).astype(np.int_)]
             else:
                 rows[its] = picks[its] * self._lengths[task]

@@ -126,10 +126,13 @@ class TaskReplayBuffer(FilledByStretches):
         self._adaptation_indices = None
 
     def adaptation_indices(self) -> NDArray[np.int_]:
-        """Indices of the transitions that were gathered with the initial context."""
+        """Indices of the transitions that were gathered with the initial context, oldest first."""
         if self._adaptation_indices is None:
-            held = self._storage.info.initial_context[: self._size] if self._size else []
-            self._adaptation_indices = np.flatnonzero(held)
+            order = np.empty(0, dtype=np.int_)
+            if self._size:
+                order = self.last_indices(self._size)
+                order = order[self._storage.info.initial_context[order]]
+            self._adaptation_indices = order
         return self._adaptation_indices
 
     def last_indices(self, count: int) -> NDArray[np.int_]:

@@ -55,11 +55,10 @@ def draw_sets(
     Adaptation sets are drawn from what was gathered with the initial context, evaluation sets from
     everything.
     """
-    adaptation, evaluation = (
-        replay.sample_transitions(tasks, config.batch_size, adaptation=adaptation)
-        for adaptation in (True, False)
+    adaptation = replay.sample_transitions(
+        tasks, config.batch_size, adaptation=True, window=config.adaptation_window
     )
-    return adaptation, evaluation
+    return adaptation, replay.sample_transitions(tasks, config.batch_size, adaptation=False)
 
 
 def descend(

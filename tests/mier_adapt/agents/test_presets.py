@@ -21,7 +21,7 @@ CONFIGS = (
 BELOW_RANGE = (
     (
         0,  # counts of at least 1
-        "tasks_per_batch batch_size",
+        "tasks_per_batch batch_size adaptation_window",
         "batch_size updates_per_model_step",
         "adaptation_steps collection_rounds num_models model_batch_size validate_every "
         "relabel_size updates_per_round batch_size",

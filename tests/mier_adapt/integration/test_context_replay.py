@@ -81,22 +81,28 @@ def test_every_task_has_a_ring_of_its_own(done):
         assert len(buffer.task_buffer(task)) == len(rows)
         assert sorted(numbers[start : start + len(rows)]) == [number for number, _ in rows]
         held = buffer.task_buffer(task)
-        flagged = held.transitions(held.adaptation_indices()) if any(f for _, f in rows) else []
-        assert sorted(flagged.rew if flagged else []) == [n for n, initial in rows if initial]
+        flagged = held.rew[held.adaptation_indices()] if rows else []
+        assert [int(number) for number in flagged] == [n for n, initial in rows if initial]
         start += len(rows)
 
 
-@given(done=operations, batch_size=st.integers(1, 20), seed=st.integers(0, 1000))
-def test_adaptation_data_was_gathered_with_the_initial_context(done, batch_size, seed):
+@given(
+    done=operations,
+    batch_size=st.integers(1, 20),
+    window=st.none() | st.integers(1, 6),
+    seed=st.integers(0, 1000),
+)
+def test_adaptation_data_was_gathered_with_the_initial_context(done, batch_size, window, seed):
     buffer = empty(seed=seed)
     expected = fill(buffer, done)
     for adaptation in (True, False):
-        allowed = [
-            {number for number, initial in rows if initial or not adaptation} for rows in expected
-        ]
+        held = [[n for n, initial in rows if initial or not adaptation] for rows in expected]
+        allowed = [set(numbers if window is None else numbers[-window:]) for numbers in held]
         tasks = np.array([task for task, numbers in enumerate(allowed) if numbers], dtype=int)
         if len(tasks):
-            drawn = buffer.sample_transitions(tasks, batch_size, adaptation=adaptation)
+            drawn = buffer.sample_transitions(
+                tasks, batch_size, adaptation=adaptation, window=window
+            )
             assert drawn.obs.shape == (len(tasks), batch_size, OBS_DIM)
             for row, task in enumerate(tasks):
                 assert set(map(int, drawn.rew[row])) <= allowed[task]
@@ -113,6 +119,8 @@ def test_all_data_of_a_task_is_drawn_evenly():
     assert max(counts.values()) < 1.2 * min(counts.values())
     flagged = buffer.sample_transitions(np.array([2]), 400, adaptation=True)
     assert set(map(int, flagged.rew[0])) == set(range(200, 204))
+    newest = buffer.sample_transitions(np.array([2]), 400, adaptation=True, window=3)
+    assert set(map(int, newest.rew[0])) == set(range(201, 204))
 
 
 def test_a_sample_for_the_model_is_stored_data_without_contexts():
