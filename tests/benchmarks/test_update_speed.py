@@ -72,7 +72,8 @@ def medians(times: dict[str, list[float]]) -> dict[str, float]:
 def measure_sac(batch_size: int, *, repeats: int = 15) -> dict[str, float]:
     """An update of two 256-256 critics and a 256-256 actor from a buffer of 200,000.
 
-    ``SAC`` has Tianshou's own Adam, the others that of :func:`build_sac`.
+    ``SAC`` has Tianshou's own Adam, the others that of :func:`build_sac`. ``scaled`` learns as
+    presets do, from scaled observations and rewards.
     """
     keep_freed_memory()  # as in meta-training
     torch.manual_seed(0)
@@ -100,6 +101,10 @@ def measure_sac(batch_size: int, *, repeats: int = 15) -> dict[str, float]:
             algorithms, "TorchOptimizerFactory", lambda _, lr, fused: AdamOptimizerFactory(lr=lr)
         )
         built["SAC"] = build_sac(observations, actions, CONTEXT_DIM)
+    scaled = build_sac(observations, actions, CONTEXT_DIM, algorithm_class=FastSAC)
+    scaled.scale_obs(torch.full((OBS_DIM,), 0.5))
+    scaled.scale_rewards(0.1)
+    built["scaled"] = scaled
     times = timed(
         {
             name: lambda algorithm=algorithm: update(algorithm, buffer, batch_size)
@@ -186,15 +191,15 @@ def main() -> None:
     """Print the tables."""
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, medians\n")
     print(
-        "| SAC update | Tianshou's, ms | with fused Adam, ms | FastSAC, ms | ratios |\n"
-        "|---|---:|---:|---:|---:|"
+        "| SAC update | Tianshou's, ms | with fused Adam, ms | FastSAC, ms | ratios | "
+        "scaled, ms |\n|---|---:|---:|---:|---:|---:|"
     )
     for batch_size in (256, 2000):
         times = measure_sac(batch_size)
         stock, fused, fast = (times[k] for k in ("SAC", "SAC, fused Adam", "FastSAC, fused Adam"))
         print(
             f"| batch {batch_size} | {stock:.1f} | {fused:.1f} | {fast:.1f} | "
-            f"{stock / fast:.2f}, {fused / fast:.2f} |"
+            f"{stock / fast:.2f}, {fused / fast:.2f} | {times['scaled']:.1f} |"
         )
     print(
         "\n| meta-step, 10 tasks | plain loop, ms | meta_loss for each, ms | batched, ms | "
