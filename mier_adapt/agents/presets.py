@@ -130,12 +130,14 @@ PRESETS: dict[str, Preset] = {
             gate=AlwaysGate(),
         ),
     ),
-    "halfcheetah-vel": family_preset("HalfCheetahVel", "standard", _FAR_VELOCITIES, **_MANY_TASKS),
+    "halfcheetah-vel": family_preset(
+        "HalfCheetahVel", "standard", _FAR_VELOCITIES, updates=60_000, **_MANY_TASKS
+    ),
     "halfcheetah-vel-hard": family_preset(
         "HalfCheetahVel", "hard", _FAR_VELOCITIES, updates=40_000, **_MANY_TASKS
     ),
     "halfcheetah-vel-medium": family_preset(
-        "HalfCheetahVel", "medium", _FAR_VELOCITIES, **_MANY_TASKS
+        "HalfCheetahVel", "medium", _FAR_VELOCITIES, updates=60_000, **_MANY_TASKS
     ),
     "humanoid-dir": family_preset(
         "HumanoidDir", "standard", **{**_MANY_TASKS, "replay_per_task": 5_000}

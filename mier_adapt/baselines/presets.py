@@ -74,7 +74,7 @@ def _fast_pearl(config: MetaTrainConfig) -> dict[str, Any]:
     512 transitions cost more than these.
     """
     return {
-        "updates": min(config.updates, 80_000),
+        "updates": min(2 * config.updates, 80_000),
         "updates_per_iteration": 800,
         "tasks_per_iteration": 10,
         "initial_episodes": config.initial_episodes,
