@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
@@ -22,14 +23,16 @@ from mier_adapt._checks import (
     Size,
     checked,
 )
-from mier_adapt._typing import Bool, Float, Int, Tensor
+from mier_adapt._typing import Bool, Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
+from mier_adapt.baselines.memory import MemoryActor
 from mier_adapt.baselines.references import RandomActor
 from mier_adapt.baselines.runs import (
     BaselineConfig,
     BaselineFile,
     BaselineMethod,
     BaselineTrainer,
+    descend,
 )
 from mier_adapt.protocols import Actor
 from mier_adapt.transitions import Transitions
@@ -308,12 +311,10 @@ class GrbalPolicy:
     def initial_actor(self, num_tasks: int) -> "OnlineActor":
         """As :meth:`.MetaPolicy.initial_actor`: it adapts as well, once M steps are behind it."""
         model = self.networks
-        obs_dim = len(model.delta_mean)
-        dims = obs_dim, len(model.input_mean) - obs_dim, obs_dim
-        shape = (num_tasks, self.config.past_steps)
-        past = Steps(*(model.delta_mean.new_zeros(*shape, dim) for dim in dims))
-        count = torch.zeros(num_tasks, dtype=torch.long, device=past.obs.device)
-        return OnlineActor(self, past, count)
+        size = 1 + len(model.input_mean) + len(model.delta_mean)
+        return OnlineActor(
+            self, model.delta_mean.new_zeros(num_tasks, self.config.past_steps, size)
+        )
 
     @checked
     def adapt(self, transitions: Transitions) -> "OnlineActor":
@@ -322,14 +323,11 @@ class GrbalPolicy:
         Args:
             transitions: Of each task, in order, of which the last M are looked at.
         """
-        actor = self.initial_actor(len(transitions))
-        count = min(transitions.rew.shape[1], self.config.past_steps)
-        for kept, given in zip(
-            actor.past, (transitions.obs, transitions.act, transitions.obs_next), strict=True
-        ):
-            kept[:, -count:] = given[:, -count:].detach()
-        actor.count += count
-        return actor
+        given = transitions.detach()
+        flag = torch.ones_like(given.rew).unsqueeze(-1)
+        past = torch.cat((flag, given.obs, given.act, given.obs_next), -1)
+        past = past[:, -self.config.past_steps :].to(self.networks.delta_mean)
+        return OnlineActor(self, F.pad(past, (0, 0, self.config.past_steps - past.shape[1], 0)))
 
     @torch.no_grad()
     def chosen(
@@ -373,88 +371,54 @@ class GrbalPolicy:
 # Acting (Algorithm 2) -----------------------------------------------------------------------
 
 
-class OnlineActor:
+class OnlineActor(MemoryActor):
     """The policy in T tasks, whose models are adapted at each step to the M steps before it.
 
-    These are of the episode, and before it has as many, of what was explored. While fewer are known
-    in all, the model is not adapted (released code). :func:`.collect` tells the actor what was
-    executed and where episodes begin.
+    These are of the episode that is under way and, until it has as many, of what was explored
+    before: each new episode begins with that as its past, and with nothing of others. Below M steps
+    in all, the model is not adapted (released code).
 
     Args:
         policy: Chooses actions, given observations and the past.
-        past: What each task's episodes begin with, ``(T, M, ...)``, the newest last.
-        count: How many of these steps there are, the others being zeros.
+        past: What each task's episodes begin with, the newest last: for each step a flag, 1, the
+            observation, the action, and the observation after it; zeros where there is none.
     """
 
-    def __init__(self, policy: GrbalPolicy, past: Steps, count: Int[Tensor, " T"]) -> None:
+    def __init__(self, policy: GrbalPolicy, past: Float[Tensor, "T M S"]) -> None:
+        super().__init__(past=past, explored=past, last=torch.zeros_like(past[:, -1]))
         self.policy = policy
-        self.past, self.count = past, count
-        self._explored, self._explored_count = past, count
-        self._last = past.part(slice(-1, None))
-        self._acted = torch.zeros_like(count, dtype=torch.bool)
-        self._waits = False
 
-    def start_episodes(self, starting: Bool[NDArray[np.bool_], " N"]) -> None:
+    def begin(self, starting: Bool[Tensor, " N"]) -> None:
         """Go back to what was explored in these slots, and drop the step that ended there."""
-        self._spread(len(starting))
-        begins = torch.from_numpy(starting).to(self.count.device)
-        self.past = Steps(
-            *(
-                torch.where(begins[:, None, None], explored, now)
-                for explored, now in zip(self._explored, self.past, strict=True)
-            )
-        )
-        self.count = torch.where(begins, self._explored_count, self.count)
-        self._acted = self._acted & ~begins
+        past, explored, last = self.memory.values()
+        self.memory["past"] = torch.where(starting[:, None, None], explored, past)
+        self.memory["last"] = torch.where(starting[:, None], 0.0, last)
 
-    def act(
-        self, obs: Float[NDArray[np.floating], "N O"], *, explore: bool
-    ) -> Float[NDArray[np.floating], "N A"]:
-        """As :meth:`.Actor.act`; nothing is added for exploration, as plans are drawn (paper).
+    def choose(self, obs: Float[Tensor, "N O"], *, explore: bool) -> Float[Tensor, "N A"]:
+        """Nothing is added for exploration, as plans are drawn (paper)."""
+        past, _, last = self.memory.values()
+        flag, obs_before, act, _ = self._parts(last)
+        made = torch.cat((flag, obs_before, act, obs), -1).unsqueeze(1)
+        past = torch.where(flag.unsqueeze(1) > 0, torch.cat((past[:, 1:], made), 1), past)
+        self.memory["past"] = past
+        self.memory["last"] = torch.cat((torch.zeros_like(flag), obs, act, obs), -1)
+        return self.policy.chosen(obs, self.past, (past[..., 0] > 0).all(1))
 
-        Raises:
-            RuntimeError: If it was not told what was executed last.
-        """
-        if self._waits:
-            raise RuntimeError(
-                "OnlineActor.act expected remember(act, rew) after its last action, whose outcome "
-                "it learns from. Let collect or evaluate run it, which call that."
-            )
-        self._spread(len(obs))
-        seen = self.past.obs.new_tensor(obs)
-        made = self._last._replace(obs_next=seen.unsqueeze(1))
-        self.past = Steps(
-            *(
-                torch.where(self._acted[:, None, None], torch.cat((now[:, 1:], new), 1), now)
-                for now, new in zip(self.past, made, strict=True)
-            )
-        )
-        self.count = (self.count + self._acted).clamp_max(self.past.obs.shape[1])
-        self._last, self._waits = self._last._replace(obs=seen.unsqueeze(1)), True
-        known = self.count == self.past.obs.shape[1]
-        return np.asarray(self.policy.chosen(seen, self.past, known).cpu().numpy())
+    def keep(self, act: Float[Tensor, "N A"], rew: Float[Tensor, " N"]) -> None:
+        """It is a step of the past from the next observation on; rewards are known."""
+        flag, obs, _, obs_next = self._parts(self.memory["last"])
+        self.memory["last"] = torch.cat((torch.ones_like(flag), obs, act, obs_next), -1)
 
-    def remember(
-        self, act: Float[NDArray[np.floating], "N A"], rew: Float[NDArray[np.floating], " N"]
-    ) -> None:
-        """What was executed in each slot; rewards are known."""
-        self._last = self._last._replace(act=self.past.act.new_tensor(act).unsqueeze(1))
-        self._acted, self._waits = torch.ones_like(self._acted), False
+    @property
+    def past(self) -> Steps:
+        """What each slot's model is adapted to; zeros where there are fewer than M steps."""
+        return Steps(*self._parts(self.memory["past"])[1:])
 
-    def _spread(self, slots: int) -> None:
-        """Give each of a task's slots a past of its own."""
-        each, rest = divmod(slots, len(self.count))
-        if rest:
-            raise ValueError(
-                f"OnlineActor expected as many slots for each of {len(self.count)} pasts, got "
-                f"{slots} slots. Ask the policy for a new actor."
-            )
-        if each > 1:
-            for name in ("past", "_explored", "_last"):
-                steps = (every.repeat_interleave(each, 0) for every in getattr(self, name))
-                setattr(self, name, Steps(*steps))
-            for name in ("count", "_explored_count", "_acted"):
-                setattr(self, name, getattr(self, name).repeat_interleave(each, 0))
+    def _parts(self, steps: Float[Tensor, "*axes S"]) -> tuple[Tensor, ...]:
+        """Flag, observation, action and next observation."""
+        obs_dim = len(self.policy.networks.delta_mean)
+        act_dim = len(self.policy.networks.input_mean) - obs_dim
+        return steps.split((1, obs_dim, act_dim, obs_dim), -1)
 
 
 # Meta-training (Algorithm 1) ----------------------------------------------------------------
@@ -471,21 +435,15 @@ class GrbalTrainer(BaselineTrainer[GrbalConfig, DynamicsModel, GrbalPolicy]):
 
     Source:
         Nagabandi et al. (2019), arXiv:1803.11347, Algorithm 1. Ours: iterations have a fixed number
-        of steps, and scales are of all experience, not of the last iteration's.
+        of steps, and scales are of steps from all experience, not of the last iteration's.
     """
 
     networks_class, policy_class = DynamicsModel, GrbalPolicy
     measures = ("meta_loss", "prior_loss", "inner_lr")
 
-    def __init__(
-        self,
-        config: GrbalConfig,
-        envs: FamilyEnvs,
-        *,
-        seed: int,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(config, envs, seed=seed, device=device)
+    def prepare(self) -> None:
+        """The optimizer and the replay."""
+        config = self.config
         learned = [
             each
             for name, each in self.networks.named_parameters()
@@ -507,7 +465,7 @@ class GrbalTrainer(BaselineTrainer[GrbalConfig, DynamicsModel, GrbalPolicy]):
             self._gather(tasks, self.policy.initial_actor(len(tasks)))
         losses, prior = meta_loss(self.networks, self._windows(), past_steps=config.past_steps)
         loss = losses.mean()
-        self.descend("model", loss)
+        descend(self.optimizers["model"], loss)
         return torch.stack((loss, prior.mean(), self.networks.inner_lr))
 
     def load_state(self, state: dict[str, Any]) -> None:

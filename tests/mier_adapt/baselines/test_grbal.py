@@ -26,8 +26,8 @@ from mier_adapt_envs import Task
 
 from ..conftest import CHECKPOINT
 from ..doubles import assert_same_tree, random_transitions
-from .gain import EPISODE, GAINS, GainFamily, GainVectorEnv, register_gain
-from .lever import Spaces, resumed_as_whole
+from .lever import GAIN_EPISODE as EPISODE
+from .lever import GAINS, GainFamily, GainVectorEnv, Spaces, register_gain, resumed_as_whole
 
 
 @pytest.fixture(autouse=True)
@@ -221,7 +221,7 @@ def test_plans_are_the_optimal_ones_of_a_linear_quadratic_task(options, toleranc
     obs = torch.tensor([[0.4, 0.1], [-0.3, 0.2], [0.0, -0.5]], dtype=torch.float64)
     best = -np.einsum("bi,ij,bj->b", obs.numpy(), value, obs.numpy())
     actor = policy.initial_actor(3)
-    act = policy.chosen(obs, actor.past, actor.count > 0)
+    act = policy.chosen(obs, actor.past, torch.zeros(3, dtype=torch.bool))
     expected = -obs.numpy() @ gain.T
     assert (np.abs(expected) < 0.9).all()  # bounds would not do for Riccati
     assert np.abs(expected).max() > 0.2
@@ -370,7 +370,7 @@ def test_slots_of_a_task_begin_with_its_past_and_go_on_alone():
     actor.act(np.arange(6.0)[:, None], explore=True)
     assert torch.equal(actor.past.obs[0], explored.obs[0, -4:])
     assert actor.past.obs[1:, -1, 0].tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
-    with pytest.raises(ValueError, match="expected as many slots for each of 6 pasts, got 2"):
+    with pytest.raises(ValueError, match="expected as many slots for each of 6 memories, got 2"):
         actor.start_episodes(np.ones(2, dtype=bool))
 
 
