@@ -7,7 +7,7 @@ code's is marked so.
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -129,7 +129,8 @@ class Steps(NamedTuple):
 Layer = Callable[[Float[Tensor, "T B I"]], Float[Tensor, "T B J"]]
 
 
-class AdaptedLayer(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class AdaptedLayer:
     r"""A linear layer after a gradient step of each of T tasks, by the M steps that it is on.
 
     Where $x_m$ is what the layer saw and $s_m$ the step down the slope in what it gave, it gives
@@ -139,13 +140,14 @@ class AdaptedLayer(NamedTuple):
     so that no task needs weights of its own to be learned from.
     """
 
-    layer: nn.Module
+    layer: nn.Linear
     seen: Float[Tensor, "T M I"]
     step: Float[Tensor, "T M J"]
 
     def __call__(self, values: Float[Tensor, "T B I"]) -> Float[Tensor, "T B J"]:
         """What it gives."""
-        return torch.baddbmm(self.layer(values), values @ self.seen.mT + 1, self.step)
+        given: Tensor = self.layer(values)
+        return torch.baddbmm(given, values @ self.seen.mT + 1, self.step)
 
     def written_out(self) -> Layer:
         """The same with weights of each task, which many rows go through in less time."""
@@ -233,7 +235,8 @@ class DynamicsModel(nn.Module):
         error = (found - self._target(past)) * known[:, None, None]
         step = -2 * self.inner_lr / error[0].numel() * error
         new = []
-        for layer, values in zip(reversed(self.layers), reversed(seen), strict=True):
+        layers = [cast(nn.Linear, layer) for layer in self.layers]
+        for layer, values in zip(reversed(layers), reversed(seen), strict=True):
             new.append(AdaptedLayer(layer, values, step))
             step = (step @ layer.weight) * (values > 0)
         return new[::-1]
@@ -418,7 +421,7 @@ class OnlineActor(MemoryActor):
         """Flag, observation, action and next observation."""
         obs_dim = len(self.policy.networks.delta_mean)
         act_dim = len(self.policy.networks.input_mean) - obs_dim
-        return steps.split((1, obs_dim, act_dim, obs_dim), -1)
+        return torch.split(steps, [1, obs_dim, act_dim, obs_dim], -1)
 
 
 # Meta-training (Algorithm 1) ----------------------------------------------------------------

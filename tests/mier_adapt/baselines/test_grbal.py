@@ -120,7 +120,9 @@ def test_the_meta_gradient_is_that_of_finite_differences():
     parameters = dict(model.named_parameters())
     gradients = torch.autograd.grad(value(), list(parameters.values()))
     new = model.adapted(windows.part(slice(3)), torch.ones(4, dtype=torch.bool))
-    fixed = [each._replace(seen=each.seen.detach(), step=each.step.detach()) for each in new]
+    fixed = [
+        dataclasses.replace(each, seen=each.seen.detach(), step=each.step.detach()) for each in new
+    ]
     loss = model.loss(windows.part(slice(3, None)), fixed).mean()
     (first_order,) = torch.autograd.grad(loss, [model.layers[0].weight])
     assert not torch.allclose(gradients[1], first_order, rtol=1e-2)  # what second order adds
