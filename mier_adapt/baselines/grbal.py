@@ -4,12 +4,14 @@ In the order of Nagabandi et al. (2019), arXiv:1803.11347, Algorithms 1 and 2; w
 code's is marked so.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
@@ -21,15 +23,16 @@ from mier_adapt._checks import (
     Size,
     checked,
 )
-from mier_adapt._typing import Bool, Float, Int, Tensor
+from mier_adapt._typing import Bool, Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
-from mier_adapt.baselines.maml import Weights, adapted
+from mier_adapt.baselines.memory import MemoryActor
 from mier_adapt.baselines.references import RandomActor
 from mier_adapt.baselines.runs import (
     BaselineConfig,
     BaselineFile,
     BaselineMethod,
     BaselineTrainer,
+    descend,
 )
 from mier_adapt.protocols import Actor
 from mier_adapt.transitions import Transitions
@@ -37,6 +40,8 @@ from mier_adapt_envs import env_class, families
 
 _LEAST_SCALE = 1e-6
 """Of what a model sees and predicts, below which it is taken as it never changes."""
+_MOST_MEASURED = 100_000
+"""Steps, evenly spread over all, that scales are of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +126,36 @@ class Steps(NamedTuple):
         return Steps(*(each[:, steps] for each in self))
 
 
+Layer = Callable[[Float[Tensor, "T B I"]], Float[Tensor, "T B J"]]
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptedLayer:
+    r"""A linear layer after a gradient step of each of T tasks, by the M steps that it is on.
+
+    Where $x_m$ is what the layer saw and $s_m$ the step down the slope in what it gave, it gives
+
+    $$h W^\top + b + \sum_m (h x_m^\top + 1) s_m,$$
+
+    so that no task needs weights of its own to be learned from.
+    """
+
+    layer: nn.Linear
+    seen: Float[Tensor, "T M I"]
+    step: Float[Tensor, "T M J"]
+
+    def __call__(self, values: Float[Tensor, "T B I"]) -> Float[Tensor, "T B J"]:
+        """What it gives."""
+        given: Tensor = self.layer(values)
+        return torch.baddbmm(given, values @ self.seen.mT + 1, self.step)
+
+    def written_out(self) -> Layer:
+        """The same with weights of each task, which many rows go through in less time."""
+        weight = torch.baddbmm(self.layer.weight.T.unsqueeze(0), self.seen.mT, self.step)
+        bias = self.layer.bias + self.step.sum(1, keepdim=True)
+        return lambda values: torch.baddbmm(bias, values, weight)
+
+
 class DynamicsModel(nn.Module):
     """A network of ReLU layers that predicts how an observation changes, and the inner step's size.
 
@@ -139,25 +174,16 @@ class DynamicsModel(nn.Module):
         super().__init__()
         obs_dim, act_dim = envs.observation_space.shape[0], envs.action_space.shape[0]
         widths = (obs_dim + act_dim, *config.hidden_sizes, obs_dim)
-        self.depth = len(widths) - 1
-        for number in range(self.depth):
-            weight = nn.init.xavier_uniform_(torch.empty(widths[number], widths[number + 1]))
-            self.register_parameter(f"weight_{number}", nn.Parameter(weight))
-            bias = nn.Parameter(torch.zeros(widths[number + 1]))
-            self.register_parameter(f"bias_{number}", bias)
+        layers = [nn.Linear(*each) for each in itertools.pairwise(widths)]
+        for layer in layers:
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.layers = nn.ModuleList(layers)
         self.inner_lr = nn.Parameter(torch.tensor(config.inner_lr))
         for name, dim in (("input", obs_dim + act_dim), ("delta", obs_dim)):
             self.register_buffer(f"{name}_mean", torch.zeros(dim))
             self.register_buffer(f"{name}_scale", torch.ones(dim))
         self.to(device)
-
-    def weights(self, num_tasks: int) -> Weights:
-        """The meta-trained ones, once for each of T tasks."""
-        return {
-            name: each.unsqueeze(0).expand(num_tasks, *each.shape)
-            for name, each in self.named_parameters()
-            if name != "inner_lr"
-        }
 
     def measure(self, obs: Tensor, act: Tensor, obs_next: Tensor) -> None:
         """Take means and deviations of these steps, ``(B, ...)``, for scales."""
@@ -166,45 +192,57 @@ class DynamicsModel(nn.Module):
             getattr(self, f"{name}_mean").copy_(mean)
             getattr(self, f"{name}_scale").copy_(scale.clamp_min(_LEAST_SCALE))
 
-    def scaled_delta(
-        self, weights: Weights, obs: Float[Tensor, "T B O"], act: Float[Tensor, "T B A"]
-    ) -> Float[Tensor, "T B O"]:
-        """How T tasks' models predict that observations change, in deviations."""
-        hidden = (torch.cat((obs, act), -1) - self.input_mean) / self.input_scale
-        for number in range(self.depth):
-            bias = weights[f"bias_{number}"].unsqueeze(1)
-            hidden = torch.baddbmm(bias, hidden, weights[f"weight_{number}"])
-            if number < self.depth - 1:
-                hidden = hidden.relu()
-        return hidden
+    def activations(
+        self,
+        obs: Float[Tensor, "T B O"],
+        act: Float[Tensor, "T B A"],
+        layers: Sequence[Layer] | None = None,
+    ) -> list[Float[Tensor, "T B I"]]:
+        """What each layer sees and, at last, how observations are to change, in deviations.
+
+        Args:
+            obs: Of T tasks.
+            act: What is done there.
+            layers: Adapted ones; the meta-trained ones if None.
+        """
+        values: list[Tensor] = [(torch.cat((obs, act), -1) - self.input_mean) / self.input_scale]
+        *hidden, last = layers or self.layers
+        for layer in hidden:
+            values.append(layer(values[-1]).relu_())
+        return [*values, last(values[-1])]
 
     def obs_next(
-        self, weights: Weights, obs: Float[Tensor, "T B O"], act: Float[Tensor, "T B A"]
+        self,
+        obs: Float[Tensor, "T B O"],
+        act: Float[Tensor, "T B A"],
+        layers: Sequence[Layer] | None = None,
     ) -> Float[Tensor, "T B O"]:
         """The next observations that T tasks' models predict."""
-        scaled = self.scaled_delta(weights, obs, act)
+        scaled = self.activations(obs, act, layers)[-1]
         return torch.addcmul(obs + self.delta_mean, scaled, self.delta_scale)
 
-    def loss(self, weights: Weights, steps: Steps) -> Float[Tensor, " T"]:
+    def loss(self, steps: Steps, layers: Sequence[Layer] | None = None) -> Float[Tensor, " T"]:
         """Each task's mean squared error, in deviations: 1 for who predicts the mean change."""
-        target = (steps.obs_next - steps.obs - self.delta_mean) / self.delta_scale
-        error: Tensor = self.scaled_delta(weights, steps.obs, steps.act) - target
+        error = self.activations(steps.obs, steps.act, layers)[-1] - self._target(steps)
         return error.square().mean((1, 2))
 
-    def adapted(
-        self, weights: Weights, past: Steps, known: Bool[Tensor, " T"], *, create_graph: bool
-    ) -> Weights:
-        """Weights after one step down each task's loss on its past, where that is known.
+    def adapted(self, past: Steps, known: Bool[Tensor, " T"]) -> list[AdaptedLayer]:
+        """After one step down each task's :meth:`loss` on its past, where that is known.
 
-        Gradients pass through the step, to its size as well, if asked.
+        Gradients pass through the step, to its size as well.
         """
-        return adapted(
-            weights,
-            lambda now: self.loss(now, past) * known,
-            lr=self.inner_lr,
-            steps=1,
-            create_graph=create_graph,
-        )
+        *seen, found = self.activations(past.obs, past.act)
+        error = (found - self._target(past)) * known[:, None, None]
+        step = -2 * self.inner_lr / error[0].numel() * error
+        new = []
+        layers = [cast(nn.Linear, layer) for layer in self.layers]
+        for layer, values in zip(reversed(layers), reversed(seen), strict=True):
+            new.append(AdaptedLayer(layer, values, step))
+            step = (step @ layer.weight) * (values > 0)
+        return new[::-1]
+
+    def _target(self, steps: Steps) -> Float[Tensor, "T B O"]:
+        return (steps.obs_next - steps.obs - self.delta_mean) / self.delta_scale
 
 
 def meta_loss(
@@ -217,12 +255,11 @@ def meta_loss(
         errors for log-likelihoods and its gradient through the inner step (released code).
     """
     past, future = windows.part(slice(past_steps)), windows.part(slice(past_steps, None))
-    weights = model.weights(len(windows.obs))
     known = torch.ones_like(windows.obs[:, 0, 0], dtype=torch.bool)
-    new = model.adapted(weights, past, known, create_graph=True)
+    losses = model.loss(future, model.adapted(past, known))
     with torch.no_grad():
-        prior = model.loss(weights, future)
-    return model.loss(new, future), prior
+        prior = model.loss(future)
+    return losses, prior
 
 
 # Planning (section 5) -----------------------------------------------------------------------
@@ -277,12 +314,10 @@ class GrbalPolicy:
     def initial_actor(self, num_tasks: int) -> "OnlineActor":
         """As :meth:`.MetaPolicy.initial_actor`: it adapts as well, once M steps are behind it."""
         model = self.networks
-        obs_dim = len(model.delta_mean)
-        dims = obs_dim, len(model.input_mean) - obs_dim, obs_dim
-        shape = (num_tasks, self.config.past_steps)
-        past = Steps(*(model.delta_mean.new_zeros(*shape, dim) for dim in dims))
-        count = torch.zeros(num_tasks, dtype=torch.long, device=past.obs.device)
-        return OnlineActor(self, past, count)
+        size = 1 + len(model.input_mean) + len(model.delta_mean)
+        return OnlineActor(
+            self, model.delta_mean.new_zeros(num_tasks, self.config.past_steps, size)
+        )
 
     @checked
     def adapt(self, transitions: Transitions) -> "OnlineActor":
@@ -291,36 +326,30 @@ class GrbalPolicy:
         Args:
             transitions: Of each task, in order, of which the last M are looked at.
         """
-        actor = self.initial_actor(len(transitions))
-        count = min(transitions.rew.shape[1], self.config.past_steps)
-        for kept, given in zip(
-            actor.past, (transitions.obs, transitions.act, transitions.obs_next), strict=True
-        ):
-            kept[:, -count:] = given[:, -count:].detach()
-        actor.count += count
-        return actor
+        given = transitions.detach()
+        flag = torch.ones_like(given.rew).unsqueeze(-1)
+        past = torch.cat((flag, given.obs, given.act, given.obs_next), -1)
+        past = past[:, -self.config.past_steps :].to(self.networks.delta_mean)
+        return OnlineActor(self, F.pad(past, (0, 0, self.config.past_steps - past.shape[1], 0)))
 
+    @torch.no_grad()
     def chosen(
         self, obs: Float[Tensor, "T O"], past: Steps, known: Bool[Tensor, " T"]
     ) -> Float[Tensor, "T A"]:
         """The first actions of the best plans, by models that are adapted where a past is known."""
-        model, config = self.networks, self.config
-        with torch.enable_grad():
-            weights = {
-                name: each.detach().requires_grad_()
-                for name, each in model.weights(len(obs)).items()
-            }
-            new = model.adapted(weights, past, known, create_graph=False)
-        new = {name: each.detach() for name, each in new.items()}
+        layers = [each.written_out() for each in self.networks.adapted(past, known)]
         return best_plan(
-            lambda plans: self.imagined_returns(new, obs, plans),
-            obs.new_zeros(len(obs), config.horizon, past.act.shape[-1]),
-            config,
+            lambda plans: self.imagined_returns(obs, plans, layers),
+            obs.new_zeros(len(obs), self.config.horizon, past.act.shape[-1]),
+            self.config,
         )[:, 0]
 
     @torch.no_grad()
     def imagined_returns(
-        self, weights: Weights, obs: Float[Tensor, "T O"], plans: Float[Tensor, "T N H A"]
+        self,
+        obs: Float[Tensor, "T O"],
+        plans: Float[Tensor, "T N H A"],
+        layers: Sequence[Layer] | None = None,
     ) -> Float[Tensor, "T N"]:
         """What T tasks' models say that plans return, up to where an episode would end.
 
@@ -331,7 +360,7 @@ class GrbalPolicy:
         returns = now.new_zeros(num_tasks, candidates)
         lasts = torch.ones_like(returns, dtype=torch.bool)
         for act in plans.unbind(2):
-            after = self.networks.obs_next(weights, now, act)
+            after = self.networks.obs_next(now, act, layers)
             rows = [each.flatten(0, 1).cpu().numpy() for each in (now, act, after)]
             rew, ends = (
                 torch.from_numpy(np.asarray(function(*rows))).to(obs.device).view_as(returns)
@@ -345,88 +374,54 @@ class GrbalPolicy:
 # Acting (Algorithm 2) -----------------------------------------------------------------------
 
 
-class OnlineActor:
+class OnlineActor(MemoryActor):
     """The policy in T tasks, whose models are adapted at each step to the M steps before it.
 
-    These are of the episode, and before it has as many, of what was explored. While fewer are known
-    in all, the model is not adapted (released code). :func:`.collect` tells the actor what was
-    executed and where episodes begin.
+    These are of the episode that is under way and, until it has as many, of what was explored
+    before: each new episode begins with that as its past, and with nothing of others. Below M steps
+    in all, the model is not adapted (released code).
 
     Args:
         policy: Chooses actions, given observations and the past.
-        past: What each task's episodes begin with, ``(T, M, ...)``, the newest last.
-        count: How many of these steps there are, the others being zeros.
+        past: What each task's episodes begin with, the newest last: for each step a flag, 1, the
+            observation, the action, and the observation after it; zeros where there is none.
     """
 
-    def __init__(self, policy: GrbalPolicy, past: Steps, count: Int[Tensor, " T"]) -> None:
+    def __init__(self, policy: GrbalPolicy, past: Float[Tensor, "T M S"]) -> None:
+        super().__init__(past=past, explored=past, last=torch.zeros_like(past[:, -1]))
         self.policy = policy
-        self.past, self.count = past, count
-        self._explored, self._explored_count = past, count
-        self._last = past.part(slice(-1, None))
-        self._acted = torch.zeros_like(count, dtype=torch.bool)
-        self._waits = False
 
-    def start_episodes(self, starting: Bool[NDArray[np.bool_], " N"]) -> None:
+    def begin(self, starting: Bool[Tensor, " N"]) -> None:
         """Go back to what was explored in these slots, and drop the step that ended there."""
-        self._spread(len(starting))
-        begins = torch.from_numpy(starting).to(self.count.device)
-        self.past = Steps(
-            *(
-                torch.where(begins[:, None, None], explored, now)
-                for explored, now in zip(self._explored, self.past, strict=True)
-            )
-        )
-        self.count = torch.where(begins, self._explored_count, self.count)
-        self._acted = self._acted & ~begins
+        past, explored, last = self.memory.values()
+        self.memory["past"] = torch.where(starting[:, None, None], explored, past)
+        self.memory["last"] = torch.where(starting[:, None], 0.0, last)
 
-    def act(
-        self, obs: Float[NDArray[np.floating], "N O"], *, explore: bool
-    ) -> Float[NDArray[np.floating], "N A"]:
-        """As :meth:`.Actor.act`; nothing is added for exploration, as plans are drawn (paper).
+    def choose(self, obs: Float[Tensor, "N O"], *, explore: bool) -> Float[Tensor, "N A"]:
+        """Nothing is added for exploration, as plans are drawn (paper)."""
+        past, _, last = self.memory.values()
+        flag, obs_before, act, _ = self._parts(last)
+        made = torch.cat((flag, obs_before, act, obs), -1).unsqueeze(1)
+        past = torch.where(flag.unsqueeze(1) > 0, torch.cat((past[:, 1:], made), 1), past)
+        self.memory["past"] = past
+        self.memory["last"] = torch.cat((torch.zeros_like(flag), obs, act, obs), -1)
+        return self.policy.chosen(obs, self.past, (past[..., 0] > 0).all(1))
 
-        Raises:
-            RuntimeError: If it was not told what was executed last.
-        """
-        if self._waits:
-            raise RuntimeError(
-                "OnlineActor.act expected remember(act, rew) after its last action, whose outcome "
-                "it learns from. Let collect or evaluate run it, which call that."
-            )
-        self._spread(len(obs))
-        seen = self.past.obs.new_tensor(obs)
-        made = self._last._replace(obs_next=seen.unsqueeze(1))
-        self.past = Steps(
-            *(
-                torch.where(self._acted[:, None, None], torch.cat((now[:, 1:], new), 1), now)
-                for now, new in zip(self.past, made, strict=True)
-            )
-        )
-        self.count = (self.count + self._acted).clamp_max(self.past.obs.shape[1])
-        self._last, self._waits = self._last._replace(obs=seen.unsqueeze(1)), True
-        known = self.count == self.past.obs.shape[1]
-        return np.asarray(self.policy.chosen(seen, self.past, known).cpu().numpy())
+    def keep(self, act: Float[Tensor, "N A"], rew: Float[Tensor, " N"]) -> None:
+        """It is a step of the past from the next observation on; rewards are known."""
+        flag, obs, _, obs_next = self._parts(self.memory["last"])
+        self.memory["last"] = torch.cat((torch.ones_like(flag), obs, act, obs_next), -1)
 
-    def remember(
-        self, act: Float[NDArray[np.floating], "N A"], rew: Float[NDArray[np.floating], " N"]
-    ) -> None:
-        """What was executed in each slot; rewards are known."""
-        self._last = self._last._replace(act=self.past.act.new_tensor(act).unsqueeze(1))
-        self._acted, self._waits = torch.ones_like(self._acted), False
+    @property
+    def past(self) -> Steps:
+        """What each slot's model is adapted to; zeros where there are fewer than M steps."""
+        return Steps(*self._parts(self.memory["past"])[1:])
 
-    def _spread(self, slots: int) -> None:
-        """Give each of a task's slots a past of its own."""
-        each, rest = divmod(slots, len(self.count))
-        if rest:
-            raise ValueError(
-                f"OnlineActor expected as many slots for each of {len(self.count)} pasts, got "
-                f"{slots} slots. Ask the policy for a new actor."
-            )
-        if each > 1:
-            for name in ("past", "_explored", "_last"):
-                steps = (every.repeat_interleave(each, 0) for every in getattr(self, name))
-                setattr(self, name, Steps(*steps))
-            for name in ("count", "_explored_count", "_acted"):
-                setattr(self, name, getattr(self, name).repeat_interleave(each, 0))
+    def _parts(self, steps: Float[Tensor, "*axes S"]) -> tuple[Tensor, ...]:
+        """Flag, observation, action and next observation."""
+        obs_dim = len(self.policy.networks.delta_mean)
+        act_dim = len(self.policy.networks.input_mean) - obs_dim
+        return torch.split(steps, [1, obs_dim, act_dim, obs_dim], -1)
 
 
 # Meta-training (Algorithm 1) ----------------------------------------------------------------
@@ -443,21 +438,15 @@ class GrbalTrainer(BaselineTrainer[GrbalConfig, DynamicsModel, GrbalPolicy]):
 
     Source:
         Nagabandi et al. (2019), arXiv:1803.11347, Algorithm 1. Ours: iterations have a fixed number
-        of steps, and scales are of all experience, not of the last iteration's.
+        of steps, and scales are of steps from all experience, not of the last iteration's.
     """
 
     networks_class, policy_class = DynamicsModel, GrbalPolicy
     measures = ("meta_loss", "prior_loss", "inner_lr")
 
-    def __init__(
-        self,
-        config: GrbalConfig,
-        envs: FamilyEnvs,
-        *,
-        seed: int,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(config, envs, seed=seed, device=device)
+    def prepare(self) -> None:
+        """The optimizer and the replay."""
+        config = self.config
         learned = [
             each
             for name, each in self.networks.named_parameters()
@@ -466,7 +455,7 @@ class GrbalTrainer(BaselineTrainer[GrbalConfig, DynamicsModel, GrbalPolicy]):
         self.optimizers["model"] = torch.optim.Adam(learned, lr=config.lr, fused=True)
         self.replay = self.new_replay("replay", config.replay_per_task)
         self._window_steps = config.past_steps + config.future_steps
-        self._starts: NDArray[np.int_] | None = None
+        self._ends: NDArray[np.int_] | None = None
 
     def update(self) -> Float[Tensor, " M"]:
         """One step of the model on a batch of windows."""
@@ -479,13 +468,13 @@ class GrbalTrainer(BaselineTrainer[GrbalConfig, DynamicsModel, GrbalPolicy]):
             self._gather(tasks, self.policy.initial_actor(len(tasks)))
         losses, prior = meta_loss(self.networks, self._windows(), past_steps=config.past_steps)
         loss = losses.mean()
-        self.descend("model", loss)
+        descend(self.optimizers["model"], loss)
         return torch.stack((loss, prior.mean(), self.networks.inner_lr))
 
     def load_state(self, state: dict[str, Any]) -> None:
         """As every baseline's, after which windows are looked for anew."""
         super().load_state(state)
-        self._starts = None
+        self._ends = None
 
     def _gather(self, tasks: NDArray[np.int_], actor: Actor) -> None:
         """Collect and store an episode in each of these tasks, and take the scales of all."""
@@ -493,36 +482,32 @@ class GrbalTrainer(BaselineTrainer[GrbalConfig, DynamicsModel, GrbalPolicy]):
             cut = rollout.truncated.reshape(-1).copy()
             cut[-1] = True  # what is stored next does not follow
             self.replay.extend(int(task), rollout.transitions.flatten(), truncated=cut)
-        self._starts = None
-        known = self.replay.stored().to(self.device)
+        self._ends = None
+        stored = self.replay.stored_indices()
+        some = stored[:: -(-len(stored) // _MOST_MEASURED)]
+        known = self.replay.stretches(some, 1).flatten().to(self.device)
         self.networks.measure(known.obs, known.act, known.obs_next)
 
     def _windows(self) -> Steps:
         """Stretches of M + K steps of one episode each, drawn from all that there are."""
-        if self._starts is None:
-            self._starts = self._possible_starts()
-        drawn = self.generator.integers(len(self._starts), size=self.config.windows_per_batch)
-        windows = []
-        for task, start in self._starts[drawn]:
-            buffer = self.replay.task_buffer(task)
-            rows = (start + np.arange(self._window_steps)) % len(buffer)
-            windows.append(buffer.transitions(rows))
-        found = Transitions.stack(windows).to(self.device)
+        if self._ends is None:
+            self._ends = self._possible_ends()
+        drawn = self.generator.choice(self._ends, self.config.windows_per_batch)
+        found = self.replay.stretches(drawn, self._window_steps).to(self.device)
         return Steps(found.obs, found.act, found.obs_next)
 
-    def _possible_starts(self) -> NDArray[np.int_]:
-        """Where a window may begin: task and index in its buffer, ``(W, 2)``."""
-        starts = []
+    def _possible_ends(self) -> NDArray[np.int_]:
+        """Where in the replay a window may end."""
+        ends = []
         for task in range(self.replay.num_tasks):
             buffer = self.replay.task_buffer(task)
             rows = buffer.last_indices(len(buffer))
             done = np.asarray(buffer.done)[rows]
-            ends = np.concatenate(([0], np.cumsum(done)))  # before each step
+            over = np.concatenate(([0], np.cumsum(done)))  # episodes before each step
             # None but the window's last step may end an episode.
-            whole = ends[self._window_steps - 1 : -1] == ends[: -self._window_steps]
-            of_task = rows[: len(whole)][whole]
-            starts.append(np.stack((np.full_like(of_task, task), of_task), -1))
-        found = np.concatenate(starts)
+            whole = over[self._window_steps - 1 : -1] == over[: -self._window_steps]
+            ends.append(task * self.replay.size_per_task + rows[self._window_steps - 1 :][whole])
+        found = np.concatenate(ends)
         if not len(found):
             raise ValueError(
                 f"GrBAL expected episodes of at least past_steps + future_steps = "

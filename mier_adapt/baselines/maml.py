@@ -343,6 +343,40 @@ class InnerStepTrainer(BaselineTrainer[_Config, GaussianPolicy, InnerStepPolicy]
         kl, gain = self.outer_step(before, after)
         return torch.stack((before.returns.mean(), after.returns.mean(), kl, gain))
 
+    def moved(
+        self,
+        before: Experience,
+        after: Experience,
+        loss: Callable[[Weights], Float[Tensor, " T"]],
+    ) -> Callable[..., tuple[Float[Tensor, "T ES"], Float[Tensor, ""]]]:
+        """Log-ratios of adapted policies' chances to those that acted, and how far they are.
+
+        Both are functions of the initial weights as they stand when it is called.
+
+        Args:
+            before: Episodes that the inner steps are taken from.
+            after: Episodes of policies that were adapted from the weights as they stand now.
+            loss: What the inner steps go down.
+        """
+        config, networks, tasks = self.config, self.networks, len(after.obs)
+        new = self.policy.adapted(networks.weights(tasks), before, create_graph=False)
+        with torch.no_grad():
+            acted = networks.actions(new, after.obs)
+            then = acted.log_prob(after.unbounded)
+
+        def moved(*, create_graph: bool) -> tuple[Tensor, Tensor]:
+            new = adapted(
+                networks.weights(tasks),
+                loss,
+                lr=config.inner_lr,
+                steps=config.inner_steps,
+                create_graph=create_graph,
+            )
+            actions = networks.actions(new, after.obs)
+            return actions.log_prob(after.unbounded) - then, acted.divergence(actions).mean()
+
+        return moved
+
     def _experience(self, tasks: NDArray[np.int_], weights: Weights) -> Experience:
         """Some episodes of each task."""
         config = self.config
@@ -396,18 +430,11 @@ class MamlTrainer(InnerStepTrainer[MamlConfig]):
 
         Both are functions of the initial weights as they stand when it is called.
         """
-        tasks = len(after.obs)
-        new = self.policy.adapted(self.networks.weights(tasks), before, create_graph=False)
-        with torch.no_grad():
-            acted = self.networks.actions(new, after.obs)
-            log_prob_then = acted.log_prob(after.unbounded)
+        moved = self.moved(before, after, lambda now: inner_loss(self.networks, now, before))
 
         def objective(*, create_graph: bool) -> tuple[Tensor, Tensor]:
-            weights = self.networks.weights(tasks)
-            new = self.policy.adapted(weights, before, create_graph=create_graph)
-            actions = self.networks.actions(new, after.obs)
-            ratio = (actions.log_prob(after.unbounded) - log_prob_then).exp()
-            return -(ratio * after.advantage).mean(), acted.divergence(actions).mean()
+            log_ratio, kl = moved(create_graph=create_graph)
+            return -(log_ratio.exp() * after.advantage).mean(), kl
 
         return objective
 

@@ -4,21 +4,21 @@ In the order of Fakoor et al. (2020), arXiv:1910.00125; what is the released cod
 """
 
 import copy
-import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
 from mier_adapt._checks import Count, NonNegative, Positive, PositiveShare, Size, checked
 from mier_adapt._typing import Bool, Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
+from mier_adapt.baselines.density_ratio import effective_sample_size, log_ratio
+from mier_adapt.baselines.memory import MemoryActor, follows
+from mier_adapt.baselines.networks import perceptron
 from mier_adapt.baselines.references import RandomActor
 from mier_adapt.baselines.runs import (
     BaselineConfig,
@@ -33,8 +33,6 @@ from mier_adapt.transitions import Transitions
 
 _LEAST_WEIGHT = 0.1
 """Of a transition of meta-training, below which it does not count (released code)."""
-_MOST_ITERATIONS = 2000
-"""Of the logistic regression (released code)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,14 +118,8 @@ class Steps:
 
 
 def steps_of(stretches: Transitions) -> Steps:
-    """The last transition of each stretch ``(N, H + 1, ...)``, with the H before it.
-
-    An episode begins after a termination, and where an observation is not the one that the
-    transition before it led to.
-    """
-    follows = (stretches.obs[:, 1:] == stretches.obs_next[:, :-1]).all(-1)
-    follows = (follows & ~stretches.terminated[:, :-1]).to(stretches.rew)
-    same_episode = follows.flip(1).cumprod(1).flip(1)
+    """The last transition of each stretch ``(N, H + 1, ...)``, with those of its episode before."""
+    same_episode = follows(stretches).int().flip(1).cumprod(1).flip(1)
     seen = torch.cat((stretches.act, stretches.rew.unsqueeze(-1), stretches.obs), -1)
     history = torch.where(same_episode.unsqueeze(-1) > 0, seen[:, :-1], 0.0)
     return Steps(
@@ -158,15 +150,6 @@ class Context(nn.Module):
 
 
 # Networks, and how they act -----------------------------------------------------------------
-
-
-def perceptron(input_dim: int, output_dim: int, hidden_sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers with ReLU between them."""
-    widths = (input_dim, *hidden_sizes)
-    layers: list[nn.Module] = []
-    for width_in, width_out in itertools.pairwise(widths):
-        layers += [nn.Linear(width_in, width_out), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(widths[-1], output_dim))
 
 
 class ContextPolicy(nn.Module):
@@ -224,10 +207,8 @@ class MqlNetworks(nn.Module):
         self.to(device)
 
 
-class HistoryActor:
+class HistoryActor(MemoryActor):
     """Policies that act under a context of what has happened in the running episode.
-
-    :func:`.collect` tells it what its actions brought, and where episodes begin.
 
     Args:
         policies: One for each of T tasks, or a single one for all.
@@ -235,63 +216,36 @@ class HistoryActor:
     """
 
     def __init__(self, policies: Sequence[ContextPolicy], config: MqlConfig) -> None:
-        self.policies, self.config = list(policies), config
-        gru = self.policies[0].context.gru
+        gru = policies[0].context.gru
         weights = next(gru.parameters())
-        self._history = weights.new_zeros(0, config.history, gru.input_size)
-        self._obs: Tensor | None = None
-
-    def start_episodes(self, starting: Bool[NDArray[np.bool_], " N"]) -> None:
-        """Forget what happened in these slots."""
-        if len(self._history) != len(starting):
-            self._history = self._history.new_zeros(len(starting), *self._history.shape[1:])
-        begins = torch.from_numpy(starting).to(self._history.device)
-        self._history = torch.where(begins[:, None, None], 0.0, self._history)
-
-    @torch.no_grad()
-    def act(
-        self, obs: Float[NDArray[np.floating], "N O"], *, explore: bool
-    ) -> Float[NDArray[np.floating], "N A"]:
-        """As :meth:`.Actor.act`; with Gaussian noise where it explores.
-
-        Raises:
-            RuntimeError: If it was not told what came of its last action.
-            ValueError: If there are not as many slots for each policy.
-        """
-        if self._obs is not None:
-            raise RuntimeError(
-                "HistoryActor.act expected remember(act, rew) after its last action, whose reward "
-                "it goes by. Let collect or evaluate run it, which call that."
-            )
-        each, rest = divmod(len(obs), len(self.policies))
-        if rest or not each:
-            raise ValueError(
-                f"HistoryActor expected as many slots for each of {len(self.policies)} policies, "
-                f"got {len(obs)} slots. Ask for an actor of as many tasks as there are."
-            )
-        if len(self._history) != len(obs):
-            self.start_episodes(np.ones(len(obs), dtype=bool))
-        self._obs = self._history.new_tensor(obs)
-        parts = zip(
-            self.policies,
-            torch.split(self._obs, each),
-            torch.split(self._history, each),
-            strict=True,
+        super().__init__(
+            history=weights.new_zeros(len(policies), config.history, gru.input_size),
+            obs=weights.new_zeros(len(policies), 0),
         )
-        act = torch.cat([policy(obs, history) for policy, obs, history in parts])
+        self.policies, self.config = list(policies), config
+
+    def begin(self, starting: Bool[Tensor, " N"]) -> None:
+        """Forget what happened in these slots."""
+        self.memory["history"] = torch.where(starting[:, None, None], 0.0, self.memory["history"])
+
+    def choose(self, obs: Float[Tensor, "N O"], *, explore: bool) -> Float[Tensor, "N A"]:
+        """With Gaussian noise where it explores."""
+        self.memory["obs"] = obs
+        parts = (torch.tensor_split(each, len(self.policies)) for each in self.memory.values())
+        act = torch.cat(
+            [
+                policy(seen, history)
+                for policy, history, seen in zip(self.policies, *parts, strict=True)
+            ]
+        )
         if explore:
             act = act + self.config.exploration_noise * torch.randn_like(act)
-        return np.asarray(act.clamp(-1, 1).cpu().numpy())
+        return act.clamp(-1, 1)
 
-    def remember(
-        self, act: Float[NDArray[np.floating], "N A"], rew: Float[NDArray[np.floating], " N"]
-    ) -> None:
-        """What was executed in each slot, and its reward."""
-        done = self._history.new_tensor(np.concatenate((act, rew[:, None]), -1))
-        assert self._obs is not None
-        step = torch.cat((done, self._obs), -1)
-        self._history = torch.cat((self._history[:, 1:], step.unsqueeze(1)), 1)
-        self._obs = None
+    def keep(self, act: Float[Tensor, "N A"], rew: Float[Tensor, " N"]) -> None:
+        """It is the newest step of each history."""
+        step = torch.cat((act, rew.unsqueeze(-1), self.memory["obs"]), -1)
+        self.memory["history"] = torch.cat((self.memory["history"][:, 1:], step.unsqueeze(1)), 1)
 
 
 # TD3 on many tasks (section 3.2) ------------------------------------------------------------
@@ -384,58 +338,6 @@ class Td3:
 
 
 # Adaptation (sections 2.3 and 3.3) ----------------------------------------------------------
-
-
-def log_ratio(
-    new: Float[Tensor, "M C"], known: Float[Tensor, "N C"], *, likelihood_weight: float
-) -> tuple[Float[Tensor, " C"], Float[Tensor, ""]]:
-    r"""Slope and offset of log p(z) / q(z), for samples of p, ``new``, and of q, ``known``.
-
-    A logistic regression tells them apart. It minimises
-
-    $$\tfrac12 \|w\|^2 + \lambda \Big( \sum_{z \sim p} \log(1 + e^{-f(z)}) +
-    \sum_{z \sim q} \log(1 + e^{f(z)}) \Big), \quad f(z) = w^\top z + b,$$
-
-    whose odds are those of the densities times M / N.
-
-    Source:
-        Section 2.3; the quadratic term is the released code's, and the factor N / M ours: it takes
-        about as many of both.
-    """
-    new, known = new.double(), known.double()
-    parameters = new.new_zeros(new.shape[-1] + 1, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [parameters],
-        max_iter=_MOST_ITERATIONS,
-        tolerance_grad=1e-9,
-        tolerance_change=1e-12,
-        line_search_fn="strong_wolfe",
-    )
-
-    def loss() -> float:
-        optimizer.zero_grad()
-        slope, offset = parameters[:-1], parameters[-1]
-        likelihood = F.softplus(-new @ slope - offset).sum()
-        likelihood = likelihood + F.softplus(known @ slope + offset).sum()
-        value = (0.5 * slope.square().sum() + likelihood_weight * likelihood) / len(new)
-        value.backward()  # type: ignore[no-untyped-call]
-        return float(value.detach())
-
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
-    found = parameters.detach().float()
-    return found[:-1], found[-1] + math.log(len(known) / len(new))
-
-
-def effective_sample_size(weight: Float[Tensor, " N"]) -> float:
-    r"""Share of N equal samples that weighted ones are worth; 0 where no weight is left.
-
-    $$\widehat{ESS} = \frac{(\sum_k \beta_k)^2}{N \sum_k \beta_k^2}$$
-
-    Source:
-        Section 2.3.
-    """
-    squares = float(weight.square().sum())
-    return float(weight.sum()) ** 2 / (len(weight) * squares) if squares else 0.0
 
 
 def proximal(module: nn.Module, start: nn.Module) -> Float[Tensor, ""]:
@@ -574,15 +476,9 @@ class MqlTrainer(BaselineTrainer[MqlConfig, MqlNetworks, MqlPolicy]):
     networks_class, policy_class = MqlNetworks, MqlPolicy
     measures = ("critic_loss", "value")
 
-    def __init__(
-        self,
-        config: MqlConfig,
-        envs: FamilyEnvs,
-        *,
-        seed: int,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(config, envs, seed=seed, device=device)
+    def prepare(self) -> None:
+        """TD3, and the replay, which is the policy's as well."""
+        config = self.config
         self.learner = Td3(self.networks, config, lr=config.lr)
         self.optimizers = self.learner.optimizers
         self.replay = self.new_replay("replay", config.replay_per_task)

@@ -4,7 +4,6 @@ In the order of Rakelly et al. (2019), arXiv:1903.08254; what is the released co
 """
 
 import copy
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,11 +25,13 @@ from mier_adapt._checks import (
 )
 from mier_adapt._typing import Bool, Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
+from mier_adapt.baselines.networks import perceptron
 from mier_adapt.baselines.runs import (
     BaselineConfig,
     BaselineFile,
     BaselineMethod,
     BaselineTrainer,
+    descend,
 )
 from mier_adapt.integration import build_sac
 from mier_adapt.integration.actors import act
@@ -146,11 +147,7 @@ class Encoder(nn.Module):
         self, input_dim: int, latent_dim: int, *, hidden_sizes: Sequence[int], next_obs: bool
     ) -> None:
         super().__init__()
-        widths = (input_dim, *hidden_sizes)
-        layers: list[nn.Module] = []
-        for width_in, width_out in itertools.pairwise(widths):
-            layers += [nn.Linear(width_in, width_out), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], 2 * latent_dim))
+        self.layers = perceptron(input_dim, 2 * latent_dim, hidden_sizes)
         self.next_obs = next_obs
 
     def forward(
@@ -341,15 +338,9 @@ class PearlTrainer(BaselineTrainer[PearlConfig, PearlNetworks, PearlPolicy]):
     networks_class, policy_class = PearlNetworks, PearlPolicy
     measures = ("critic_loss", "kl", "actor_loss", "log_prob", "posterior_variance")
 
-    def __init__(
-        self,
-        config: PearlConfig,
-        envs: FamilyEnvs,
-        *,
-        seed: int,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(config, envs, seed=seed, device=device)
+    def prepare(self) -> None:
+        """Optimizers, the replay, and that of the encoder."""
+        config = self.config
         networks = self.networks
         for name, learned in (
             ("critics_and_encoder", (networks.critics, networks.encoder)),
@@ -390,10 +381,10 @@ class PearlTrainer(BaselineTrainer[PearlConfig, PearlNetworks, PearlPolicy]):
 
         differences = critic_loss(networks, batch, latent, config)
         kl = kl_from_unit(mean, var).sum()
-        self.descend("critics_and_encoder", differences + config.kl_weight * kl)
+        descend(self.optimizers["critics_and_encoder"], differences + config.kl_weight * kl)
 
         loss, log_prob = actor_loss(networks, batch, latent)
-        self.descend("actor", loss)
+        descend(self.optimizers["actor"], loss)
 
         with torch.no_grad():
             lagging, leading = self._lagging

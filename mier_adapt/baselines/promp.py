@@ -17,16 +17,9 @@ from mier_adapt._checks import (
     Size,
 )
 from mier_adapt._typing import Float, Tensor
-from mier_adapt.agents.environments import FamilyEnvs
-from mier_adapt.baselines.maml import (
-    Experience,
-    InnerStepConfig,
-    InnerStepTrainer,
-    Weights,
-    adapted,
-)
+from mier_adapt.baselines.maml import Experience, InnerStepConfig, InnerStepTrainer, Weights
 from mier_adapt.baselines.policy_gradients import clipped_objective
-from mier_adapt.baselines.runs import BaselineFile, BaselineMethod
+from mier_adapt.baselines.runs import BaselineFile, BaselineMethod, descend
 
 _TOO_FAR = 1.5
 """Times the target, or its part, at which the weight of the divergence changes (released code)."""
@@ -56,15 +49,9 @@ class PrompTrainer(InnerStepTrainer[PrompConfig]):
         Rothfuss et al. (2019), arXiv:1810.06784, Algorithm 1, equations 12 to 15.
     """
 
-    def __init__(
-        self,
-        config: PrompConfig,
-        envs: FamilyEnvs,
-        *,
-        seed: int,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(config, envs, seed=seed, device=device)
+    def prepare(self) -> None:
+        """Adam, and the divergence's first weight."""
+        config = self.config
         parameters = self.networks.parameters()
         self.optimizers["policy"] = torch.optim.Adam(parameters, lr=config.lr, fused=True)
         self.inner_kl_weight = config.inner_kl_weight
@@ -77,7 +64,7 @@ class PrompTrainer(InnerStepTrainer[PrompConfig]):
         for _ in range(config.outer_steps):
             surrogate, inner_kl, _ = objective(create_graph=True)
             surrogates.append(surrogate.detach())
-            self.descend("policy", surrogate + self.inner_kl_weight * inner_kl)
+            descend(self.optimizers["policy"], surrogate + self.inner_kl_weight * inner_kl)
         surrogate, inner_kl, kl = (each.detach() for each in objective(create_graph=False))
         if float(inner_kl) > _TOO_FAR * config.target_inner_kl:
             self.inner_kl_weight *= 2
@@ -92,36 +79,24 @@ class PrompTrainer(InnerStepTrainer[PrompConfig]):
 
         All are functions of the initial weights as they stand when it is called.
         """
-        networks, config, tasks = self.networks, self.config, len(after.obs)
-        weights = networks.weights(tasks)
-        new = self.policy.adapted(weights, before, create_graph=False)
+        networks, tasks = self.networks, len(before.obs)
         with torch.no_grad():
-            acted_before = networks.actions(weights, before.obs)
-            acted_after = networks.actions(new, after.obs)
-            then_before = acted_before.log_prob(before.unbounded)
-            then_after = acted_after.log_prob(after.unbounded)
+            acted = networks.actions(networks.weights(tasks), before.obs)
+            then = acted.log_prob(before.unbounded)
 
         def inner_loss(weights: Weights) -> Float[Tensor, " T"]:
             """By ratios, whose second derivatives are of low variance (equation 12)."""
             log_prob = networks.actions(weights, before.obs).log_prob(before.unbounded)
-            loss: Tensor = -((log_prob - then_before).exp() * before.advantage).mean(-1)
+            loss: Tensor = -((log_prob - then).exp() * before.advantage).mean(-1)
             return loss
 
+        moved = self.moved(before, after, inner_loss)
+
         def objective(*, create_graph: bool) -> tuple[Tensor, Tensor, Tensor]:
-            weights = networks.weights(tasks)
-            new = adapted(
-                weights,
-                inner_loss,
-                lr=config.inner_lr,
-                steps=config.inner_steps,
-                create_graph=create_graph,
-            )
-            actions = networks.actions(new, after.obs)
-            log_ratio = actions.log_prob(after.unbounded) - then_after
-            surrogate = -clipped_objective(log_ratio, after.advantage, config.clip)
-            inner_kl = acted_before.divergence(networks.actions(weights, before.obs)).mean()
-            kl = acted_after.divergence(actions).mean()
-            return surrogate, inner_kl, kl
+            log_ratio, kl = moved(create_graph=create_graph)
+            surrogate = -clipped_objective(log_ratio, after.advantage, self.config.clip)
+            now = networks.actions(networks.weights(tasks), before.obs)
+            return surrogate, acted.divergence(now).mean(), kl
 
         return objective
 

@@ -145,15 +145,8 @@ class SacTrainer(BaselineTrainer[SacConfig, SacNetworks, UnadaptedPolicy]):
     networks_class, policy_class = SacNetworks, UnadaptedPolicy
     measures = ("actor_loss", "critic1_loss", "critic2_loss", "alpha")
 
-    def __init__(
-        self,
-        config: SacConfig,
-        envs: FamilyEnvs,
-        *,
-        seed: int,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(config, envs, seed=seed, device=device)
+    def prepare(self) -> None:
+        """SAC's own optimizers, and the replay."""
         sac = self.networks.algorithm
         self.optimizers = {
             "actor": sac.policy_optim._optim,
@@ -161,7 +154,7 @@ class SacTrainer(BaselineTrainer[SacConfig, SacNetworks, UnadaptedPolicy]):
             "critic2": sac.critic2_optim._optim,
             "temperature": sac.alpha._optim,
         }
-        share = -(-config.replay_size // len(envs.task_set.meta_train))
+        share = -(-self.config.replay_size // len(self.envs.task_set.meta_train))
         self.replay = self.new_replay("replay", share)
 
     def update(self) -> Float[Tensor, " M"]:

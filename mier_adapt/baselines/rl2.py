@@ -9,10 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import nn
 
 from mier_adapt._checks import (
@@ -24,12 +22,14 @@ from mier_adapt._checks import (
 )
 from mier_adapt._typing import Bool, Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
+from mier_adapt.baselines.memory import MemoryActor, follows
 from mier_adapt.baselines.policy_gradients import Gaussian, clipped_objective, discounted
 from mier_adapt.baselines.runs import (
     BaselineConfig,
     BaselineFile,
     BaselineMethod,
     BaselineTrainer,
+    descend,
 )
 from mier_adapt.transitions import Transitions
 
@@ -82,14 +82,11 @@ class Rl2Config(BaselineConfig):
 def seen_in(trials: Transitions) -> Float[Tensor, "T B I"]:
     """What is seen at each step of T trials: observation, last action, last reward, and a flag.
 
-    The flag says that an episode begins: at the start, after a termination, and where an
-    observation is not the one that the transition before it led to. So transitions, which do not
-    say where a time limit cut an episode, tell it nevertheless.
+    The flag says that an episode begins: at the start, and where none ``follows``.
 
     Departs from the paper: the flag is up at a trial's first step, too.
     """
-    follows = (trials.obs[:, 1:] == trials.obs_next[:, :-1]).all(-1) & ~trials.terminated[:, :-1]
-    begins = F.pad((~follows).to(trials.rew), (1, 0), value=1.0)
+    begins = F.pad((~follows(trials)).to(trials.rew), (1, 0), value=1.0)
     last_act = F.pad(trials.act[:, :-1], (0, 0, 1, 0))
     last_rew = F.pad(trials.rew[:, :-1], (1, 0))
     return torch.cat((trials.obs, last_act, last_rew.unsqueeze(-1), begins.unsqueeze(-1)), -1)
@@ -183,11 +180,10 @@ class Rl2Networks(nn.Module):
 # How it acts, and remembers -----------------------------------------------------------------
 
 
-class RememberingActor:
+class RememberingActor(MemoryActor):
     """The policy in T tasks, with a memory of its trial in each that grows while it acts.
 
-    :func:`.collect` tells it what its actions brought, and where episodes begin. Its episodes in a
-    task follow each other.
+    Its episodes in a task follow each other.
 
     Args:
         policy: Acts on what is seen and its state: a GRU with a standard deviation.
@@ -196,61 +192,30 @@ class RememberingActor:
     """
 
     def __init__(
-        self, policy: Any, hidden: Float[Tensor, "1 T H"], last: Float[Tensor, "T L"]
+        self, policy: Any, hidden: Float[Tensor, "T H"], last: Float[Tensor, "T L"]
     ) -> None:
+        super().__init__(hidden=hidden, last=last)
         self.policy = policy
-        self.hidden, self.last = hidden, last
-        self._waits = False
 
-    def start_episodes(self, starting: Bool[NDArray[np.bool_], " N"]) -> None:
-        """Note in which slots an episode begins; no memory ends with one."""
-        self._spread(len(starting))
-        flags = self.last[:, -1].clone()
-        flags[torch.from_numpy(starting)] = 1.0
-        self.last = torch.cat((self.last[:, :-1], flags.unsqueeze(-1)), -1)
+    def begin(self, starting: Bool[Tensor, " N"]) -> None:
+        """Note that episodes begin; no memory ends with one."""
+        *others, flag = self.memory["last"].unbind(-1)
+        self.memory["last"] = torch.stack((*others, torch.where(starting, 1.0, flag)), -1)
 
-    @torch.no_grad()
-    def act(
-        self, obs: Float[NDArray[np.floating], "N O"], *, explore: bool
-    ) -> Float[NDArray[np.floating], "N A"]:
-        """As :meth:`.Actor.act`; without exploration the most probable action.
-
-        Raises:
-            RuntimeError: If it was not told what came of its last action.
-        """
-        if self._waits:
-            raise RuntimeError(
-                "RememberingActor.act expected remember(act, rew) after its last action, whose "
-                "reward it goes by. Let collect or evaluate run it, which call that."
-            )
-        self._spread(len(obs))
-        self._waits = True
-        seen = torch.cat((self.last.new_tensor(obs), self.last), -1)
-        mean, self.hidden = self.policy(seen.unsqueeze(1), self.hidden)
+    def choose(self, obs: Float[Tensor, "N O"], *, explore: bool) -> Float[Tensor, "N A"]:
+        """Without exploration the most probable actions."""
+        seen = torch.cat((obs, self.memory["last"]), -1).unsqueeze(1)
+        mean, hidden = self.policy(seen, self.memory["hidden"].unsqueeze(0))
+        self.memory["hidden"] = hidden.squeeze(0)
         act: Tensor = mean.squeeze(1)
         if explore:
             act = act + self.policy.log_std.exp() * torch.randn_like(act)
-        return np.asarray(act.clamp(-1, 1).cpu().numpy())
+        return act.clamp(-1, 1)
 
-    def remember(
-        self, act: Float[NDArray[np.floating], "N A"], rew: Float[NDArray[np.floating], " N"]
-    ) -> None:
-        """What was executed in each slot, and its reward."""
-        parts = np.concatenate((act, rew[:, None], np.zeros_like(rew)[:, None]), -1)
-        self.last = torch.from_numpy(parts).to(self.last)
-        self._waits = False
-
-    def _spread(self, slots: int) -> None:
-        """Give each of a task's slots a memory of its own, which begins as the task's."""
-        each, rest = divmod(slots, len(self.last))
-        if rest:
-            raise ValueError(
-                f"RememberingActor expected as many slots for each of {len(self.last)} memories, "
-                f"got {slots} slots. Ask the policy for a new actor."
-            )
-        if each > 1:
-            self.hidden = self.hidden.repeat_interleave(each, 1)
-            self.last = self.last.repeat_interleave(each, 0)
+    def keep(self, act: Float[Tensor, "N A"], rew: Float[Tensor, " N"]) -> None:
+        """It is seen with the next observation."""
+        rew = rew.unsqueeze(-1)
+        self.memory["last"] = torch.cat((act, rew, torch.zeros_like(rew)), -1)
 
 
 class Rl2Policy:
@@ -263,7 +228,7 @@ class Rl2Policy:
     def initial_actor(self, num_tasks: int) -> RememberingActor:
         """As :meth:`.MetaPolicy.initial_actor`: with nothing to remember."""
         policy = self.networks.policy
-        hidden = policy.log_std.new_zeros(1, num_tasks, policy.gru.hidden_size)
+        hidden = policy.log_std.new_zeros(num_tasks, policy.gru.hidden_size)
         return RememberingActor(
             policy, hidden, hidden.new_zeros(num_tasks, len(policy.log_std) + 2)
         )
@@ -282,7 +247,8 @@ class Rl2Policy:
         trials = transitions.to(policy.log_std.device)
         _, hidden = policy(seen_in(trials))
         rew, ended = trials.rew[:, -1:], trials.terminated[:, -1:].to(trials.rew)
-        return RememberingActor(policy, hidden, torch.cat((trials.act[:, -1], rew, ended), -1))
+        last = torch.cat((trials.act[:, -1], rew, ended), -1)
+        return RememberingActor(policy, hidden.squeeze(0), last)
 
 
 # PPO on whole trials (section 2.3) ----------------------------------------------------------
@@ -339,18 +305,11 @@ class Rl2Trainer(BaselineTrainer[Rl2Config, Rl2Networks, Rl2Policy]):
     networks_class, policy_class = Rl2Networks, Rl2Policy
     measures = ("policy_loss", "value_loss", "entropy", "kl", "episode_return")
 
-    def __init__(
-        self,
-        config: Rl2Config,
-        envs: FamilyEnvs,
-        *,
-        seed: int,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(config, envs, seed=seed, device=device)
+    def prepare(self) -> None:
+        """An optimizer each for policy and values."""
         for name in ("policy", "value"):
             parameters = list(getattr(self.networks, name).parameters())
-            self.optimizers[name] = torch.optim.Adam(parameters, lr=config.lr, fused=True)
+            self.optimizers[name] = torch.optim.Adam(parameters, lr=self.config.lr, fused=True)
 
     def update(self) -> Float[Tensor, " M"]:
         """Gather trials, and take several passes over them."""
@@ -374,9 +333,9 @@ class Rl2Trainer(BaselineTrainer[Rl2Config, Rl2Networks, Rl2Policy]):
                 log_ratio = log_prob(act[some], policy(seen[some])[0], policy.log_std)
                 log_ratio = log_ratio - log_prob_before[some]
                 policy_loss = -clipped_objective(log_ratio, advantage[some], config.clip_ratio)
-                self.descend("policy", policy_loss)
+                descend(self.optimizers["policy"], policy_loss)
                 value_loss = value.loss(seen[some], returns[some])
-                self.descend("value", value_loss)
+                descend(self.optimizers["value"], value_loss)
                 losses.append(torch.stack((policy_loss, value_loss)).detach())
         with torch.no_grad():
             before, after = (

@@ -192,6 +192,10 @@ class BaselineTrainer(ABC, Generic[_Config, _Networks, _Policy]):
         self.env_steps = 0
         self.seconds = 0.0
         self._forget_measurements()
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Make what the method needs beside networks: optimizers, replays, what it counts."""
 
     @abstractmethod
     def update(self) -> Float[Tensor, " M"]:
@@ -238,10 +242,6 @@ class BaselineTrainer(ABC, Generic[_Config, _Networks, _Policy]):
     def kept(cls, config: Any, envs: FamilyEnvs, state: Mapping[str, Any]) -> tuple[Any, ...]:
         """What :attr:`policy_class` takes of a :meth:`state` beside networks: mostly nothing."""
         return ()
-
-    def descend(self, name: str, loss: Float[Tensor, ""]) -> None:
-        """A step of one of the optimizers; what else the loss passes through gets no gradient."""
-        descend(self.optimizers[name], loss)
 
     @property
     def finished(self) -> bool:

@@ -9,7 +9,9 @@ from mier_adapt import cli
 from mier_adapt.agents import FamilyEnvs
 from mier_adapt.cli import terminal
 from mier_adapt.training import meta_train
+from mier_adapt_envs import TaskSet
 
+from .baselines.lever import register_lever
 from .doubles import TINY_ADAPT, tiny_config
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -21,6 +23,12 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def lever(monkeypatch: pytest.MonkeyPatch) -> TaskSet:
+    """The tasks of a family that is known for the time of a test."""
+    return register_lever(monkeypatch)
 
 
 def _train(directory: Path, family: str) -> Path:

@@ -26,8 +26,8 @@ from mier_adapt_envs import Task
 
 from ..conftest import CHECKPOINT
 from ..doubles import assert_same_tree, random_transitions
-from .gain import EPISODE, GAINS, GainFamily, GainVectorEnv, register_gain
-from .lever import Spaces, resumed_as_whole
+from .lever import GAIN_EPISODE as EPISODE
+from .lever import GAINS, GainFamily, GainVectorEnv, Spaces, register_gain, resumed_as_whole
 
 
 @pytest.fixture(autouse=True)
@@ -65,8 +65,8 @@ def precise_model(**changes) -> DynamicsModel:
     steps = precise_steps(1, 50)
     model.measure(*(3 * each[0] + 1 for each in steps))
     with torch.no_grad():
-        for each in (model.bias_0, model.bias_1, model.bias_2):
-            each.normal_()
+        for layer in model.layers:
+            layer.bias.normal_()
     return model
 
 
@@ -80,7 +80,7 @@ def plain_loss(model: DynamicsModel, weights: list, steps: Steps, task: int) -> 
     obs, act, obs_next = (each[task] for each in steps)
     hidden = (torch.cat((obs, act), -1) - model.input_mean) / model.input_scale
     for number in range(0, len(weights), 2):
-        hidden = F.linear(hidden, weights[number].T, weights[number + 1])
+        hidden = F.linear(hidden, weights[number], weights[number + 1])
         hidden = hidden.relu() if number < len(weights) - 2 else hidden
     target = (obs_next - obs - model.delta_mean) / model.delta_scale
     return F.mse_loss(hidden, target)
@@ -90,19 +90,25 @@ def plain_loss(model: DynamicsModel, weights: list, steps: Steps, task: int) -> 
 
 
 def test_all_tasks_steps_at_once_are_those_of_a_plain_loop():
-    model, past = precise_model(inner_lr=0.3), precise_steps(3, 6)
+    model, past, other = precise_model(inner_lr=0.3), precise_steps(3, 6), precise_steps(3, 9)
     known = torch.tensor([True, False, True])
-    new = model.adapted(model.weights(3), past, known, create_graph=False)
+    new = model.adapted(past, known)
+    assert len(new) == 3
+    before, after = (model.loss(other, each).detach() for each in (None, new))
     for task in range(3):
-        weights = [each.detach().requires_grad_() for each in model.parameters()][:-1]
-        assert len(weights) == 6
+        weights = [each.detach().requires_grad_() for each in model.layers.parameters()]
         loss = plain_loss(model, weights, past, task)
-        torch.testing.assert_close(model.loss(model.weights(3), past)[task], loss)
+        torch.testing.assert_close(model.loss(past)[task], loss)
         loss.backward()
-        for found, each in zip(new.values(), weights, strict=True):
-            step = float(model.inner_lr.detach()) * each.grad
-            expected = each - step if known[task] else each
-            torch.testing.assert_close(found[task], expected, rtol=1e-12, atol=1e-12)
+        if known[task]:
+            size = float(model.inner_lr.detach())
+            weights = [(each - size * each.grad).detach() for each in weights]
+        expected = plain_loss(model, weights, other, task).detach()
+        same = torch.isclose(expected, before[task], rtol=1e-9)
+        assert bool(same) == (not known[task])
+        torch.testing.assert_close(after[task], expected, rtol=1e-12, atol=1e-12)
+    written_out = model.loss(other, [each.written_out() for each in new]).detach()
+    torch.testing.assert_close(written_out, after, rtol=1e-12, atol=1e-12)
 
 
 def test_the_meta_gradient_is_that_of_finite_differences():
@@ -113,21 +119,13 @@ def test_the_meta_gradient_is_that_of_finite_differences():
 
     parameters = dict(model.named_parameters())
     gradients = torch.autograd.grad(value(), list(parameters.values()))
-    first_order = torch.autograd.grad(
-        model.loss(
-            {
-                name: each.detach() + model.weights(4)[name] - model.weights(4)[name].detach()
-                for name, each in model.adapted(
-                    model.weights(4), windows.part(slice(3)), torch.ones(4, dtype=torch.bool),
-                    create_graph=False,
-                ).items()
-            },
-            windows.part(slice(3, None)),
-        ).mean(),
-        list(parameters.values()),
-        allow_unused=True,
-    )  # fmt: skip
-    assert not torch.allclose(gradients[0], first_order[0], rtol=1e-2)  # what second order adds
+    new = model.adapted(windows.part(slice(3)), torch.ones(4, dtype=torch.bool))
+    fixed = [
+        dataclasses.replace(each, seen=each.seen.detach(), step=each.step.detach()) for each in new
+    ]
+    loss = model.loss(windows.part(slice(3, None)), fixed).mean()
+    (first_order,) = torch.autograd.grad(loss, [model.layers[0].weight])
+    assert not torch.allclose(gradients[1], first_order, rtol=1e-2)  # what second order adds
     generator = np.random.default_rng(0)
     for (name, each), gradient in zip(parameters.items(), gradients, strict=True):
         flat = each.detach().view(-1)
@@ -145,15 +143,10 @@ def test_the_meta_gradient_is_that_of_finite_differences():
 def test_losses_are_of_the_future_alone_by_a_model_of_the_past():
     model, windows = precise_model(), precise_steps(2, 7)
     adapted, prior = meta_loss(model, windows, past_steps=3)
-    new = model.adapted(
-        model.weights(2),
-        windows.part(slice(3)),
-        torch.ones(2, dtype=torch.bool),
-        create_graph=False,
-    )
+    new = model.adapted(windows.part(slice(3)), torch.ones(2, dtype=torch.bool))
     future = windows.part(slice(3, None))
-    torch.testing.assert_close(adapted, model.loss(new, future))
-    torch.testing.assert_close(prior, model.loss(model.weights(2), future))
+    torch.testing.assert_close(adapted, model.loss(future, new))
+    torch.testing.assert_close(prior, model.loss(future).detach())
     assert not torch.allclose(adapted, prior, rtol=1e-3)
 
 
@@ -163,10 +156,12 @@ def test_scales_are_of_the_experience_and_what_never_changes_stays():
     obs[:, 0], obs_next[:, 0] = 2.0, 2.0
     model.measure(obs, act, obs_next)
     delta = obs_next - obs
-    weights = {name: torch.zeros_like(each) for name, each in model.weights(1).items()}
-    found = model.obs_next(weights, obs[None], act[None])
+    with torch.no_grad():
+        for each in model.layers.parameters():
+            each.zero_()
+        found = model.obs_next(obs[None], act[None])
+        loss = model.loss(Steps(obs[None], act[None], obs_next[None]))
     torch.testing.assert_close(found[0], obs + delta.mean(0))
-    loss = model.loss(weights, Steps(obs[None], act[None], obs_next[None]))
     dims = obs.shape[-1]
     torch.testing.assert_close(loss, torch.tensor([(dims - 1) / dims], dtype=torch.float64))
 
@@ -186,8 +181,8 @@ def linear_policy(matrix: np.ndarray, **changes) -> GrbalPolicy:
     model = DynamicsModel(config, Linear()).double()
     identity, columns = torch.eye(input_dim).double(), torch.from_numpy(matrix.T)
     with torch.no_grad():
-        model.weight_0.copy_(torch.cat((identity, -identity), 1))
-        model.weight_1.copy_(torch.cat((columns, -columns)))
+        model.layers[0].weight.copy_(torch.cat((identity, -identity)))
+        model.layers[1].weight.copy_(torch.cat((columns, -columns)).T)
     return GrbalPolicy(config, model)
 
 
@@ -228,18 +223,17 @@ def test_plans_are_the_optimal_ones_of_a_linear_quadratic_task(options, toleranc
     obs = torch.tensor([[0.4, 0.1], [-0.3, 0.2], [0.0, -0.5]], dtype=torch.float64)
     best = -np.einsum("bi,ij,bj->b", obs.numpy(), value, obs.numpy())
     actor = policy.initial_actor(3)
-    act = policy.chosen(obs, actor.past, actor.count > 0)
+    act = policy.chosen(obs, actor.past, torch.zeros(3, dtype=torch.bool))
     expected = -obs.numpy() @ gain.T
     assert (np.abs(expected) < 0.9).all()  # bounds would not do for Riccati
     assert np.abs(expected).max() > 0.2
     np.testing.assert_allclose(act.numpy(), expected, rtol=0, atol=tolerance)
-    weights = policy.networks.weights(3)
     plan = best_plan(
-        lambda plans: policy.imagined_returns(weights, obs, plans),
+        lambda plans: policy.imagined_returns(obs, plans),
         obs.new_zeros(3, options["horizon"], 1),
         policy.config,
     )
-    found = policy.imagined_returns(weights, obs, plan.unsqueeze(1))[:, 0].numpy()
+    found = policy.imagined_returns(obs, plan.unsqueeze(1))[:, 0].numpy()
     assert (found <= best + 1e-9).all()
     np.testing.assert_allclose(found, best, rtol=0, atol=tolerance**2)
 
@@ -251,9 +245,7 @@ def test_imagined_returns_are_those_of_steps_by_hand_up_to_the_end():
     policy._termination_fn = lambda obs, act, obs_next: obs_next[:, 0] > 1
     obs = torch.tensor([[0.5], [-1.0]], dtype=torch.float64)
     plans = torch.tensor([[0.2, 0.2, 0.2], [1.0, -1.0, 0.0]], dtype=torch.float64)
-    found = policy.imagined_returns(
-        policy.networks.weights(2), obs, plans[None, :, :, None].expand(2, -1, -1, -1)
-    )
+    found = policy.imagined_returns(obs, plans[None, :, :, None].expand(2, -1, -1, -1))
     # 0.7 + 0.9 + 1.1 and 1.5, where it ends; -0.8 - 0.6 - 0.4 and 0 - 1 - 1.
     expected = torch.tensor([[2.7, 1.5], [-1.8, -2.0]], dtype=torch.float64)
     torch.testing.assert_close(found, expected)
@@ -380,7 +372,7 @@ def test_slots_of_a_task_begin_with_its_past_and_go_on_alone():
     actor.act(np.arange(6.0)[:, None], explore=True)
     assert torch.equal(actor.past.obs[0], explored.obs[0, -4:])
     assert actor.past.obs[1:, -1, 0].tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
-    with pytest.raises(ValueError, match="expected as many slots for each of 6 pasts, got 2"):
+    with pytest.raises(ValueError, match="expected as many slots for each of 6 memories, got 2"):
         actor.start_episodes(np.ones(2, dtype=bool))
 
 
@@ -410,7 +402,11 @@ def test_a_known_past_matters_for_what_is_chosen():
 def learned(tasks, *, seed: int, **changes) -> float:
     """What new tasks' episodes return after adaptation."""
     config = gain_config(
-        updates=400, updates_per_iteration=100, episodes_per_iteration=6, **changes
+        updates=800,
+        updates_per_iteration=100,
+        episodes_per_iteration=6,
+        hidden_sizes=(32,),
+        **changes,
     )
     with FamilyEnvs(tasks) as envs:
         trainer = GrbalTrainer(config, envs, seed=seed)
@@ -460,11 +456,10 @@ def test_the_first_and_the_last_window_of_each_episode_are_possible(gain):
     with FamilyEnvs(gain) as envs:
         trainer = GrbalTrainer(gain_config(), envs, seed=0)
         trainer.step()
-        starts = trainer._possible_starts()
-    per_episode = list(range(EPISODE - 8 + 1))
-    expected = [*per_episode, *(EPISODE + start for start in per_episode)]
-    for task in range(len(GAINS)):
-        assert starts[starts[:, 0] == task, 1].tolist() == expected
+        found = trainer._possible_ends().tolist()
+    per_episode = list(range(8 - 1, EPISODE))
+    per_task = [*per_episode, *(EPISODE + end for end in per_episode)]
+    assert found == [200 * task + end for task in range(len(GAINS)) for end in per_task]
 
 
 def test_meta_training_gathers_as_it_says_and_never_in_a_meta_test_task(gain):
@@ -567,7 +562,7 @@ def test_what_is_not_finite_ends_a_run(gain):
     with FamilyEnvs(gain) as envs:
         trainer = GrbalTrainer(gain_config(updates_per_iteration=1), envs, seed=0)
         with torch.no_grad():
-            trainer.networks.weight_0[0, 0] = torch.nan
+            trainer.networks.layers[0].weight[0, 0] = torch.nan
         with pytest.raises(FloatingPointError, match="loss is nan over the updates up to 1"):
             trainer.step()
 

@@ -29,14 +29,8 @@ from .lever import (
     NEW_PLACES,
     LeverVectorEnv,
     Spaces,
-    register_lever,
     resumed_as_whole,
 )
-
-
-@pytest.fixture
-def lever(monkeypatch):
-    return register_lever(monkeypatch)
 
 
 def lever_config(**changes) -> MamlConfig:

@@ -25,6 +25,7 @@ from mier_adapt.baselines.pearl import (
     kl_from_unit,
     product_of_gaussians,
 )
+from mier_adapt.baselines.runs import descend
 from mier_adapt.protocols import Actor, MetaPolicy, Method
 from mier_adapt.training import meta_train
 from mier_adapt.training.metrics import read_metrics
@@ -37,12 +38,7 @@ from ..doubles import (
     random_transitions,
     tiny_config,
 )
-from .lever import BLIND_RETURN, EPISODE, LeverVectorEnv, Spaces, register_lever
-
-
-@pytest.fixture
-def lever(monkeypatch):
-    return register_lever(monkeypatch)
+from .lever import BLIND_RETURN, EPISODE, LeverVectorEnv, Spaces
 
 
 def lever_config(**changes) -> PearlConfig:
@@ -192,7 +188,7 @@ def test_a_step_of_the_actor_moves_it_alone(lever):
         for name, parameter in networks.named_parameters():
             before[name] = parameter.detach().clone()
         latent = draw_latent(*networks.encoder(batch))
-        trainer.descend("actor", actor_loss(networks, batch, latent)[0])
+        descend(trainer.optimizers["actor"], actor_loss(networks, batch, latent)[0])
         moved = {n for n, p in networks.named_parameters() if not torch.equal(p, before[n])}
     assert moved
     assert all(name.startswith("policy.") for name in moved)

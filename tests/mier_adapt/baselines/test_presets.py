@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mier_adapt.agents.presets import PRESETS
-from mier_adapt.baselines import BASELINES, Maml, Pearl, PearlConfig, Promp
+from mier_adapt.baselines import BASELINES, Grbal, GrbalConfig, Maml, Mql, Pearl, PearlConfig, Promp
 from mier_adapt.baselines.presets import (
     PUBLISHED,
     baseline_preset_name,
@@ -35,7 +35,8 @@ def test_every_method_has_our_presets_but_not_our_papers():
         assert len(set(names)) == len(names)
         expected = ours if method != "grbal" else {name for name in ours if _is_of_grbal(name)}
         assert {name for name in names if not name.endswith("-paper")} == expected
-        assert "halfcheetah-negated-joints-paper" not in names
+        published = {name for name in names if name.endswith("-paper")}
+        assert published == {f"{name}-paper" for name in PUBLISHED.get(method, ())}
     assert set(PUBLISHED) <= set(BASELINES)
 
 
@@ -51,6 +52,37 @@ def test_pearl_takes_ten_environment_steps_for_a_gradient_step(name):
     assert config.initial_episodes * config.episode_steps <= config.replay_per_task
     assert len(tasks) * config.initial_episodes * config.episode_steps <= 100_000
     assert config.next_obs_in_context == (env_class(config.family).varies != "reward")
+
+
+@pytest.mark.parametrize("name", [n for n in PRESETS if not n.endswith("-paper")])
+def test_mql_takes_ten_environment_steps_for_a_gradient_step(name):
+    config = Mql.of_preset(name).config
+    steps = config.tasks_per_iteration * config.episode_steps
+    assert steps == 10 * config.updates_per_iteration
+    assert config.updates <= min(80_000, PRESETS[name].meta_train.updates)
+
+
+@pytest.mark.parametrize("name", [n for n in PRESETS if _is_of_grbal(n) and n[-6:] != "-paper"])
+def test_grbal_takes_fifty_environment_steps_for_a_gradient_step(name):
+    config = Grbal.of_preset(name).config
+    steps = config.episodes_per_iteration * config.episode_steps
+    assert steps == 50 * config.updates_per_iteration
+    assert config.updates <= min(30_000, PRESETS[name].meta_train.updates)
+    plans = config.candidates * (config.cem_rounds if config.planner == "cem" else 1)
+    assert plans * config.horizon <= 1_500  # model steps, which are most of what it costs
+
+
+def test_mqls_and_grbals_published_settings_are_those_of_their_code():
+    """As run_script.py has them for cheetah-vel and walker-rand-params, run_grbal.py for all."""
+    config = Mql.of_preset("halfcheetah-vel-paper").config
+    assert (config.lr, config.adaptation_lr, config.context_dim) == (1e-3, 1e-3, 15)
+    assert (config.updates_per_iteration, config.tasks_per_iteration) == (200, 1)
+    assert (config.replay_batch_size, config.updates) == (5 * 256, 1_000_000)
+    walker = Mql.of_preset("walker2d-rand-params-paper").config
+    assert (walker.lr, walker.adaptation_lr, walker.history) == (8e-4, 8e-4, 10)
+    config = Grbal.of_preset("halfcheetah-negated-joints-paper").config
+    assert config == GrbalConfig(family="HalfCheetahNegatedJoints")
+    assert (config.hidden_sizes, config.candidates) == ((512, 512), 1_000)
 
 
 def test_pearls_published_settings_are_those_of_its_configurations():

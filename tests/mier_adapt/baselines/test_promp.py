@@ -10,15 +10,10 @@ from mier_adapt.baselines.promp import PrompTrainer
 from mier_adapt.protocols import MetaPolicy, Method
 
 from . import test_maml
-from .lever import BLIND_RETURN, register_lever, resumed_as_whole
+from .lever import BLIND_RETURN, resumed_as_whole
 from .test_maml import adapted_return, random_experience, small_policy
 
 SMALL = PrompConfig(family="HalfCheetahVel", hidden_sizes=(5,), inner_lr=0.3)
-
-
-@pytest.fixture
-def lever(monkeypatch):
-    return register_lever(monkeypatch)
 
 
 def lever_config(**changes) -> PrompConfig:

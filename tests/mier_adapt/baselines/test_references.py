@@ -16,17 +16,13 @@ from .lever import (
     NEW_PLACES,
     PLACES,
     LeverVectorEnv,
-    register_lever,
     resumed_as_whole,
 )
 
 NEW = len(PLACES)
 """Index of the first meta-test task."""
 
-
-@pytest.fixture(autouse=True)
-def lever(monkeypatch):
-    return register_lever(monkeypatch)
+pytestmark = pytest.mark.usefixtures("lever")
 
 
 def lever_config(**changes) -> SacConfig:

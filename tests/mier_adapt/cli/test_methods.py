@@ -15,9 +15,7 @@ from mier_adapt.cli import commands
 from mier_adapt.cli.tables import status_line
 from mier_adapt.training.metrics import read_metrics
 
-from ..baselines.gain import EPISODE as GAIN_EPISODE
-from ..baselines.gain import register_gain
-from ..baselines.lever import EPISODE, LeverVectorEnv, register_lever
+from ..baselines.lever import EPISODE, GAIN_EPISODE, LeverVectorEnv, register_gain
 from ..conftest import CHECKPOINT
 
 SMALL = (
@@ -33,10 +31,7 @@ SMALL_RL2 = (
     *("--episode-steps", EPISODE, "--evaluate-every", 1, "--clip-ratio", 0.3),
 )
 
-
-@pytest.fixture(autouse=True)
-def lever(monkeypatch):
-    return register_lever(monkeypatch)
+pytestmark = pytest.mark.usefixtures("lever")
 
 
 @pytest.fixture
