@@ -438,13 +438,11 @@ class Evaluate:
 class Plot:
     """Draw runs: learning curves, or the return of each task.
 
-    Runs of any methods; those that differ in their seed alone are one curve.
-
-    Example: mier-adapt plot runs/seed-0 runs/seed-1 --out curves.png
+    Example: mier-adapt plot runs/smoke --out it.png
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """What `mier-adapt meta-train --out` was given, or names of pretrained runs."""
+    """Directories, or names of pretrained runs, of any methods; seeds of one are one curve."""
     out: Path
     """Picture to write: .png, .pdf or .svg."""
     kind: Literal["learning", "tasks"] = "learning"
@@ -489,9 +487,9 @@ class Plot:
 
 @dataclass
 class Sweep:
-    """Run a grid of runs; the same command goes on, and tries again what failed.
+    """Run a grid of runs; the same command goes on with what is left.
 
-    Example: mier-adapt sweep examples/paper.toml --out sweeps/paper --fast
+    Example: mier-adapt sweep grid.toml --out sweeps/mine --jobs 8
     """
 
     grid: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="GRID.toml")]
@@ -618,7 +616,7 @@ class Sweep:
 class Figures:
     """Draw the paper's figures of a sweep, as PNG and CSV.
 
-    Example: mier-adapt figures sweeps/paper
+    Example: mier-adapt figures sweeps/mine
     """
 
     sweep: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
@@ -638,9 +636,9 @@ class Figures:
 
 @dataclass
 class Export:
-    """Make a small copy of a run to hand on, with a card of its returns.
+    """Make a small copy of a run, with a card of its returns.
 
-    Example: mier-adapt export runs/smoke --name mine --out exported
+    Example: mier-adapt export runs/smoke --name mine --out mine
     """
 
     run_directory: Annotated[Path, tyro.conf.Positional]
@@ -691,7 +689,7 @@ class Export:
 
 @dataclass
 class Pretrained:
-    """List the pretrained runs that are installed, or print the card of one.
+    """List the pretrained runs, or print the card of one.
 
     Example: mier-adapt pretrained halfcheetah-negated-joints
     """
