@@ -207,9 +207,10 @@ def kill_when(process, ready, seconds=300.0):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
 
 
+@pytest.mark.slow
 def test_a_driver_that_was_killed_goes_on_and_ends_as_if_nothing_had_happened(tmp_path):
     longer = {**SAC, "changes": {**SMALL_SAC, "updates": 60}}
     grid = write_grid(tmp_path / "grid.toml", longer, evaluate={"episodes": 1})
