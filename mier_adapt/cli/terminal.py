@@ -178,7 +178,7 @@ class SweepProgress:
         states = {
             job.name: job.state(self._out) for job in self._jobs if job.name not in self._done
         }
-        begun = {name: state for name, state in states.items() if 0 < state[0] < 1}
+        begun = {name: state for name, state in states.items() if (self._out / name).is_dir()}
         share = (len(self._done) + sum(share for share, _ in states.values())) / len(self._jobs)
         stage = f"{len(self._done)} of {len(self._jobs)} jobs done"
         if self._failed:
