@@ -107,7 +107,9 @@ def expand(grid: Grid, *, fast: bool = False) -> list[Job]:
     trainings: dict[str, Training] = {}
     for runs, (preset, method, seed) in _combinations(grid, fast):
         settings = merged(usual_settings(method, preset), runs.changes)
-        resolved, _, _ = training(method, _capped(settings) if fast else settings)
+        resolved, _, _ = training(method, settings)
+        if fast:  # what the preset leaves to defaults, too
+            resolved, _, _ = training(method, _capped(resolved))
         job = Training(
             preset=preset,
             method=method,

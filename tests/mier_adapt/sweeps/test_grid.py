@@ -7,6 +7,7 @@ from mier_adapt.agents.presets import PRESETS
 from mier_adapt.baselines import BASELINES
 from mier_adapt.cli.grids import read_grid
 from mier_adapt.cli.words import UsageError
+from mier_adapt.sweeps.grid import FAST
 from mier_adapt.sweeps.jobs import Adapting, Training, read_jobs, write_jobs
 
 from ..doubles import REPOSITORY
@@ -56,6 +57,15 @@ def test_every_run_of_a_fast_grid_is_short(tmp_path):
         assert job.settings["updates"] <= 4
         assert (job.episodes, job.evaluation_seeds) == (1, 1)
     assert [job.tasks for job in jobs[4:]] == [[100, 101], [10, 11]]
+
+
+def test_every_method_is_cut_down_also_where_its_preset_says_nothing(tmp_path):
+    every = {"presets": ["halfcheetah-negated-joints"], "methods": ["mier", *BASELINES]}
+    for job in read_grid(write_grid(tmp_path / "grid.toml", every), fast=True):
+        assert job.settings["updates"] <= 4
+        assert job.settings["episode_steps"] == 40
+        for name in job.settings.keys() & FAST.keys():
+            assert job.settings[name] <= FAST[name], (job.name, name)
 
 
 def test_the_papers_grid_has_each_domain_and_method():
