@@ -534,6 +534,69 @@ def plot_comparison(compared: Mapping[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
+def plot_panels(rows: Sequence[Mapping[str, Any]], path: Path, *, bars: bool = False) -> None:
+    """Draw interquartile means with their intervals, in a panel for each part of the rows.
+
+    Args:
+        rows: As :func:`.sweeps.paper.figure_rows` gives them: ``panel``, ``xlabel``, ``label``, and
+            of each point ``x``, a number or a name, ``iqm``, and ``low`` and ``high``, None for a
+            single seed.
+        path: File to write; its ending gives the format.
+        bars: Draw bars beside each other, and not lines. Of the latter, one whose only point is at
+            0, before anything was learned, is dashed and goes through.
+    """
+    panels = list(dict.fromkeys(row["panel"] for row in rows))
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    styles = zip(itertools.cycle(_COLOURS), itertools.cycle(_MARKERS), strict=False)
+    style = dict(zip(labels, styles, strict=False))
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.4 * columns, 3.4 * lines + 0.6), layout="constrained")
+    every = figure.subplots(lines, columns, squeeze=False).reshape(-1)
+    for axes, panel in itertools.zip_longest(every, panels):
+        if panel is None:
+            axes.set_visible(False)
+            continue
+        here = [row for row in rows if row["panel"] == panel]
+        drawn = [label for label in labels if any(row["label"] == label for row in here)]
+        names = list(dict.fromkeys(row["x"] for row in here if isinstance(row["x"], str)))
+        for number, label in enumerate(drawn):
+            mine = [row for row in here if row["label"] == label]
+            places = [names.index(row["x"]) if names else row["x"] for row in mine]
+            means = np.array([row["iqm"] for row in mine])
+            low, high = (
+                np.array([row["iqm"] if row[end] is None else row[end] for row in mine])
+                for end in ("low", "high")
+            )
+            colour, marker = style[label]
+            if bars:
+                axes.bar(number, means, color=colour, label=label)
+                axes.errorbar(number, means, [means - low, high - means], color="black", capsize=3)
+            elif places == [0] and not names:
+                axes.axhline(means[0], color=colour, linestyle="--", label=label)
+            else:
+                axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
+                axes.plot(places, means, color=colour, marker=marker, markersize=4, label=label)
+        if bars:
+            axes.set_xticks([])
+        elif names:
+            axes.set_xticks(range(len(names)), names)
+        else:
+            axes.xaxis.set_major_formatter(EngFormatter())
+        axes.axhline(0, color="black", linewidth=0.6)
+        axes.set(xlabel=here[0]["xlabel"], ylabel="return of an episode", title=panel)
+        _finish(axes)
+        if (legend := axes.get_legend()) is not None:
+            legend.remove()
+    handles = {
+        label: handle
+        for axes in every
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False)
+    _save(figure, path)
+
+
 def _save(figure: Figure, path: Path) -> None:
     engine: Any = figure.get_layout_engine()
     engine.set(w_pad=_PAD, h_pad=_PAD)

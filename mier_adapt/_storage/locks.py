@@ -71,6 +71,19 @@ def run_lock(directory: Path) -> Iterator[None]:
                 _logger.warning("%s could not be deleted: %s", path, error)
 
 
+def holder_of(directory: Path) -> str | None:
+    """The machine whose process holds, or left, a directory's lock; None where there is none."""
+    found = _read(directory / LOCK_FILE)
+    return found["host"] if found else None
+
+
+def take_away(directory: Path, host: str) -> None:
+    """Delete the lock of a machine that is known to be gone, if it still is that machine's."""
+    if holder_of(directory) == host:
+        _logger.warning("%s was left by %s, which is gone.", directory / LOCK_FILE, host)
+        (directory / LOCK_FILE).unlink(missing_ok=True)
+
+
 def _take(path: Path, owner: dict[str, Any]) -> None:
     contents = json.dumps(owner).encode()
     while True:

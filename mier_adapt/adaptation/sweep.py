@@ -68,7 +68,6 @@ def adapt_to_each(
             on_stage=tell,
         )
         report = adaptation.report.to_dict()
-        replace_text(path.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
         plot_adaptation(report, path.with_suffix(".png"))
         try:
             adaptation.save(path.with_suffix(".policy.safetensors"))
@@ -78,6 +77,8 @@ def adapt_to_each(
             adaptation.compensation.save(path.with_suffix(".compensation.json"))
         if report["continued"]:
             plot_episodes(report["continued"], path.with_suffix(".episodes.png"))
+        # Last: where it is, all of this adaptation is.
+        replace_text(path.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
         for each in (checkpoint, rounds_of(checkpoint)):
             each.unlink(missing_ok=True)
         on_adapted(name, seed, adaptation)

@@ -335,3 +335,16 @@ class MetaTrainConfig:
 
 GATES: dict[str, Any] = {"margin": MarginGate, "always": AlwaysGate, "never": NeverGate}
 """The library's own, by the names that files have for them."""
+
+
+def merged(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by key, in which what is given stands; another kind of gate brings its own fields."""
+    if given.get("kind", base.get("kind")) != base.get("kind"):
+        return dict(given)
+    return {
+        **base,
+        **{
+            key: merged(base.get(key, {}), value) if isinstance(value, dict) else value
+            for key, value in given.items()
+        },
+    }

@@ -1,9 +1,11 @@
 """The ``mier-adapt`` command."""
 
+import contextlib
 import dataclasses
 import inspect
 import itertools
 import json
+import math
 import os
 import signal
 import sys
@@ -27,7 +29,7 @@ from mier_adapt.cli.tables import (
     evaluation_table,
     status_line,
 )
-from mier_adapt.cli.terminal import Progress, console, console_on, say
+from mier_adapt.cli.terminal import Progress, SweepProgress, console, console_on, say
 from mier_adapt.cli.words import UsageError, in_shell_words, require_known
 
 _Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -151,14 +153,15 @@ class MetaTrain:
 
     def run(self, options: Any, given: dict[str, Any]) -> int:
         """Train, showing progress."""
-        from mier_adapt.cli.options import merged
+        from mier_adapt.agents.configs import merged
         from mier_adapt.integration.logging import import_wandb
+        from mier_adapt.sweeps.methods import training
 
         asked = merged(options.read(self.config) if self.config else {}, given)
         with options.errors(given, self.config):
             values = merged(self._usual(asked), asked)
             _require_family(values["family"])
-            resolved, total, train = self._resolved(values)
+            resolved, total, train = training(self.method, values, device=self.device)
         if self.dry_run:
             say(options.to_toml(resolved))
             return 0
@@ -201,44 +204,22 @@ class MetaTrain:
         say(f"Finished: {self.out} (learning curve: {self.out / 'learning_curve.png'})")
         return 0
 
-    def _resolved(self, values: dict[str, Any]) -> tuple[dict[str, Any], int, Any]:
-        """The whole configuration, its steps, and what trains as it says."""
-        from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig
-        from mier_adapt.baselines import BASELINES
-        from mier_adapt.training import meta_train
-
-        if self.method in BASELINES:
-            kind = BASELINES[self.method]
-            method = kind(config=kind.run_file.config_class.from_dict(values), device=self.device)
-            return method.config.to_dict(), method.config.updates, method.meta_train
-        adapt_config = AdaptConfig.from_dict(values.pop("adapt"))
-        config = MetaTrainConfig.from_dict(values)
-        resolved = {**config.to_dict(), "adapt": adapt_config.to_dict()}
-        train = partial(meta_train, config, adapt_config=adapt_config, device=self.device)
-        return resolved, config.model.pretrain_steps + config.updates, train
-
     def _usual(self, asked: dict[str, Any]) -> dict[str, Any]:
         """What holds for all that is not asked for: a preset's, or what our presets share."""
-        from mier_adapt.agents.presets import PRESETS, family_preset
-        from mier_adapt.baselines.presets import baseline_presets, family_settings, preset_settings
+        from mier_adapt.agents.presets import family_preset
+        from mier_adapt.sweeps.methods import presets_of, usual_settings
 
-        ours = self.method == METHODS[0]
         if self.preset is not None:
-            known = PRESETS if ours else baseline_presets(self.method)
-            require_known("preset" if ours else f"preset of {self.method}", self.preset, known)
-            if not ours:
-                return preset_settings(self.method, self.preset)
-            found = PRESETS[self.preset]
-        elif "family" in asked:
-            family = asked["family"]
-            _require_family(family)
-            default = mier_adapt_envs.task_sets(family)[0]
-            found = family_preset(family, asked.get("task_set", default))
-            if not ours:
-                return family_settings(self.method, found.meta_train)
-        else:
+            kind = "preset" if self.method == METHODS[0] else f"preset of {self.method}"
+            require_known(kind, self.preset, presets_of(self.method))
+            return usual_settings(self.method, self.preset)
+        if "family" not in asked:
             raise UsageError("Expected a PRESET, or --family NAME, or a --config with a family.")
-        return {**found.meta_train.to_dict(), "adapt": found.adapt.to_dict()}
+        family = asked["family"]
+        _require_family(family)
+        default = mier_adapt_envs.task_sets(family)[0]
+        found = family_preset(family, asked.get("task_set", default))
+        return usual_settings(self.method, found)
 
 
 @dataclass
@@ -288,10 +269,9 @@ class Adapt:
         from mier_adapt._storage.files import replace_text, require_no_link
         from mier_adapt.adaptation.comparison import with_all_stages
         from mier_adapt.adaptation.sweep import write_comparison
-        from mier_adapt.agents.configs import AdaptConfig, ContinueConfig
+        from mier_adapt.agents.configs import AdaptConfig, ContinueConfig, merged
         from mier_adapt.agents.environments import FamilyEnvs
         from mier_adapt.agents.run import find_run, load_run, read_run_file
-        from mier_adapt.cli.options import merged
 
         directory = find_run(self.run_directory)
         trained, usual, _, _ = read_run_file(directory)
@@ -408,27 +388,18 @@ class Evaluate:
     def run(self) -> int:
         """Evaluate and print a table."""
         from mier_adapt._storage.files import replace_text
-        from mier_adapt.agents.environments import FamilyEnvs
-        from mier_adapt.agents.evaluation import evaluation_record
         from mier_adapt.agents.pretrained import EVALUATION_FILE
-        from mier_adapt.agents.run import find_run, load_run, method_of_run, read_run_file
-        from mier_adapt.baselines import BASELINES
+        from mier_adapt.agents.run import find_run, method_of_run
+        from mier_adapt.sweeps.methods import config_of, evaluate_run, tasks_of
 
         directory = find_run(self.run_directory)
-        run: Any
-        if (method := method_of_run(directory)) in BASELINES:
-            if self.context_steps is not None:
-                raise UsageError(
-                    f"Expected no --context-steps for {directory}, a run of {method}, which takes "
-                    "no steps on a context."
-                )
-            run = BASELINES[method].policy_of(directory, device=self.device)
-            config, adaptation_steps = run.config, run.config.adaptation_steps
-            tasks = config.tasks
-        else:
-            config, adapt_config, _, _ = read_run_file(directory)
-            adaptation_steps = adapt_config.adaptation_steps
-            tasks = mier_adapt_envs.task_set(config.family, config.task_set)
+        if (method := method_of_run(directory)) != METHODS[0] and self.context_steps is not None:
+            raise UsageError(
+                f"Expected no --context-steps for {directory}, a run of {method}, which takes "
+                "no steps on a context."
+            )
+        config = config_of(directory)
+        tasks = tasks_of(config)
         splits = {
             name: split
             for name, split in (("train", tasks.meta_train), ("test", tasks.meta_test))
@@ -439,24 +410,16 @@ class Evaluate:
                 f"Expected --split train or all, got {self.split}: {directory} is of "
                 f"one task, {tasks[0]}, that it was trained on."
             )
-        with FamilyEnvs(tasks) as envs, Progress() as progress:
-            if method == METHODS[0]:
-                run = load_run(directory, envs, device=self.device)
-                if self.context_steps is not None:
-                    run = run.with_context_steps(self.context_steps)
-            record = evaluation_record(
-                run,
-                envs,
+        with Progress() as progress:
+            record = evaluate_run(
+                directory,
                 splits,
                 seeds=self.seeds,
                 episodes=self.episodes,
-                adaptation_steps=adaptation_steps,
-                episode_steps=config.episode_steps,
+                device=self.device,
+                context_steps=self.context_steps,
                 on_stage=lambda stage, done: progress.show("evaluate", stage, done),
             )
-        record["method"] = method
-        if method == METHODS[0]:
-            record["context_steps"] = run.adapter.steps
         self.run_directory.mkdir(parents=True, exist_ok=True)
         path = self.run_directory / EVALUATION_FILE
         replace_text(path, json.dumps(record, indent=2) + "\n")
@@ -475,13 +438,11 @@ class Evaluate:
 class Plot:
     """Draw runs: learning curves, or the return of each task.
 
-    Runs of any methods; those that differ in their seed alone are one curve.
-
-    Example: mier-adapt plot runs/seed-0 runs/seed-1 --out curves.png
+    Example: mier-adapt plot runs/smoke --out it.png
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """What `mier-adapt meta-train --out` was given, or names of pretrained runs."""
+    """Directories, or names of pretrained runs, of any methods; seeds of one are one curve."""
     out: Path
     """Picture to write: .png, .pdf or .svg."""
     kind: Literal["learning", "tasks"] = "learning"
@@ -525,10 +486,159 @@ class Plot:
 
 
 @dataclass
-class Export:
-    """Make a small copy of a run to hand on, with a card of its returns.
+class Sweep:
+    """Run a grid of runs; the same command goes on with what is left.
 
-    Example: mier-adapt export runs/smoke --name mine --out exported
+    Example: mier-adapt sweep grid.toml --out sweeps/mine --jobs 8
+    """
+
+    grid: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="GRID.toml")]
+    """Presets, methods, seeds, and how their runs adapt."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Directory of the sweep; on a cluster, storage that all nodes share."""
+    fast: _Switch = False
+    """A few updates of each run, to see that it runs."""
+    jobs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Jobs beside each other on this machine; 1, without Ray, if None."""
+    address: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
+    """Of a Ray cluster: auto, HOST:PORT, ray://HOST:PORT."""
+    cpus: float = 1.0
+    """Cores that Ray gives each job."""
+    gpus: float = 0.0
+    """GPUs, or a share of one, that Ray gives each job."""
+    runtime_env: _File = None
+    """Ray's runtime environment for the jobs, as JSON."""
+    device: str = "cpu"
+    """Where networks live and learn: cpu, cuda."""
+    checkpoint_seconds: float = 120.0
+    """Wall-clock seconds between a run's checkpoints."""
+    threads: _Threads = None
+    import_: _Imports = ()
+
+    def run(self) -> int:
+        """Do what is left, showing progress; 1 if anything failed."""
+        import torch
+
+        from mier_adapt._storage.locks import run_lock
+        from mier_adapt.cli.grids import read_grid
+        from mier_adapt.sweeps.jobs import write_jobs
+        from mier_adapt.sweeps.working import Work, work_here
+
+        self._require_fitting()
+        jobs = read_grid(self.grid, fast=self.fast)
+        work = Work(
+            out=self.out.absolute(),
+            threads=torch.get_num_threads(),
+            device=self.device,
+            checkpoint_seconds=self.checkpoint_seconds,
+            prepare=partial(register_families, self.import_),
+        )
+        failed: dict[str, str] = {}
+        self.out.mkdir(parents=True, exist_ok=True)
+        with run_lock(self.out), _stop_signals() as stopped, Progress() as progress:
+            write_jobs(jobs, self.out)
+            shown = SweepProgress(progress, jobs, self.out)
+
+            def should_stop() -> bool:
+                shown.now_and_then()
+                return bool(stopped)
+
+            left = [job for job in jobs if not job.done(self.out)]
+            with contextlib.ExitStack() as opened:
+                if not self._on_ray:
+                    outcomes = work_here(left, work, should_stop=should_stop)
+                elif left:
+                    outcomes = self._ray_outcomes(left, work, should_stop, opened)
+                else:
+                    outcomes = iter(())
+                for job, error in outcomes:
+                    shown.ended(job, error)
+                    if error is not None:
+                        failed[job.name] = error
+        if stopped:
+            say(f"Stopped; checkpoints are kept. The same command goes on in {self.out}.")
+            return 128 + stopped[0]
+        for name, error in failed.items():
+            console_on("stderr").print(f"{name}: {error}", soft_wrap=True)
+        done = sum(job.done(self.out) for job in jobs)
+        told = f" {len(failed)} failed; the same command tries them again." if failed else ""
+        say(f"Done: {done} of {len(jobs)} jobs in {self.out}.{told}")
+        say(f"Figures: mier-adapt figures {self.out}")
+        return 1 if failed else 0
+
+    @property
+    def _on_ray(self) -> bool:
+        return self.address is not None or self.jobs not in (None, 1)
+
+    def _ray_outcomes(self, left: Any, work: Any, should_stop: Any, opened: Any) -> Any:
+        """The outcomes of jobs that are done as Ray tasks."""
+        from mier_adapt._storage.files import read_json
+        from mier_adapt.sweeps.working import ray_cluster, work_on_ray
+
+        environment = read_json(self.runtime_env, {str: object}) if self.runtime_env else {}
+        cores = math.ceil((self.jobs or 1) * self.cpus)
+        try:
+            ray = opened.enter_context(
+                ray_cluster(self.address, num_cpus=cores, runtime_env=environment)
+            )
+        except ImportError as error:
+            raise UsageError(f"{error}") from error
+        resources = {"num_cpus": self.cpus, "num_gpus": self.gpus}
+        return work_on_ray(ray, left, work, resources=resources, should_stop=should_stop)
+
+    def _require_fitting(self) -> None:
+        """Check options against each other."""
+        if self.jobs is not None and self.address is not None:
+            raise UsageError(
+                "Expected --jobs or --address: a cluster takes as many jobs as --cpus and --gpus "
+                "leave room for."
+            )
+        if self.jobs is not None and self.jobs < 1:
+            raise UsageError(f"Expected --jobs of at least 1, got {self.jobs}.")
+        if self.cpus <= 0 or self.gpus < 0:
+            raise UsageError(
+                "Expected --cpus above 0 and --gpus of at least 0, got "
+                f"{self.cpus} and {self.gpus}."
+            )
+        if not self._on_ray and (self.gpus or self.cpus != 1 or self.runtime_env):
+            raise UsageError(
+                "Expected --jobs of at least 2 or --address with --cpus, --gpus and --runtime-env, "
+                "which are for Ray."
+            )
+        if self._on_ray and (self.device != "cpu") != (self.gpus > 0):
+            raise UsageError(
+                f"Expected --gpus above 0 with --device cuda and only then, got --gpus {self.gpus} "
+                f"and --device {self.device}: Ray shows a job no GPU that it was not given."
+            )
+
+
+@dataclass
+class Figures:
+    """Draw the paper's figures of a sweep, as PNG and CSV.
+
+    Example: mier-adapt figures sweeps/mine
+    """
+
+    sweep: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """What `mier-adapt sweep --out` was given; they go to DIR/figures."""
+    import_: _Imports = ()
+
+    def run(self) -> int:
+        """Draw, and say where and what is missing; 1 if there was nothing to draw."""
+        from mier_adapt.sweeps.jobs import read_jobs
+        from mier_adapt.sweeps.paper import write_figures
+
+        written = write_figures(read_jobs(self.sweep), self.sweep)
+        for line in written:
+            say(line)
+        return 0 if any(".png: " in line for line in written) else 1
+
+
+@dataclass
+class Export:
+    """Make a small copy of a run, with a card of its returns.
+
+    Example: mier-adapt export runs/smoke --name mine --out mine
     """
 
     run_directory: Annotated[Path, tyro.conf.Positional]
@@ -579,7 +689,7 @@ class Export:
 
 @dataclass
 class Pretrained:
-    """List the pretrained runs that are installed, or print the card of one.
+    """List the pretrained runs, or print the card of one.
 
     Example: mier-adapt pretrained halfcheetah-negated-joints
     """
@@ -678,6 +788,8 @@ _COMMANDS: dict[str, Any] = {
     "play": Play,
     "evaluate": Evaluate,
     "plot": Plot,
+    "sweep": Sweep,
+    "figures": Figures,
     "export": Export,
     "pretrained": Pretrained,
     "tasks": Tasks,

@@ -123,10 +123,15 @@ class Options:
         Raises:
             UsageError: If it is no TOML, or has a key that no configuration has.
         """
-        try:
-            values = tomllib.loads(read_bytes(path, most=_MOST_BYTES).decode())
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise UsageError(f"{path} is no TOML: {error}") from error
+        values = read_toml(path)
+        return self.checked(values, path)
+
+    def checked(self, values: dict[str, Any], path: Path) -> dict[str, Any]:
+        """What a table of a TOML file gives, by key.
+
+        Raises:
+            UsageError: If it has a key that no configuration has.
+        """
         self._require_keys(values, (), path)
         return _with_none(values)
 
@@ -190,17 +195,16 @@ class Options:
         return f"--{self._aliases.get(field.name, field.name)}"
 
 
-def merged(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by key, in which what is given stands; another kind of gate brings its own fields."""
-    if given.get("kind", base.get("kind")) != base.get("kind"):
-        return dict(given)
-    return {
-        **base,
-        **{
-            key: merged(base.get(key, {}), value) if isinstance(value, dict) else value
-            for key, value in given.items()
-        },
-    }
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file says.
+
+    Raises:
+        UsageError: If it is no TOML.
+    """
+    try:
+        return tomllib.loads(read_bytes(path, most=_MOST_BYTES).decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} is no TOML: {error}") from error
 
 
 def _fields_of(config: type, at: tuple[str, ...]) -> Iterator[_Field]:

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
@@ -13,6 +13,8 @@ from rich.console import Console
 
 _SECONDS = 30.0
 """Between two lines of one stage, where there is no terminal."""
+_LOOK_SECONDS = 5.0
+"""Between two looks at the files of a sweep."""
 
 
 class _Output:
@@ -136,6 +138,67 @@ class Progress:
             self._said, self._said_at = (name, stage), self._clock()
             say(f"{name}: {text}" if share is None else f"{name}: {share:.0%}, {text}")
 
+    def hide(self, name: str) -> None:
+        """Show nothing more of something."""
+        if name in self._by_name:
+            self._bars.remove_task(self._by_name.pop(name))
+
     def print(self, shown: object) -> None:
         """Print something beside the bars; lines of text stay whole, however wide the terminal."""
         console.print(shown, soft_wrap=isinstance(shown, str))
+
+
+class SweepProgress:
+    """How far a sweep is: all of it, and each job that is under way, as their files say.
+
+    Args:
+        progress: Where it is shown.
+        jobs: All of the sweep's.
+        out: Its directory.
+        clock: Seconds from any start.
+    """
+
+    def __init__(
+        self,
+        progress: Progress,
+        jobs: Sequence[Any],
+        out: Path,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._progress, self._jobs, self._out, self._clock = progress, jobs, out, clock
+        self._done = {job.name for job in jobs if job.done(out)}
+        self._failed = 0
+        self._looked_at = -_LOOK_SECONDS
+
+    def now_and_then(self) -> None:
+        """Look at the files, where that is long ago."""
+        if self._clock() - self._looked_at < _LOOK_SECONDS:
+            return
+        self._looked_at = self._clock()
+        states = {
+            job.name: job.state(self._out) for job in self._jobs if job.name not in self._done
+        }
+        begun = {name: state for name, state in states.items() if (self._out / name).is_dir()}
+        share = (len(self._done) + sum(share for share, _ in states.values())) / len(self._jobs)
+        stage = f"{len(self._done)} of {len(self._jobs)} jobs done"
+        if self._failed:
+            stage += f", {self._failed} failed"
+        if console.is_terminal:
+            for name, (part, told) in begun.items():
+                self._progress.show(name, told, part)
+            self._progress.show("sweep", stage, share)
+        else:
+            status = "; ".join(f"{name} {part:.0%}" for name, (part, _) in begun.items())
+            self._progress.show("sweep", stage, share, status)
+
+    def ended(self, job: Any, error: str | None) -> None:
+        """Tell that a job is done, or failed."""
+        self._progress.hide(job.name)
+        if error is None:
+            self._done.add(job.name)
+            self._progress.print(f"{job.name}: done, {job.state(self._out)[1]}")
+        else:
+            self._failed += 1
+            self._progress.print(f"{job.name}: failed. {error.splitlines()[-1]}")
+        self._looked_at = -_LOOK_SECONDS
+        self.now_and_then()

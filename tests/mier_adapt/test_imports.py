@@ -12,7 +12,17 @@ import json, sys
 print(json.dumps(sorted(name for name in sys.modules if "." not in name)))
 """
 
-HEAVY = ("torch", "tianshou", "mujoco", "matplotlib", "gymnasium", "tensorboard", "scipy", "rich")
+HEAVY = (
+    "torch",
+    "tianshou",
+    "mujoco",
+    "matplotlib",
+    "gymnasium",
+    "tensorboard",
+    "scipy",
+    "rich",
+    "ray",
+)
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -98,3 +98,53 @@ def test_every_command_that_takes_long_says_how_far_it_is(
 def test_a_console_shows_texts_as_they_are(name, capsys):
     terminal.console_on(name).print("[bold] :fire: 3.5")
     assert getattr(capsys.readouterr(), name[3:]) == "[bold] :fire: 3.5\n"
+
+
+class Job:
+    """A job that is as far as a file in its directory says."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def state(self, out):
+        share = float((out / self.name / "share").read_text()) if self.begun(out) else 0.0
+        return share, f"{share:.2f} of it"
+
+    def begun(self, out):
+        return (out / self.name).is_dir()
+
+    def done(self, out):
+        return self.state(out)[0] == 1
+
+
+def test_a_sweep_shows_all_of_it_and_what_is_under_way(capsys, tmp_path):
+    now = [0.0]
+    jobs = [Job(name) for name in ("a", "b", "c", "d")]
+
+    def at(name, share):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "share").write_text(str(share))
+
+    at("a", 1.0)
+    shown = terminal.SweepProgress(
+        terminal.Progress(clock=lambda: now[0]), jobs, tmp_path, clock=lambda: now[0]
+    )
+    at("b", 0.0)
+    shown.now_and_then()
+    assert capsys.readouterr().out == "sweep: 25%, 1 of 4 jobs done, b 0%\n"
+    at("b", 0.5)
+    now[0] = 1.0
+    shown.now_and_then()  # too soon
+    assert capsys.readouterr().out == ""
+    at("b", 1.0)
+    at("c", 0.5)
+    shown.ended(jobs[1], None)
+    assert capsys.readouterr().out.splitlines() == [
+        "b: done, 1.00 of it",
+        "sweep: 62%, 2 of 4 jobs done, c 50%",
+    ]
+    shown.ended(jobs[2], "first line\nlast line")
+    assert capsys.readouterr().out.splitlines() == [
+        "c: failed. last line",
+        "sweep: 62%, 2 of 4 jobs done, 1 failed, c 50%",
+    ]

@@ -1,0 +1,178 @@
+"""Grids: which runs a sweep consists of, how they are evaluated, and how they adapt."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mier_adapt._checks import Count, Seed, Size, checked_fields
+from mier_adapt.adaptation.comparison import with_all_stages
+from mier_adapt.agents.configs import AdaptConfig, ContinueConfig, MetaTrainConfig, merged
+from mier_adapt.agents.run import OURS
+from mier_adapt.sweeps.jobs import Adapting, Job, Training
+from mier_adapt.sweeps.methods import tasks_of, training, usual_settings
+
+FAST = {
+    **{"updates": 4, "updates_per_iteration": 2, "evaluate_every": 1, "evaluated_tasks": 2},
+    **{"episode_steps": 40, "initial_episodes": 1, "exploration_episodes": 2},
+    **{"tasks_per_iteration": 2, "episodes_per_iteration": 2, "episodes_per_task": 2},
+    **{"adaptation_episodes": 1, "evaluation_episodes": 1, "prior_episodes": 1},
+    **{"trials_per_update": 4, "trials_per_minibatch": 2, "tasks_per_batch": 2, "batch_size": 32},
+    **{"windows_per_batch": 2, "candidates": 20, "horizon": 2, "own_updates": 1},
+    **{"replay_updates": 1, "replay_batch_size": 32, "pretrain_steps": 4, "replay_size": 50_000},
+    **{"replay_per_task": 1_000, "adaptation_steps": 80, "refresh_updates": 2, "num_models": 1},
+    **{"weight_steps": 4, "rehearsal_batch_size": 32, "relabel_rounds": 1, "relabel_size": 200},
+    **{"updates_per_round": 2},
+}
+"""The most that a field is in a fast sweep."""
+_FAST_TASKS = 2
+"""Meta-test tasks that each run of a fast sweep adapts to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """Every preset by every method with every seed."""
+
+    presets: tuple[str, ...]
+    """Names, as `mier-adapt meta-train` takes them."""
+    methods: tuple[str, ...] = (OURS,)
+    """Names of methods, each of which has all these presets."""
+    seeds: tuple[Seed, ...] = (0,)
+    """One run of each for each."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Fields of their configurations that are different, as `meta-train --config` has them."""
+
+    def __post_init__(self) -> None:
+        checked_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How every run is evaluated, before and after adaptation by its own means."""
+
+    seeds: Size = 1
+    """Adaptation seeds 0, 1, ...: each gathers its own transitions."""
+    episodes: Size = 4
+    """Deterministic episodes of each task."""
+
+    def __post_init__(self) -> None:
+        checked_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptations:
+    """How every run of ours adapts to all its meta-test tasks."""
+
+    seeds: tuple[Seed, ...] = (0,)
+    """One adaptation of each task for each."""
+    episodes: Size = 4
+    """Deterministic episodes after each stage."""
+    compare: bool = True
+    """Run all stages, also those not needed."""
+    budget: Count = 0
+    """Further real transitions, to go on adapting."""
+    arms: dict[str, Any] = field(default_factory=lambda: {"usual": {}})
+    """By name, fields of the adaptation's configuration that are different in that arm, as
+    `adapt --config` has them."""
+
+    def __post_init__(self) -> None:
+        checked_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What a grid's file says."""
+
+    runs: tuple[Runs, ...]
+    """Each in a table [[runs]]."""
+    evaluate: Evaluation = field(default_factory=Evaluation)
+    """Of all runs."""
+    adapt: Adaptations | None = None
+    """Of all runs of ours; none adapts without it."""
+
+
+def expand(grid: Grid, *, fast: bool = False) -> list[Job]:
+    """A grid's jobs, each after those that it needs.
+
+    Args:
+        grid: What is to be run.
+        fast: Cut every run down to a few updates, every adaptation to two tasks, and all seeds to
+            the first: to see that it runs.
+
+    Raises:
+        ValueError: If a run is there twice, settings are none of its method, or there is nothing
+            to adapt.
+    """
+    trainings: dict[str, Training] = {}
+    for runs, (preset, method, seed) in _combinations(grid, fast):
+        settings = merged(usual_settings(method, preset), runs.changes)
+        resolved, _, _ = training(method, settings)
+        if fast:  # what the preset leaves to defaults, too
+            resolved, _, _ = training(method, _capped(resolved))
+        job = Training(
+            preset=preset,
+            method=method,
+            seed=seed,
+            settings=resolved,
+            episodes=1 if fast else grid.evaluate.episodes,
+            evaluation_seeds=1 if fast else grid.evaluate.seeds,
+        )
+        if job.name in trainings:
+            raise ValueError(f"Expected each run once, but {job.name} is there twice.")
+        trainings[job.name] = job
+    if grid.adapt is None:
+        return list(trainings.values())
+    ours = [job for job in trainings.values() if job.method == OURS]
+    if not ours:
+        raise ValueError(
+            f"Expected a run by {OURS} to [adapt]; other methods adapt by their own means, as "
+            "[evaluate] has it. Leave [adapt] out."
+        )
+    return [*trainings.values(), *_adaptations(ours, grid.adapt, fast)]
+
+
+def _combinations(grid: Grid, fast: bool) -> Iterator[tuple[Runs, tuple[str, str, int]]]:
+    for runs in grid.runs:
+        seeds = runs.seeds[:1] if fast else runs.seeds
+        for each in itertools.product(runs.presets, runs.methods, seeds):
+            yield runs, each
+
+
+def _adaptations(runs: list[Training], adapt: Adaptations, fast: bool) -> Iterator[Adapting]:
+    seeds = adapt.seeds[:1] if fast else adapt.seeds
+    for run, (arm, changes), seed in itertools.product(runs, adapt.arms.items(), seeds):
+        given = {key: value for key, value in changes.items() if key != "rounds"}
+        rounds = ContinueConfig(**changes.get("rounds", {}))
+        settings = merged(run.settings["adapt"], given)
+        config = AdaptConfig.from_dict(settings)
+        if adapt.compare:
+            config = with_all_stages(config)
+        settings = config.to_dict()
+        values = {k: v for k, v in run.settings.items() if k != "adapt"}
+        tasks = tasks_of(MetaTrainConfig.from_dict(values))
+        first, last = len(tasks.meta_train), len(tasks)
+        yield Adapting(
+            preset=run.preset,
+            method=run.method,
+            seed=run.seed,
+            settings=_capped(settings) if fast else settings,
+            episodes=1 if fast else adapt.episodes,
+            arm=arm,
+            adaptation_seed=seed,
+            tasks=list(range(first, min(last, first + _FAST_TASKS) if fast else last)),
+            budget=adapt.budget,
+            rounds=_capped(dataclasses.asdict(rounds)) if fast else dataclasses.asdict(rounds),
+        )
+
+
+def _capped(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a fast sweep."""
+    return {
+        key: _capped(value)
+        if isinstance(value, dict)
+        else min(value, FAST.get(key, value))
+        if type(value) is int
+        else value
+        for key, value in settings.items()
+    }

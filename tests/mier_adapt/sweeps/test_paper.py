@@ -1,0 +1,179 @@
+"""The paper's figures, of sweeps whose files are written by hand."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from mier_adapt import figures
+from mier_adapt.statistics import bootstrap_interval, interquartile_mean
+from mier_adapt.sweeps import paper
+from mier_adapt.sweeps.jobs import Adapting, Training
+
+from ..doubles import example_report
+from .grids import jobs_of
+
+VEL = {"presets": ["halfcheetah-vel", "halfcheetah-vel-hard"], "methods": ["mier", "sac"]}
+STAGES = ("initial context", "adapted context", "actor only", "relabeled")
+
+
+def returns(name: str, *shape: int) -> np.ndarray:
+    """Numbers that are a name's alone."""
+    return np.random.default_rng(sum(map(ord, name))).normal(size=shape)
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """A sweep of two seeds whose every job is done, and its directory."""
+    jobs = jobs_of(
+        tmp_path / "grid.toml", {**VEL, "seeds": [0, 1]}, adapt={"seeds": [0, 1], "budget": 100}
+    )
+    out = tmp_path / "out"
+    for job in jobs:
+        directory = out / job.name
+        directory.mkdir(parents=True)
+        if isinstance(job, Training):
+            splits = {"train": 3, "test": 3, "fig5": 2} if "hard" in job.preset else {"test": 3}
+            rows = [
+                {"updates": step, "env_steps": 10 * step, "return_initial": 0.0}
+                | {"return_adapted": 0.0, "returns_adapted": returns(job.name, 4).tolist()}
+                for step in (1, 2)
+            ]
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (directory / "metrics.jsonl").write_text(text)
+            record = {
+                split: [
+                    {"task": f"velocity {task}", "parameters": [float(task)]}
+                    | {"return_initial": [0.0, 0.0]}
+                    | {"return_adapted": returns(f"{job.name}{split}{task}", 2).tolist()}
+                    for task in range(count)
+                ]
+                for split, count in splits.items()
+            }
+            (directory / "evaluation.json").write_text(json.dumps({"splits": record}))
+            continue
+        for task in job.tasks:
+            after = returns(f"{job.name}{task}", 4, 2)
+            report = example_report(
+                returns=dict(zip(STAGES, map(tuple, after.tolist()), strict=True)),
+                continued=(
+                    {"transitions": 400, "steps": 200, "return": float(after[0, 0])},
+                    {"transitions": 600, "steps": 200, "return": float(after[0, 1])},
+                ),
+                real_transitions=400,
+            )
+            path = directory / f"task-{task}-seed-{job.adaptation_seed}.json"
+            path.write_text(json.dumps(report.to_dict()))
+    return jobs, out
+
+
+def select(rows, **values):
+    return [row for row in rows if all(row[key] == value for key, value in values.items())]
+
+
+def assert_of(row, table):
+    """Check a row's figures against a table of returns, ``(T, S)``."""
+    assert row["iqm"] == pytest.approx(interquartile_mean(table))
+    interval = bootstrap_interval(table, interquartile_mean)
+    assert (row["low"], row["high"]) == pytest.approx(interval)
+    assert (row["tasks"], row["seeds"]) == table.shape
+
+
+def test_figure_2_is_of_all_seeds_at_the_steps_that_they_share(sweep):
+    jobs, out = sweep
+    path = out / "halfcheetah-vel/sac/seed-1/metrics.jsonl"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    rows = paper.learning_curves(jobs, out)
+    assert [row["x"] for row in select(rows, panel="halfcheetah-vel", label="sac")] == [10]
+    mine = select(rows, panel="halfcheetah-vel", label="mier")
+    assert [row["x"] for row in mine] == [10, 20]
+    table = np.array([returns(f"halfcheetah-vel/mier/seed-{seed}", 4) for seed in (0, 1)]).T
+    assert_of(mine[0], table)
+
+
+def test_figure_4_has_methods_and_arms_by_what_was_handed_back(sweep):
+    jobs, out = sweep
+    rows = paper.ood_returns(jobs, out)
+    assert {row["label"] for row in rows} == {"mier, context alone", "mier, usual", "sac"}
+    (sac,) = select(rows, panel="halfcheetah-vel", label="sac")
+    names = [f"halfcheetah-vel/sac/seed-{seed}test" for seed in (0, 1)]
+    table = [np.concatenate([returns(f"{name}{task}", 2) for name in names]) for task in range(3)]
+    assert_of(sac, np.array(table))
+    (kept,) = select(rows, panel="halfcheetah-vel", label="mier, usual")
+    done = [job for job in jobs if isinstance(job, Adapting) and job.preset == "halfcheetah-vel"]
+    assert len(done) == 4  # two seeds of training, two of adaptation
+    table = [
+        [returns(f"{job.name}{task}", 4, 2)[3].mean() for job in done] for task in done[0].tasks
+    ]
+    assert_of(kept, np.array(table))
+
+
+def test_figure_5_has_tasks_that_grow_harder_and_a_familys_sets(sweep):
+    jobs, out = sweep
+    rows = paper.by_difficulty(jobs, out)
+    harder = select(rows, panel="halfcheetah-vel-hard", label="sac")
+    assert [(row["x"], row["xlabel"]) for row in harder] == [(0.0, "velocity"), (1.0, "velocity")]
+    names = [f"halfcheetah-vel-hard/sac/seed-{seed}fig51" for seed in (0, 1)]
+    assert_of(harder[1], np.concatenate([returns(name, 2) for name in names])[None])
+    sets = select(rows, panel="HalfCheetahVel", label="mier")
+    assert [row["x"] for row in sets] == ["standard", "hard"]
+
+
+def test_figure_6_is_over_updates_and_over_real_transitions(sweep):
+    jobs, out = sweep
+    rows = paper.over_adaptation(jobs, out)
+    updates = select(rows, panel="halfcheetah-vel")
+    settings = next(job for job in jobs if isinstance(job, Adapting)).settings
+    refreshed = settings["refresh_updates"]
+    assert [row["x"] for row in updates] == [0, refreshed, refreshed + 500]
+    done = [job for job in jobs if isinstance(job, Adapting) and job.preset == "halfcheetah-vel"]
+    of_all = np.array(
+        [[returns(f"{job.name}{task}", 4, 2) for job in done] for task in done[0].tasks]
+    )
+    for row, stage in zip(updates, (1, 2, 3), strict=True):
+        assert_of(row, of_all[:, :, stage].mean(-1))
+    spent = select(rows, panel="halfcheetah-vel, with a budget")
+    assert [row["x"] for row in spent] == [0, 400, 600, 800]
+    assert_of(spent[0], of_all[:, :, 0].mean(-1))
+    assert_of(spent[3], of_all[:, :, 0, 1])
+
+
+def test_figures_are_written_and_what_is_missing_is_said(sweep, monkeypatch):
+    jobs, out = sweep
+    drawn = {}
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.update({path.name: figure}))
+    told = paper.write_figures(jobs, out)
+    assert [line.rpartition("figures/")[2][:12] for line in told] == [
+        f"figure_{number}.png" for number in (2, 4, 5, 6)
+    ]
+    assert sorted(drawn) == [f"figure_{number}.png" for number in (2, 4, 5, 6)]
+    bars = drawn["figure_4.png"].axes[0]
+    assert len(bars.patches) == 3
+    labels = [text.get_text() for text in drawn["figure_4.png"].legends[0].texts]
+    assert set(labels) == {"mier, context alone", "mier, usual", "sac"}
+    with (out / "figures" / "figure_2.csv").open() as file:
+        written = list(csv.DictReader(file))
+    rows = paper.learning_curves(jobs, out)
+    assert [float(row["iqm"]) for row in written] == pytest.approx([row["iqm"] for row in rows])
+
+    for path in out.rglob("evaluation.json"):
+        path.unlink()
+    for path in out.rglob("task-10*.json"):
+        path.unlink()
+    told = paper.write_figures(jobs, out)
+    assert told[0] == "Not done yet: 16 of 16 jobs, which are left out."
+    assert told[1].endswith("figure_2.png: returns of meta-training tasks over environment steps")
+    assert [line[:12] for line in told[2:]] == ["No figure_4,", "No figure_5,", "No figure_6,"]
+
+
+def test_a_single_seed_has_no_interval_and_chance_is_a_line(tmp_path):
+    rows = [
+        {"panel": "a", "label": label, "xlabel": "environment steps", "x": x, "iqm": 1.0 + x}
+        | {"low": None, "high": None, "tasks": 3, "seeds": 1}
+        for label, x in (("mier", 10), ("mier", 20), ("random", 0))
+    ]
+    figures.plot_panels(rows, tmp_path / "it.png")
+    assert (tmp_path / "it.png").read_bytes().startswith(b"\x89PNG")
+    text = figures.plot_panels(rows, tmp_path / "it.svg") or (tmp_path / "it.svg").read_text()
+    assert "stroke-dasharray" in text
