@@ -90,6 +90,32 @@ def test_an_export_holds_parameters_and_experience_but_no_optimizer(pair, instal
     assert (installed / "tiny" / CHECKPOINT).stat().st_size < 300_000
 
 
+def test_an_export_as_release_0_1_wrote_it_loads(pair, installed, negated_joints_envs, tmp_path):
+    """Experience in single precision, and target critics that lag behind."""
+    old = tmp_path / "old"
+    shutil.copytree(installed / "tiny", old)
+    tree = load_tree(old / CHECKPOINT)
+    columns, tensors = tree["run"]["replay"]["columns"], tree["run"]["algorithm"]["algorithm"]
+    for name, column in columns.items():
+        if isinstance(column, dict):
+            values = column["low"] + (column["codes"].double() + 2**15) * column["step"]
+            columns[name] = values if name == "rew" else values.float()
+    assert not any("_old" in name for name in tensors)
+    targets = {
+        name: tensor * 0.5
+        for name, tensor in pair[0].state()["algorithm"]["algorithm"].items()
+        if "_old" in name
+    }
+    tensors.update(targets)
+    save_tree(old / CHECKPOINT, tree)
+    run = load_run(old, negated_joints_envs)
+    assert_same_tree(vars(run.replay.stored()), vars(pair[1].replay.stored()))
+    loaded = run.state()["algorithm"]["algorithm"]
+    assert targets
+    for name, tensor in targets.items():
+        assert torch.equal(loaded[name], tensor)
+
+
 def test_the_card_says_how_the_run_was_made_and_what_it_achieved(
     names, pair, installed, negated_joints_run, negated_joints_envs
 ):
