@@ -47,6 +47,7 @@ nitpick_ignore_regex = [
     (r"py:class", r"'.*'"),  # axes in jaxtyping's annotations
     (r"py:class", r"numpy\._typing\..*"),  # what ArrayLike is made of
     (r"py:class", r"concurrent\.futures\._base\..*"),  # Python documents it where it is imported
+    (r"py:class", r"mier_adapt\..*\._[A-Z]\w*"),  # type variables
     (r"py:exc", r"gymnasium\.error\..*"),  # has no page
 ]
 
