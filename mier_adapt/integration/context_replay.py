@@ -196,11 +196,10 @@ class ContextReplayBuffer(FilledByStretches, ReplayBufferManager):
         for task in np.unique(tasks):
             its = tasks == task
             buffer = self.task_buffer(task)
-            if adaptation:
-                held = buffer.adaptation_indices()[-(window or 0) :]
-                rows[its] = held[(picks[its] * len(held)).astype(np.int_)]
-            elif window is not None:
-                held = buffer.last_indices(min(window, len(buffer)))
+            if adaptation or window:
+                held = (
+                    buffer.adaptation_indices() if adaptation else buffer.last_indices(len(buffer))
+                )[-(window or 0) :]
                 rows[its] = held[(picks[its] * len(held)).astype(np.int_)]
             else:
                 rows[its] = picks[its] * self._lengths[task]

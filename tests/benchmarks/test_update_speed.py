@@ -183,7 +183,7 @@ def test_fast_sac_is_faster(batch_size, least):
 def test_a_batched_meta_step_is_faster_and_spends_its_time_on_products():
     times = measure_meta_step(64)
     print(f"\n{times}")
-    assert times["plain loop"] / times["batched"] >= 2
+    assert times["plain loop"] / times["batched"] >= 2.5
     assert times["share"] >= 0.6
 
 
