@@ -2,7 +2,7 @@
 
 import itertools
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ _MOST_LABELS = 80
 
 def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw returns before and after adaptation over a run's updates, and losses of its model."""
-    shown = {"return": ("return of an episode", "Meta-training tasks, mean")}
+    shown = {"return": ("return of an episode", f"{_tasks_of(rows)}, mean")}
     if any("loss_adapted" in row for row in rows):
         shown["loss"] = ("model loss", "Model on fresh transitions, mean")
     figure = Figure(figsize=(4.5 * len(shown), 3.6), layout="constrained")
@@ -57,13 +57,20 @@ def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     _save(figure, path)
 
 
+def _tasks_of(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Which tasks evaluations are of; rows of runs before 0.2 do not say that it is the first."""
+    names = {"meta_train": "Meta-training tasks", "meta_test": "Meta-test tasks"}
+    found = {row.get("split", "meta_train") for row in rows if "returns_adapted" in row}
+    return " and ".join(names[split] for split in names if split in found)
+
+
 def plot_learning_curves(
     curves: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
     path: Path,
     *,
     over: Literal["steps", "time"] = "steps",
 ) -> None:
-    """Draw returns of the meta-training tasks after adaptation, as training goes on.
+    """Draw returns after adaptation to the tasks of evaluations, as training goes on.
 
     A line is the mean over tasks and seeds. Its band reaches from the lowest to the highest task
     where there is one seed, and is the 95% interval of the mean where there are more. What was
@@ -121,7 +128,8 @@ def plot_learning_curves(
     axes.set(
         xlabel="environment steps" if over == "steps" else "minutes of training",
         ylabel="return of an episode",
-        title="Meta-training tasks, after adaptation",
+        title=f"{_tasks_of(row for seeds in curves.values() for rows in seeds for row in rows)}, "
+        "after adaptation",
     )
     axes.set_xlim(left=0)
     _finish(axes)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from mier_adapt._checks import (
     Count,
@@ -19,6 +19,9 @@ from mier_adapt._checks import (
 from mier_adapt.gates import AlwaysGate, MarginGate, NeverGate
 from mier_adapt.protocols import Gate
 from mier_adapt_envs import task_set
+
+Split = Literal["meta_train", "meta_test"]
+"""Of a task set: the tasks of meta-training, or those that are kept for evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,8 +291,11 @@ class MetaTrainConfig:
     """Transitions kept of each task."""
     evaluate_every: Size = 10
     """Iterations between evaluations."""
+    evaluated_split: Split = "meta_train"
+    """Which tasks are evaluated. Those of the meta-test split are for curves to report: settings
+    that are chosen by them have seen them."""
     evaluated_tasks: Size = 10
-    """Meta-training tasks that are evaluated, the set's first ones."""
+    """How many of these tasks, the split's first ones."""
     late_contexts: bool = False
     """Take each meta-step beside the SAC updates that its contexts are drawn for, on a core of its
     own, and let them act on those of the meta-step before. Ours."""

@@ -29,6 +29,7 @@ from mier_adapt._storage.randomness import (
 )
 from mier_adapt._storage.trees import require_keys, require_like, require_optimizer_state
 from mier_adapt._typing import Float, Tensor
+from mier_adapt.agents.configs import Split
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.rollouts import Rollout, collect_episodes
 from mier_adapt.agents.run import made_with, read_run_file, require_run, require_same_run
@@ -113,8 +114,11 @@ class BaselineConfig:
     """Environment steps of an episode."""
     evaluate_every: Size = 10
     """Iterations between evaluations."""
+    evaluated_split: Split = "meta_train"
+    """Which tasks are evaluated. Those of the meta-test split are for curves to report: settings
+    that are chosen by them have seen them."""
     evaluated_tasks: Size = 10
-    """Meta-training tasks that are evaluated, the set's first ones."""
+    """How many of these tasks, the split's first ones."""
 
     def __post_init__(self) -> None:
         checked_fields(self)
@@ -284,7 +288,8 @@ class BaselineTrainer(ABC, Generic[_Config, _Networks, _Policy]):
             row |= evaluated(
                 self.policy,
                 self.envs,
-                self.envs.task_set.meta_train[: config.evaluated_tasks],
+                config.evaluated_split,
+                config.evaluated_tasks,
                 adaptation_steps=config.adaptation_steps,
                 episode_steps=config.episode_steps,
             )

@@ -54,7 +54,7 @@ def write_figures(jobs: Sequence[Job], out: Path) -> list[str]:
 
 
 def learning_curves(jobs: Iterable[Job], out: Path) -> list[_Row]:
-    """Returns of the meta-training tasks over environment steps; of runs under way, up to there."""
+    """Returns in evaluations over environment steps; of runs under way, up to there."""
     rows: list[_Row] = []
     for (preset, method), runs in _trainings(jobs).items():
         evaluated = [
@@ -142,7 +142,7 @@ def over_adaptation(jobs: Iterable[Job], out: Path) -> list[_Row]:
 FIGURES: dict[str, tuple[Callable[[Sequence[Job], Path], list[_Row]], str, str]] = {
     "figure_2": (
         learning_curves,
-        "returns of meta-training tasks over environment steps",
+        "returns over environment steps",
         "no run was evaluated yet",
     ),
     "figure_4": (ood_returns, "returns of meta-test tasks", "no run is done yet"),

@@ -368,7 +368,8 @@ class MetaTrainer:
             row |= evaluated(
                 self.run,
                 self.envs,
-                self.run.task_set.meta_train[: config.evaluated_tasks],
+                config.evaluated_split,
+                config.evaluated_tasks,
                 adaptation_steps=self.run.adapt_config.adaptation_steps,
                 episode_steps=config.episode_steps,
             )

@@ -4,9 +4,9 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -19,13 +19,13 @@ from mier_adapt._storage.files import (
     require_kinds,
     require_no_link,
 )
+from mier_adapt.agents.configs import Split
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.evaluation import evaluate
 from mier_adapt.agents.pretrained import METRICS_FILE, MOST_METRICS
 from mier_adapt.figures import plot_learning_curve
 from mier_adapt.integration.logging import tensorboard_logger, wandb_run
 from mier_adapt.protocols import MetaPolicy
-from mier_adapt_envs import Task
 
 _log = logging.getLogger(__name__)
 
@@ -142,24 +142,33 @@ class MetricsLog:
 def evaluated(
     policy: MetaPolicy,
     envs: FamilyEnvs,
-    tasks: Sequence[Task],
+    split: Split,
+    count: int,
     *,
     adaptation_steps: int,
     episode_steps: int,
 ) -> dict[str, Any]:
-    """What a row says of an evaluation; its arguments are those of :func:`.evaluate`.
+    """What a row says of an evaluation.
 
     Losses are there where the policy has a model.
+
+    Args:
+        policy: As for :func:`.evaluate`.
+        envs: See there.
+        split: Which of their tasks.
+        count: How many of these at most, the first ones.
+        adaptation_steps: See there.
+        episode_steps: See there.
     """
     evaluations = evaluate(
         policy,
         envs,
-        tasks,
+        getattr(envs.task_set, split)[:count],
         seed=_EVALUATION_SEED,
         adaptation_steps=adaptation_steps,
         episode_steps=episode_steps,
     )
-    row: dict[str, Any] = {}
+    row: dict[str, Any] = {"split": split}
     for name in _LOSSES:
         losses = [getattr(each, name) for each in evaluations]
         if None not in losses:
@@ -185,10 +194,13 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(read_bytes(path, most=MOST_METRICS).splitlines(), 1):
         try:
             row = parse_json(line)
-            require_kinds(_ROW, row, "it")
+            split = {"split": str} if "split" in row else {}
+            require_kinds(_ROW | split, row, "it")
             if "return_adapted" in row:
                 losses = _LOSSES if _LOSSES.keys() & row.keys() else {}
                 require_kinds(_EVALUATED | losses, row, "it")
+            if split and row["split"] not in get_args(Split):
+                raise ValueError(f"there is no split {row['split']!r:.80}")
             rows.append(row)
         except ValueError:
             damaged.append(number)

@@ -94,6 +94,23 @@ def test_a_learning_curve_of_several_seeds_has_an_interval_where_all_were_evalua
     assert (at_first.min(), at_first.max()) == pytest.approx(bootstrap_interval(first))
 
 
+@pytest.mark.parametrize(
+    ("splits", "title"),
+    [
+        ((None, "meta_train"), "Meta-training tasks, after adaptation"),
+        (("meta_test", "meta_test"), "Meta-test tasks, after adaptation"),
+        ((None, "meta_test"), "Meta-training tasks and Meta-test tasks, after adaptation"),
+    ],
+)
+def test_learning_curves_say_which_tasks_they_are_of(axes, tmp_path, splits, title):
+    curves = {
+        str(number): [[row | ({"split": split} if split else {}) for row in rows(number)]]
+        for number, split in enumerate(splits)
+    }
+    figures.plot_learning_curves(curves, tmp_path / "x.png")
+    assert axes[0].get_title() == title
+
+
 def test_learning_curves_over_time_stand_at_the_mean_minutes_of_their_seeds(axes, tmp_path):
     seeds = [
         [{**row, "seconds": seconds * (1 + number)} for number, row in enumerate(rows(seed))]

@@ -122,6 +122,14 @@ def test_chance_is_uniform():
     assert abs(np.corrcoef(drawn.T)[0, 1]) < 0.03
 
 
+def test_curves_can_be_of_the_tasks_that_are_kept_for_evaluation(lever, tmp_path):
+    config = RandomConfig(family="Lever", episode_steps=EPISODE, evaluated_split="meta_test")
+    assert Random(config=config).meta_train(tmp_path, seed=0)
+    (row,) = read_metrics(tmp_path)
+    assert row["split"] == "meta_test"
+    assert LeverVectorEnv.seen == set(lever.meta_test)
+
+
 def test_chance_leaves_a_run_that_can_be_evaluated(lever, tmp_path):
     method = Random(config=RandomConfig(family="Lever", episode_steps=EPISODE))
     assert isinstance(method, Method)

@@ -82,6 +82,19 @@ def test_the_papers_grid_has_each_domain_and_method():
     }
 
 
+def test_the_comparison_curves_are_of_tasks_that_no_run_trains_on():
+    jobs = read_grid(REPOSITORY / "examples" / "comparison.toml")
+    curves = [
+        job for job in jobs if job.name.startswith("halfcheetah-vel/") and "adapt" not in job.name
+    ]
+    assert {job.method for job in curves} == {"mier", *BASELINES} - {"grbal"}
+    for job in curves:
+        assert (job.settings["evaluated_split"], job.settings["evaluated_tasks"]) == (
+            "meta_test",
+            30,
+        )
+
+
 def table(**changes):
     return {**OURS, **changes}
 

@@ -57,6 +57,23 @@ def test_a_run_leaves_everything_that_it_promises(negated_joints_run):
             assert np.isfinite(row[f"loss_{name}"])
 
 
+@pytest.mark.parametrize("split", ["meta_train", "meta_test"])
+def test_evaluations_are_of_the_split_that_is_asked_for(split, negated_joints_envs, tmp_path):
+    config = tiny_config(updates=2, evaluated_split=split)
+    meta_train(config, tmp_path, seed=0, adapt_config=TINY_ADAPT)
+    (row,) = read_metrics(tmp_path)
+    evaluations = evaluate(
+        load_run(tmp_path),
+        negated_joints_envs,
+        getattr(negated_joints_envs.task_set, split)[: config.evaluated_tasks],
+        seed=20_000,
+        adaptation_steps=TINY_ADAPT.adaptation_steps,
+        episode_steps=config.episode_steps,
+    )
+    assert row["split"] == split
+    assert row["returns_adapted"] == [each.returns_adapted.mean() for each in evaluations]
+
+
 def test_the_run_file_says_what_the_run_is(negated_joints_run):
     contents = json.loads((negated_joints_run / "run.json").read_text())
     assert contents["seed"] == 1

@@ -180,6 +180,8 @@ def test_a_last_line_that_a_kill_cut_short_is_left_out(tmp_path, cut):
         b'{"updates": "20", "env_steps": 1}',
         b'{"updates": 20, "env_steps": 1, "model_loss": "x"}',
         b'{"updates": 20, "env_steps": 1, "return_adapted": 1.0}',
+        b'{"updates": 20, "env_steps": 1, "split": 1}',
+        b'{"updates": 20, "env_steps": 1, "split": "meta"}',
     ],
     ids=lambda damage: repr(damage[:30]),
 )
