@@ -33,8 +33,12 @@ def options_of(subcommand: str) -> Options:
 
 def another(path: tuple[str, ...], value: object, kind: object) -> object:
     """A value that a field may have and does not have."""
-    if path[-1] in ("family", "task_set", "kind"):
-        return {"family": "AntDir", "task_set": "ood", "kind": "never"}[path[-1]]
+    names = {
+        **{"family": "AntDir", "task_set": "ood", "kind": "never"},
+        **{"evaluated_split": "meta_test"},
+    }
+    if path[-1] in names:
+        return names[path[-1]]
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
