@@ -1,14 +1,19 @@
 """All that an algorithm's further updates depend on, also what ``state_dict`` misses."""
 
 import copy
+import math
 from typing import Any
 
+import torch
 from tianshou.algorithm.algorithm_base import Algorithm
 from tianshou.algorithm.modelfree.sac import AutoAlpha
 
 from mier_adapt._checks import checked
 from mier_adapt._storage.trees import require_keys, require_like, require_optimizer_state
+from mier_adapt.integration.fast_sac import FastSAC
 
+_UNSCALED: dict[str, Any] = {"obs_scale": None, "reward_scale": 1.0}
+"""How FastSAC learns if nothing else is said, as before release 0.2."""
 _COUNTERS = ("_cnt", "_last", "critic_gradient_step", "_last_actor_loss")
 """Plain attributes of TD3 and REDQ that steer their updates and that state_dict misses."""
 
@@ -18,7 +23,8 @@ def algorithm_state(algorithm: Algorithm[Any, Any]) -> dict[str, Any]:
     """Everything that an algorithm's further updates depend on.
 
     Beyond ``state_dict()`` that is a learned temperature's optimizer, the schedules of step sizes
-    where there are any, and the counters by which TD3 and REDQ delay their actors. The global
+    where there are any, the counters by which TD3 and REDQ delay their actors, and the scales by
+    which a :class:`.FastSAC` may learn. The global
     generators of NumPy and torch, from which Tianshou draws, are the caller's to keep.
 
     Returns:
@@ -36,6 +42,8 @@ def algorithm_state(algorithm: Algorithm[Any, Any]) -> dict[str, Any]:
         state["alpha_optimizer"] = alpha._optim.state_dict()
     if algorithm.lr_schedulers:
         state["lr_schedulers"] = [each.state_dict() for each in algorithm.lr_schedulers]
+    if scales := _scales(algorithm):
+        state["scales"] = scales
     return state
 
 
@@ -56,6 +64,14 @@ def load_algorithm_state(algorithm: Algorithm[Any, Any], state: dict[str, Any]) 
         algorithm.alpha._optim.load_state_dict(state["alpha_optimizer"])  # type: ignore[union-attr]
     for scheduler, one in zip(algorithm.lr_schedulers, state.get("lr_schedulers", ()), strict=True):
         scheduler.load_state_dict(copy.deepcopy(one))  # it takes parts of what it is given
+    if isinstance(algorithm, FastSAC):
+        scales = state.get("scales", _UNSCALED)
+        obs_scale = scales["obs_scale"]
+        weight = algorithm._trunk[0].weight
+        algorithm.obs_scale = (
+            None if obs_scale is None else obs_scale.detach().to(weight, copy=True)
+        )
+        algorithm.reward_scale = scales["reward_scale"]
 
 
 def check_algorithm_state(algorithm: Algorithm[Any, Any], state: Any) -> None:
@@ -66,7 +82,11 @@ def check_algorithm_state(algorithm: Algorithm[Any, Any], state: Any) -> None:
     """
     expected = algorithm_state(algorithm)
     try:
-        require_keys(expected, state, "state")
+        own = {name: each for name, each in expected.items() if name != "scales"}
+        if isinstance(algorithm, FastSAC) and isinstance(state, dict) and "scales" in state:
+            own["scales"] = None
+            _check_scales(algorithm, state["scales"])
+        require_keys(own, state, "state")
         mine, given = expected["algorithm"], state["algorithm"]
         require_keys(mine, given, "algorithm")
         for name, value in mine.items():
@@ -89,3 +109,28 @@ def check_algorithm_state(algorithm: Algorithm[Any, Any], state: Any) -> None:
             f"load_algorithm_state expected the state of a {type(algorithm).__name__} built with "
             f"the same options; it differs: {error}"
         ) from error
+
+
+def _scales(algorithm: Any) -> dict[str, Any]:
+    """By what a FastSAC scales what it learns from, if it does."""
+    if not isinstance(algorithm, FastSAC):
+        return {}
+    scales = {name: getattr(algorithm, name) for name in _UNSCALED}
+    unscaled = scales["obs_scale"] is None and scales["reward_scale"] == 1
+    return {} if unscaled else scales
+
+
+def _check_scales(algorithm: FastSAC, given: Any) -> None:
+    require_keys(_UNSCALED, given, "scales")
+    obs_scale, reward_scale = given["obs_scale"], given["reward_scale"]
+    if obs_scale is not None:
+        weights = algorithm._trunk[0].weight[0]
+        if not isinstance(obs_scale, torch.Tensor) or not 1 <= obs_scale.numel() <= len(weights):
+            raise ValueError(
+                f"scales/obs_scale: expected numbers for at most {len(weights)} inputs."
+            )
+        require_like(weights[: obs_scale.numel()], obs_scale, "scales/obs_scale")
+        if not (torch.isfinite(obs_scale) & (obs_scale > 0)).all():
+            raise ValueError("scales/obs_scale: expected numbers above 0.")
+    if type(reward_scale) is not float or not 0 < reward_scale < math.inf:
+        raise ValueError(f"scales/reward_scale: expected a number above 0, got {reward_scale!r}.")

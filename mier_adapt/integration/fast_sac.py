@@ -97,7 +97,7 @@ class FastSAC(SAC[Any]):
         step, are the same functions all along, up to rounding; and the latter need nothing in front
         of them when they act, are exported or learn elsewhere.
 
-        Call it once, before the first update; after loading a state set :attr:`obs_scale` alone.
+        Call it once, before the first update. :func:`.algorithm_state` has the scale.
 
         Args:
             scale: As many numbers as observations have without their context.

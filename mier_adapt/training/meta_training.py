@@ -179,7 +179,6 @@ class MetaTrainer:
             }
         return {
             "started": started,
-            "obs_scale": self._algorithm.obs_scale,
             "run": self.run.state(),
             "model_optimizer": self.model_optimizer.state_dict(),
             "updates": self.updates,
@@ -197,7 +196,7 @@ class MetaTrainer:
         Raises:
             ValueError: If it does not fit; nothing is changed then.
         """
-        state = {"started": None, "obs_scale": None, **state}  # unknown to release 0.1
+        state = {"started": None, **state}  # unknown to release 0.1
         self._check_state(state)
         self._started = None
         if state["started"] is not None:
@@ -213,8 +212,6 @@ class MetaTrainer:
         self._sums = dict(state["sums"])
         self.generator.bit_generator.state = state["generator"]
         set_global_generator_state(state["global_generators"])
-        if state["obs_scale"] is not None:
-            self._algorithm.obs_scale = state["obs_scale"].to(self.run.device)
         if self.updates % self.config.updates_per_iteration:
             self._anneal()  # no state holds the target entropy of an iteration that is under way
 
@@ -227,8 +224,6 @@ class MetaTrainer:
             known = all(0 <= task < self.run.replay.num_tasks for task in tasks)
             if not known or shape != (len(tasks), self.run.replay.context_dim):
                 raise ValueError(f"started: contexts {tuple(shape)} of tasks {tasks}.")
-        if state["obs_scale"] is not None:
-            require_like(torch.empty(self.run.model.obs_dim), state["obs_scale"], "obs_scale")
         self.run.check_state(state["run"])
         require_optimizer_state(self.model_optimizer, state["model_optimizer"], "model_optimizer")
         for name in ("updates", "env_steps", "pretrain_steps", "seconds"):

@@ -229,9 +229,9 @@ def plain_meta_loss(
 # Algorithms ---------------------------------------------------------------------------------
 
 
-def built_sac(obs_dim: int = OBS_DIM, context_dim: int = CONTEXT_DIM) -> Any:
+def built_sac(obs_dim: int = OBS_DIM, context_dim: int = CONTEXT_DIM, **options: Any) -> Any:
     """The library's SAC with tiny networks."""
-    return build_sac(_box(obs_dim), _actions(), context_dim, hidden_sizes=(8,), lr=1e-2)
+    return build_sac(_box(obs_dim), _actions(), context_dim, hidden_sizes=(8,), lr=1e-2, **options)
 
 
 def small_sac(obs_dim: int = OBS_DIM, context_dim: int = CONTEXT_DIM, **options: Any) -> Any:

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from mier_adapt._storage.randomness import (
 )
 from mier_adapt.integration import (
     ContextReplayBuffer,
+    FastSAC,
     MixedReplayBuffer,
     algorithm_state,
     build_sac,
@@ -278,6 +280,71 @@ def test_a_restored_algorithm_goes_on_bit_for_bit(name, done, elsewhere, tmp_pat
     set_global_generator_state(state["global"])
     assert [update(fresh, fresh_buffer, 16) for _ in range(7)] == losses
     assert_same_tree(algorithm_state(fresh), algorithm_state(algorithm))
+
+
+OBS_SCALE = torch.arange(1.0, OBS_DIM + 1)
+
+
+def fast_sac(*, scaled: bool = False) -> FastSAC:
+    algorithm = built_sac(algorithm_class=FastSAC)
+    if scaled:
+        algorithm.scale_obs(OBS_SCALE)
+        algorithm.scale_rewards(0.1)
+    return algorithm
+
+
+@pytest.mark.parametrize("scaled_elsewhere", [False, True])
+def test_a_restored_algorithm_goes_on_scaling_what_it_learns_from(scaled_elsewhere, tmp_path):
+    seed_global_generators(3)
+    algorithm, losses = fast_sac(scaled=True), []
+    update(algorithm, context_replay(), 16)
+    save_tree(tmp_path / "state", algorithm_state(algorithm))
+    fresh = fast_sac(scaled=scaled_elsewhere)
+    load_algorithm_state(fresh, load_tree(tmp_path / "state"))
+    for each in (algorithm, fresh):
+        seed_global_generators(4)
+        buffer = context_replay()
+        losses.append([update(each, buffer, 16) for _ in range(5)])
+    assert losses[0] == losses[1]
+    assert_same_tree(algorithm_state(fresh), algorithm_state(algorithm))
+
+
+def test_a_state_without_scales_is_learned_from_as_it_is():
+    plain, scaled = fast_sac(), fast_sac(scaled=True)
+    assert "scales" not in algorithm_state(plain)  # as files have always been
+    load_algorithm_state(scaled, algorithm_state(plain))
+    assert (scaled.obs_scale, scaled.reward_scale) == (None, 1.0)
+
+
+@pytest.mark.parametrize(
+    "scales",
+    [
+        None,
+        {"obs_scale": None},
+        {"obs_scale": [1.0] * OBS_DIM, "reward_scale": 0.1},
+        {"obs_scale": torch.ones(0), "reward_scale": 0.1},
+        {"obs_scale": torch.ones(OBS_DIM + CONTEXT_DIM + 1), "reward_scale": 0.1},
+        {"obs_scale": torch.ones(1, OBS_DIM), "reward_scale": 0.1},
+        {"obs_scale": torch.ones(OBS_DIM, dtype=torch.int64), "reward_scale": 0.1},
+        {"obs_scale": torch.tensor([1.0, -1.0]), "reward_scale": 0.1},
+        {"obs_scale": torch.tensor([1.0, math.nan]), "reward_scale": 0.1},
+        {"obs_scale": None, "reward_scale": 0.0},
+        {"obs_scale": None, "reward_scale": math.inf},
+        {"obs_scale": None, "reward_scale": "1"},
+    ],
+    ids=str,
+)
+def test_scales_that_nothing_can_be_scaled_by_are_refused_and_change_nothing(scales):
+    algorithm = fast_sac(scaled=True)
+    before = copy.deepcopy(algorithm_state(algorithm))
+    with pytest.raises(ValueError, match=r"load_algorithm_state expected .* differs: scales"):
+        load_algorithm_state(algorithm, {**before, "scales": scales})
+    assert_same_tree(algorithm_state(algorithm), before)
+
+
+def test_an_algorithm_that_cannot_scale_refuses_a_state_with_scales():
+    with pytest.raises(ValueError, match=r"scales \(unexpected\)"):
+        load_algorithm_state(built_sac(), algorithm_state(fast_sac(scaled=True)))
 
 
 @each_algorithm

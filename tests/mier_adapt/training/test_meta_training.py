@@ -553,6 +553,9 @@ def test_a_policy_that_is_trained_in_other_ways_resumes_bit_for_bit(tmp_path):
         assert meta_train(config, tmp_path / name, **ADAPT)
     trees = [load_tree(tmp_path / name / CHECKPOINT) for name in "ab"]
     assert_same_tree(*trees, ignore=TIMES)
+    algorithm = load_run(tmp_path / "a").algorithm  # which adapts by the same step sizes
+    assert algorithm.reward_scale == 0.1
+    assert torch.equal(algorithm.obs_scale, trees[0]["run"]["algorithm"]["scales"]["obs_scale"])
 
 
 def test_a_policys_observations_are_scaled_by_the_first_datas_deviations():
