@@ -25,6 +25,8 @@ _COLOURS = (
     *("#000000", "#882255", "#999933"),
 )
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "p")
+_TURNS = (("-", ""), (":", "//"), ("-.", ".."))
+"""How lines and bars look when colours have been through once, twice and three times."""
 _PAD = 0.12
 """Inches between what is drawn and a figure's edges."""
 _MOST_LABELS = 80
@@ -546,17 +548,17 @@ def plot_panels(rows: Sequence[Mapping[str, Any]], path: Path, *, bars: bool = F
     """Draw interquartile means with their intervals, in a panel for each part of the rows.
 
     Args:
-        rows: As :func:`.sweeps.paper.figure_rows` gives them: ``panel``, ``xlabel``, ``label``, and
+        rows: As the functions in ``sweeps.paper`` give them: ``panel``, ``xlabel``, ``label``, and
             of each point ``x``, a number or a name, ``iqm``, and ``low`` and ``high``, None for a
-            single seed.
+            single seed. 27 labels look different.
         path: File to write; its ending gives the format.
         bars: Draw bars beside each other, and not lines. Of the latter, one whose only point is at
             0, before anything was learned, is dashed and goes through.
     """
     panels = list(dict.fromkeys(row["panel"] for row in rows))
     labels = list(dict.fromkeys(row["label"] for row in rows))
-    styles = zip(itertools.cycle(_COLOURS), itertools.cycle(_MARKERS), strict=False)
-    style = dict(zip(labels, styles, strict=False))
+    looks = itertools.product(_TURNS, zip(_COLOURS, _MARKERS, strict=True))
+    style = dict(zip(labels, itertools.cycle(looks), strict=False))
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(4.4 * columns, 3.4 * lines + 0.6), layout="constrained")
@@ -576,15 +578,16 @@ def plot_panels(rows: Sequence[Mapping[str, Any]], path: Path, *, bars: bool = F
                 np.array([row["iqm"] if row[end] is None else row[end] for row in mine])
                 for end in ("low", "high")
             )
-            colour, marker = style[label]
+            (line, hatch), (colour, marker) = style[label]
+            look: dict[str, Any] = {"color": colour, "label": label}
             if bars:
-                axes.bar(number, means, color=colour, label=label)
+                axes.bar(number, means, hatch=hatch, edgecolor="white", **look)
                 axes.errorbar(number, means, [means - low, high - means], color="black", capsize=3)
             elif places == [0] and not names:
-                axes.axhline(means[0], color=colour, linestyle="--", label=label)
+                axes.axhline(means[0], linestyle="--", **look)
             else:
                 axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
-                axes.plot(places, means, color=colour, marker=marker, markersize=4, label=label)
+                axes.plot(places, means, marker=marker, markersize=4, linestyle=line, **look)
         if bars:
             axes.set_xticks([])
         elif names:

@@ -163,7 +163,7 @@ def test_figures_are_written_and_what_is_missing_is_said(sweep, monkeypatch):
         path.unlink()
     told = paper.write_figures(jobs, out)
     assert told[0] == "Not done yet: 16 of 16 jobs, which are left out."
-    assert told[1].endswith("figure_2.png: returns of meta-training tasks over environment steps")
+    assert told[1].endswith("figure_2.png: returns over environment steps")
     assert [line[:12] for line in told[2:]] == ["No figure_4,", "No figure_5,", "No figure_6,"]
 
 
@@ -177,3 +177,27 @@ def test_a_single_seed_has_no_interval_and_chance_is_a_line(tmp_path):
     assert (tmp_path / "it.png").read_bytes().startswith(b"\x89PNG")
     text = figures.plot_panels(rows, tmp_path / "it.svg") or (tmp_path / "it.svg").read_text()
     assert "stroke-dasharray" in text
+
+
+@pytest.mark.parametrize("bars", [False, True])
+def test_as_many_labels_as_a_sweep_has_look_different(monkeypatch, tmp_path, bars):
+    rows = [
+        {"panel": "a", "label": str(label), "xlabel": "", "x": x, "iqm": 1.0 + x}
+        | {"low": x, "high": 2.0 + x, "tasks": 3, "seeds": 2}
+        for label in range(27)
+        for x in ((label,) if bars else (1, 2))
+    ]
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.extend(figure.axes))
+    figures.plot_panels(rows, tmp_path / "it.png", bars=bars)
+    (axes,) = drawn
+    looks = (
+        {(each.get_facecolor(), each.get_hatch()) for each in axes.patches}
+        if bars
+        else {
+            (each.get_color(), each.get_linestyle())
+            for each in axes.lines
+            if len(each.get_xdata()) == 2 and each.get_label().isdigit()
+        }
+    )
+    assert len(looks) == 27
