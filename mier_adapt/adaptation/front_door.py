@@ -32,6 +32,7 @@ from mier_adapt.adaptation.stages import (
     diagnoses,
     explain,
     first_candidate,
+    initial_candidate,
     refine,
     refresh,
     relabelers,
@@ -130,7 +131,8 @@ def adapt(
     the critics; fits copies of the model to the new task while they rehearse the earlier ones;
     predicts what earlier tasks' stored experience would have been in this task, and goes on with
     the algorithm's own updates on a mixture of both. The gate decides by real episodes what is
-    handed back. The agent itself is not changed.
+    handed back; where that returns less than the episodes that identified the task, it also plays
+    the policy under the initial context. The agent itself is not changed.
 
     For a policy that knows no context there is no new context to learn under: the actor-only stage
     falls away (``refresh_updates`` has to be 0), and the policy to beat is the one that came,
@@ -275,6 +277,12 @@ def adapt(
 
         with stage("gate"):
             kept, reason = config.gate.choose(promising, play)
+            if agent.conditioned and _disappoints(gate_returns.get(kept.name), found):
+                last = kept, initial_candidate(agent)
+                starts |= {each.name: np.random.default_rng(common + 1) for each in last}
+                chosen, why = config.gate.choose(last, play)
+                if chosen is not kept:
+                    kept, reason = chosen, why
 
         log: list[dict[str, Any]] = []
         if budget:
@@ -441,6 +449,12 @@ def require_fitting_task(
             "pass the environment's rule, (obs (B, O), act (B, A), obs_next (B, O)) -> bool (B,), "
             "or set relabel_rounds=0."
         )
+
+
+def _disappoints(played: Sequence[float] | None, found: Identified) -> bool:
+    """Whether episodes returned less than those did that identified the task, exploring."""
+    before = found.initial_returns
+    return bool(played and before and np.mean(played) < np.mean(before))
 
 
 def _trust(

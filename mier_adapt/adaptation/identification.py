@@ -46,6 +46,18 @@ class Identified:
     by side are run to their end."""
     logged: int = 0
     """How many of the transitions were there before."""
+    initial_steps: int = 0
+    """How many of them were gathered under the initial context, first of all, where none were
+    there before."""
+
+    @property
+    def initial_returns(self) -> list[float]:
+        """Of the whole episodes that were gathered, exploring, under the initial context."""
+        first = slice(self.initial_steps)
+        ends = self.real.terminated[first].cpu().numpy() | self.truncated[first]
+        rewards = self.real.rew[first].double().cpu().numpy()
+        episodes = np.split(rewards, np.flatnonzero(ends) + 1)[:-1]  # the last one has no end
+        return [float(each.sum()) for each in episodes]
 
 
 @checked
@@ -127,7 +139,10 @@ def identify(
                 "not finite. The model diverged; go back to an earlier checkpoint of it."
             )
     truncated = np.concatenate([np.zeros(num_logged, np.bool_), *cuts])
-    return Identified(so_far, truncated, context, meter.spent[""], num_logged)
+    first = -(-config.adaptation_steps // config.collection_rounds)
+    return Identified(
+        so_far, truncated, context, meter.spent[""], num_logged, 0 if num_logged else first
+    )
 
 
 def require_fitting_log(owner: str, logged: Transitions, dims: tuple[int, ...]) -> None:

@@ -100,6 +100,12 @@ def first_candidate(agent: Agent, context: torch.Tensor) -> PolicyCandidate:
     )
 
 
+def initial_candidate(agent: Agent) -> PolicyCandidate:
+    """The agent's own policy as it meets any task, under the initial context."""
+    start = first_candidate(agent, agent.model.initial_context.detach())
+    return dataclasses.replace(start, name="initial context")
+
+
 def diagnoses(agent: Agent, config: AdaptConfig) -> bool:
     """Whether a diagnosis is asked for, and there is something that a model can tell."""
     return config.diagnose and agent.model.varies != "reward"

@@ -551,10 +551,12 @@ def start_python(
     )
 
 
-def run_python(code: str, *arguments: object, **kwargs: Any) -> tuple[int, str, str]:
+def run_python(
+    code: str, *arguments: object, timeout: float = 120, **kwargs: Any
+) -> tuple[int, str, str]:
     """Run ``code`` to its end; its exit code, standard output and standard error."""
     with start_python(code, *arguments, **kwargs) as process:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
 
 

@@ -7,11 +7,13 @@ import pytest
 import torch
 
 import mier_adapt
-from mier_adapt import NewTask, load_run, preset
+from mier_adapt import NewTask, Transitions, load_run, preset
 from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt._storage.randomness import global_generator_state, seed_global_generators
 from mier_adapt.adaptation import AlwaysGate, learner
+from mier_adapt.adaptation.identification import Identified
 from mier_adapt.adaptation.report import novelty
+from mier_adapt.agents.metering import Spent
 from mier_adapt.integration import algorithm_state, update
 
 from ..doubles import assert_same_tree
@@ -111,6 +113,59 @@ def test_the_gate_keeps_what_did_clearly_better_in_real_episodes(
         "adapted context": (5.0,),
         "relabeled": (after,),
     }
+
+
+@pytest.mark.parametrize(
+    ("gathered", "initial", "decision"),
+    [
+        (7.0, 8.0, "initial context"),  # it is better than what the gate kept
+        (7.0, 6.1, "relabeled"),  # it is not, by a margin
+        (5.9, None, "relabeled"),  # there is no reason to play it
+    ],
+)
+def test_what_is_handed_back_is_no_worse_than_what_identified_the_task(
+    run, negated_joints_envs, monkeypatch, gathered, initial, decision
+):
+    stages, played = [], []
+    gate = iter([5.0, 6.0, 6.0, initial])
+    real = NewTask.returns
+
+    def told(self, actor, **options):
+        if stages[-1:] != ["gate"]:
+            return real(self, actor, **options)
+        played.append((actor.name, options["generator"].random()))
+        return (next(gate),)
+
+    monkeypatch.setattr(NewTask, "returns", told)
+    monkeypatch.setattr(Identified, "initial_returns", [gathered])
+    adaptation = mier_adapt.adapt(
+        run,
+        run.new_task(negated_joints_envs, negated_joints_envs.task_set[12]),
+        run.adapt_config,
+        seed=0,
+        on_stage=lambda stage, progress: stages.append(stage),
+    )
+    assert adaptation.report.decision == decision
+    names = ["adapted context", "relabeled", "relabeled", "initial context"]
+    assert [name for name, _ in played] == names[: 2 if initial is None else 4]
+    starts = [start for _, start in played]
+    assert starts[0::2] == starts[1::2]  # each pair's are the same
+    assert len(set(starts)) == len(starts) / 2
+    if decision == "initial context":
+        assert "8 in 1 real episode(s), against 6 before" in adaptation.report.reason
+        assert torch.equal(adaptation.actor.actor.contexts, run.model.initial_context)
+
+
+def test_episodes_that_identified_the_task_are_those_under_the_initial_context():
+    rewards, ends = torch.arange(1.0, 11.0), torch.zeros(10, dtype=torch.bool)
+    ends[6] = True
+    cut = np.zeros(10, np.bool_)
+    cut[[1, 4, 9]] = True
+    obs, act = torch.zeros(10, 2), torch.zeros(10, 1)
+    real = Transitions(obs=obs, act=act, rew=rewards, obs_next=obs, terminated=ends)
+    for steps, expected in ((0, []), (2, [3.0]), (8, [3.0, 12.0, 13.0]), (10, [3, 12, 13, 27])):
+        found = Identified(real, cut, torch.zeros(3), Spent(), 0, steps)
+        assert found.initial_returns == expected
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_a_driver_of_ray_that_was_killed_goes_on(tmp_path):
     kill_when(process, lambda: len(processes_at_work(killed)) == 2)
     assert len(processes_at_work(killed)) == 2
     for out, more in ((killed, ("--jobs", 2)), (whole, ())):
-        code, shown, err = run_python(SWEEP, grid, "--out", out, *options, *more)
+        code, shown, err = run_python(SWEEP, grid, "--out", out, *options, *more, timeout=900)
         assert code == 0, err
         assert "Done: 8 of 8 jobs" in shown
         assert err == "" or "was left by process" in err
