@@ -1,7 +1,9 @@
 """adapt: Algorithm 2, stage by stage, for any agent in any new task.
 
 identify → diagnose → refresh the actor → refine the model → relabel and train → gate. What learns
-is left out where undoing what changed suffices. ``AdaptConfig`` switches stages off; the preset
+is left out where undoing what changed suffices, and begins with a known task's policy where that is
+better in new rewards than the one under their context. ``AdaptConfig`` switches stages off; the
+preset
 ``…-paper`` keeps what the paper has.
 """
 
@@ -11,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,6 +35,7 @@ from mier_adapt.adaptation.stages import (
     explain,
     first_candidate,
     initial_candidate,
+    known_candidate,
     refine,
     refresh,
     relabelers,
@@ -50,6 +53,7 @@ from mier_adapt.integration.actor_training import require_refreshable
 from mier_adapt.integration.actors import require_fitting_policy
 from mier_adapt.integration.algorithms import trained_on
 from mier_adapt.model_fitting import FittedModel, require_weights
+from mier_adapt.protocols import Gate
 from mier_adapt.transitions import OneTask, Transitions
 
 _PROBE = 1024
@@ -64,8 +68,8 @@ class Adaptation:
     """What acts in the new task, ``act(obs (B, O), explore=False)``: the policy under its context,
     behind the compensation where there is one."""
     context: torch.Tensor
-    """The task's context, as the model knows it, ``(C,)``; behind a compensation, the known
-    task's."""
+    """What the policy acts under, as the model knows it, ``(C,)``: the new task's context, or that
+    of a known task, behind a compensation or where rewards are far outside."""
     algorithm: Any
     """A copy of the agent's with what was learned, which trains on as the agent's would. Its policy
     takes what the agent's does: where there is a compensation, put
@@ -134,6 +138,9 @@ def adapt(
     handed back; where that returns less than the episodes that identified the task, it also plays
     the policy under the initial context. The agent itself is not changed.
 
+    Where only rewards vary and no context explains the new ones well, all this may begin with the
+    policy of the known task that is nearest: whose it is that is gone on from, the gate decides.
+
     For a policy that knows no context there is no new context to learn under: the actor-only stage
     falls away (``refresh_updates`` has to be 0), and the policy to beat is the one that came,
     ``unchanged``.
@@ -197,7 +204,7 @@ def adapt(
             yield
         except FloatingPointError as error:
             raise FloatingPointError(f"Adapting to {task.label}: {error}") from error
-        seconds[name] = time.monotonic() - started
+        seconds[name] = seconds.get(name, 0.0) + time.monotonic() - started
 
     def evaluate(name: str, actor: Any) -> None:
         if not evaluation_episodes:
@@ -205,6 +212,7 @@ def adapt(
         meter.purpose, starts = "evaluate", np.random.default_rng(seed + 1)  # common to all stages
         returns[name] = metered.returns(actor, episodes=evaluation_episodes, generator=starts)
 
+    contest = _Contest(config.gate, metered, generator)
     candidates: list[PolicyCandidate] = []
 
     def add(candidate: PolicyCandidate) -> None:
@@ -225,23 +233,29 @@ def adapt(
             contexts = agent.earlier_contexts(config.adaptation_steps, generator)
         if agent.conditioned:
             evaluate("initial context", agent.initial_actor(1))
-        start = first_candidate(agent, found.context)
+        start, preferred = first_candidate(agent, found.context), ""
         add(start)
+        if (known := known_candidate(agent, config, found, contexts)) is not None:
+            add(known)
+            with stage("gate"):
+                start, preferred = contest.choose((start, known))
+        promising: list[PolicyCandidate] = [start]
+        newest: PolicyCandidate | None = None
         diagnosis, enough, told = None, False, ""
         if diagnoses(agent, config):
             with stage("diagnose"):
                 diagnosis = explain(agent, config, found, contexts, generator)
             if (undone := compensated(agent, start, diagnosis)) is not None:
                 add(undone)
+                promising.append(undone)
             enough = suffices(diagnosis, found)
             told = diagnosis.sentences[-1] if enough else ""
         learns = config.learn_always or not enough
-        promising = list(candidates)
 
         if learns and config.refresh_updates:
             with stage("refresh"):
-                refreshed = refresh(agent, config, start, generator)
-            add(refreshed)
+                newest = refresh(agent, config, start, generator)
+            add(newest)
 
         losses, fitted, trusted = {}, [], False
         if learns:
@@ -253,7 +267,7 @@ def adapt(
         if trusted:
             with stage("relabel"):
                 make = sources or (lambda models: relabelers(task, models, generator))
-                relabeled = train_on_synthetic(
+                newest = train_on_synthetic(
                     agent,
                     config,
                     start,
@@ -262,25 +276,16 @@ def adapt(
                     generator,
                     on_update=lambda made: on_stage("relabel", made / updates),
                 )
-            add(relabeled)
-        if candidates[-1] is not promising[-1]:
-            promising.append(candidates[-1])
-
-        gate_returns: dict[str, tuple[float, ...]] = {}
-        common = int(generator.integers(2**31))  # starts of all candidates, in turn
-        starts = {each.name: np.random.default_rng(common) for each in promising}
-
-        def play(candidate: PolicyCandidate, episodes: int) -> tuple[float, ...]:
-            played = metered.returns(candidate, episodes=episodes, generator=starts[candidate.name])
-            gate_returns[candidate.name] = (*gate_returns.get(candidate.name, ()), *played)
-            return played
+            add(newest)
+        if newest is not None:
+            promising.append(newest)
 
         with stage("gate"):
-            kept, reason = config.gate.choose(promising, play)
-            if agent.conditioned and _disappoints(gate_returns.get(kept.name), found):
-                last = kept, initial_candidate(agent)
-                starts |= {each.name: np.random.default_rng(common + 1) for each in last}
-                chosen, why = config.gate.choose(last, play)
+            kept, reason = contest.choose(promising)
+            if kept is start and preferred:
+                reason = preferred
+            if agent.conditioned and _disappoints(contest.returns.get(kept.name), found):
+                chosen, why = contest.choose((kept, initial_candidate(agent)))
                 if chosen is not kept:
                     kept, reason = chosen, why
 
@@ -315,7 +320,7 @@ def adapt(
         seed=seed,
         threads=torch.get_num_threads(),
         decision=kept.name,
-        reason=reason if gate_returns or not told else told,
+        reason=reason if contest.returns or not told else told,
         logged_transitions=found.logged,
         real_transitions=found.spent.steps,
         gate_transitions=meter.steps("gate"),
@@ -325,7 +330,7 @@ def adapt(
             **{purpose: spent.resets for purpose, spent in meter.spent.items()},
         },
         returns=returns,
-        gate_returns=gate_returns,
+        gate_returns=contest.returns,
         novelty=novelty(agent, found.real, found.context, contexts),
         diagnosis=None if diagnosis is None else diagnosis.to_dict(),
         **losses,
@@ -339,6 +344,8 @@ def adapt(
     context = found.context
     if diagnosis is not None and kept.compensation is not None:
         context = diagnosis.chosen.context
+    elif agent.conditioned:
+        context = kept.actor.contexts
     return Adaptation(
         actor=kept,
         context=context,
@@ -449,6 +456,45 @@ def require_fitting_task(
             "pass the environment's rule, (obs (B, O), act (B, A), obs_next (B, O)) -> bool (B,), "
             "or set relabel_rounds=0."
         )
+
+
+class _Contest:
+    """Candidates' real episodes, from starts that they share, and which one the gate chooses.
+
+    What a candidate has played before is not played again: the gate sees it in turn.
+
+    Args:
+        gate: Decides.
+        task: Where they play.
+        generator: Draws the first start, when one is needed.
+    """
+
+    def __init__(self, gate: Gate, task: NewTask, generator: np.random.Generator) -> None:
+        self._gate, self._task, self._generator = gate, task, generator
+        self._common: int | None = None
+        self._starts: dict[str, np.random.Generator] = {}
+        self.returns: dict[str, tuple[float, ...]] = {}
+
+    def choose(self, candidates: Sequence[PolicyCandidate]) -> tuple[PolicyCandidate, str]:
+        """As :meth:`.Gate.choose`."""
+        if self._common is None:
+            self._common = int(self._generator.integers(2**31))
+        for each in candidates:
+            self._starts.setdefault(each.name, np.random.default_rng(self._common))
+        seen = dict.fromkeys((each.name for each in candidates), 0)
+
+        def play(candidate: PolicyCandidate, episodes: int) -> tuple[float, ...]:
+            name, first = candidate.name, seen[candidate.name]
+            seen[name] += episodes
+            before = self.returns.get(name, ())
+            if (missing := seen[name] - len(before)) > 0:
+                starts = self._starts[name]
+                played = self._task.returns(candidate, episodes=missing, generator=starts)
+                self.returns[name] = (*before, *played)
+            return self.returns[name][first : seen[name]]
+
+        kept, reason = self._gate.choose(candidates, play)
+        return cast(PolicyCandidate, kept), reason
 
 
 def _disappoints(played: Sequence[float] | None, found: Identified) -> bool:

@@ -15,6 +15,7 @@ _NEEDS = {
     "initial context": (),
     "unchanged": (),
     "adapted context": ("identify",),
+    "known task": ("identify",),
     "compensated": ("identify", "diagnose"),
     "actor only": ("identify", "refresh"),
 }
@@ -41,7 +42,8 @@ class AdaptationReport:
     """Of torch, on which the order of sums and so the last bits depend."""
     decision: str
     """Which stage's policy was handed back: ``unchanged`` (one that knows no context), ``adapted
-    context``, ``compensated``, ``actor only`` or ``relabeled``."""
+    context``, ``known task``, ``compensated``, ``actor only`` or ``relabeled``, or even ``initial
+    context``."""
     reason: str
     """Why."""
     real_transitions: int
@@ -57,8 +59,8 @@ class AdaptationReport:
     """Resets of the environment in ``identify``, ``gate`` and ``evaluate``."""
     returns: dict[str, tuple[float, ...]]
     """Returns of deterministic episodes from common starts after each stage that ran: ``initial
-    context`` and ``adapted context``, or ``unchanged``; ``compensated``, ``actor only`` and
-    ``relabeled``."""
+    context`` and ``adapted context``, or ``unchanged``; ``known task``, ``compensated``, ``actor
+    only`` and ``relabeled``."""
     gate_returns: dict[str, tuple[float, ...]]
     """Returns of the episodes that the gate compared, by stage; empty without a gate."""
     novelty: float | None

@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from mier_adapt._checks import checked, require_tensor
 from mier_adapt.adaptation.identification import Identified, adapter_for
 from mier_adapt.adaptation.learner import Learner, draw_stored
+from mier_adapt.adaptation.report import novelty
 from mier_adapt.adapted_policy import AdaptedPolicy
 from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig
@@ -104,6 +105,40 @@ def initial_candidate(agent: Agent) -> PolicyCandidate:
     """The agent's own policy as it meets any task, under the initial context."""
     start = first_candidate(agent, agent.model.initial_context.detach())
     return dataclasses.replace(start, name="initial context")
+
+
+@torch.no_grad()
+def known_candidate(
+    agent: Agent, config: AdaptConfig, found: Identified, contexts: torch.Tensor
+) -> PolicyCandidate | None:
+    """The policy of the earlier task that the model finds nearest, where the new one is outside.
+
+    The model extrapolates to contexts that no policy was trained under, and the steps that explain
+    far rewards best may lead there. Where only rewards vary, the policy of a known task is as good
+    in the new one's dynamics as in its own.
+
+    Args:
+        agent: The agent; its algorithm is copied.
+        config: Whether it is to be tried.
+        found: The new task's transitions and its context.
+        contexts: Of the earlier tasks, ``(T, C)``.
+
+    Returns:
+        None where dynamics vary, the policy knows no context, or the context that was found
+        explains the new task about as well as earlier tasks are explained under theirs.
+    """
+    if not (config.try_known_task and agent.conditioned and agent.model.varies == "reward"):
+        return None
+    excess = novelty(agent, found.real, found.context, contexts)
+    if excess is None or excess <= _OUTSIDE:
+        return None
+    losses = [float(agent.model.loss(found.real, context).mean()) for context in contexts]
+    start = first_candidate(agent, contexts[int(np.argmin(losses))])
+    return dataclasses.replace(start, name="known task")
+
+
+_OUTSIDE = 3.0
+"""Standard deviations of known tasks' losses above their mean, from which on a task is outside."""
 
 
 def diagnoses(agent: Agent, config: AdaptConfig) -> bool:

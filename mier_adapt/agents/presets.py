@@ -123,6 +123,7 @@ PRESETS: dict[str, Preset] = {
             collection_rounds=1,
             later_context_lr=0.001,
             diagnose=False,
+            try_known_task=False,
             refresh_updates=0,
             num_models=1,
             weight_steps=0,
