@@ -10,12 +10,12 @@ models.
     mier-adapt meta-train halfcheetah-negated-joints-held-out --out runs/held-out
     python examples/choose_adaptation.py runs/held-out
     python examples/choose_adaptation.py halfcheetah-vel-hard
-    python examples/choose_adaptation.py halfcheetah-vel-hard --collection-rounds 2
+    python examples/choose_adaptation.py halfcheetah-vel-hard --begin known
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -72,6 +72,9 @@ class Args:
     """Which options; all of them if none is given."""
     collection_rounds: int | None = None
     """Rounds of identification, if not the run's."""
+    begin: Literal["adapted", "known"] = "adapted"
+    """With the policy under the new task's context, or under that of the known task by which the
+    model explains the new one best."""
     fast: bool = False
     """One task and two variants, to see that it runs."""
 
@@ -120,10 +123,12 @@ def main(args: Args) -> dict[str, list[float]]:
             found = identify(run, task, config, seed=args.seed, generator=generator)
             contexts = run.earlier_contexts(config.adaptation_steps, generator)
             start = first_candidate(run, found.context)
-            candidates = {
-                "adapted context": start,
-                "actor only": refresh(run, config, start, generator),
-            }
+            candidates = {start.name: start}
+            if args.begin == "known":
+                losses = [float(run.model.loss(found.real, each).mean()) for each in contexts]
+                start = first_candidate(run, contexts[int(np.argmin(losses))])
+                candidates["known task"] = start
+            candidates["actor only"] = refresh(run, config, start, generator)
             fitted = refine(run, config, found.real, contexts, generator)
             for name in (args.variant or tuple(variants))[: 2 if args.fast else None]:
                 options = replace(config, **variants[name])
