@@ -6,6 +6,7 @@ the room one room?
 
 import ast
 import io
+import subprocess
 import tokenize
 from collections import Counter
 from collections.abc import Iterator
@@ -174,6 +175,21 @@ def measured() -> list[Measured]:
 def test_the_counter_counts(source: str, code: int, checks: int) -> None:
     assert len(code_lines(source)) == code
     assert len(code_lines(source) & check_lines(source)) == checks
+
+
+TOP_LEVEL = {
+    *("mier_adapt", "mier_adapt_envs", "examples", "docs", "tests", "pyproject.toml", "README.md"),
+    *(".ci", ".gitignore", "LICENSE", "constraints.txt", "conftest.py"),
+}
+
+
+def test_nothing_else_lies_at_the_top_of_the_repository() -> None:
+    done = subprocess.run(
+        ["git", "ls-files"], cwd=Path(__file__).parents[1], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip("not a checkout of git")
+    assert {line.partition("/")[0] for line in done.stdout.splitlines()} == TOP_LEVEL
 
 
 def test_few_names_are_public() -> None:

@@ -167,7 +167,10 @@ def test_another_gate_brings_its_own_fields(command, tmp_path):
         (("meta-train", "--out", "x"), "Expected a PRESET, or --family NAME"),
     ],
 )
-def test_what_an_option_refuses_is_said_in_words_of_the_command_line(command, arguments, message):
+def test_what_an_option_refuses_is_said_in_words_of_the_command_line(
+    command, arguments, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # an adaptation writes its options beside where it was started
     code, _, err = command(*arguments)
     assert code == 1
     assert message in err
