@@ -139,7 +139,7 @@ def adapt(
     the policy under the initial context. The agent itself is not changed.
 
     Where only rewards vary and no context explains the new ones well, all this may begin with the
-    policy of the known task that is nearest: whose it is that is gone on from, the gate decides.
+    policy of the known task that should return most: whose is gone on from, the gate decides.
 
     For a policy that knows no context there is no new context to learn under: the actor-only stage
     falls away (``refresh_updates`` has to be 0), and the policy to beat is the one that came,
@@ -235,10 +235,6 @@ def adapt(
             evaluate("initial context", agent.initial_actor(1))
         start, preferred = first_candidate(agent, found.context), ""
         add(start)
-        if (known := known_candidate(agent, config, found, contexts)) is not None:
-            add(known)
-            with stage("gate"):
-                start, preferred = contest.choose((start, known))
         promising: list[PolicyCandidate] = [start]
         newest: PolicyCandidate | None = None
         diagnosis, enough, told = None, False, ""
@@ -263,6 +259,12 @@ def adapt(
                 fitted = refine(agent, config, found.real, contexts, generator)
             losses = _losses(agent, fitted, contexts)
             trusted, told = _trust(fitted, found, task, config)
+            known = known_candidate(agent, config, found, contexts, fitted)
+            if known is not None:
+                add(known)
+                with stage("gate"):
+                    start, preferred = contest.choose((start, known))
+                promising = [start]
         updates = config.relabel_rounds * config.updates_per_round
         if trusted:
             with stage("relabel"):

@@ -109,19 +109,24 @@ def initial_candidate(agent: Agent) -> PolicyCandidate:
 
 @torch.no_grad()
 def known_candidate(
-    agent: Agent, config: AdaptConfig, found: Identified, contexts: torch.Tensor
+    agent: Agent,
+    config: AdaptConfig,
+    found: Identified,
+    contexts: torch.Tensor,
+    fitted: Sequence[FittedModel],
 ) -> PolicyCandidate | None:
-    """The policy of the earlier task that the model finds nearest, where the new one is outside.
+    """The policy of the earlier task that should return most, where the new one is outside.
 
-    The model extrapolates to contexts that no policy was trained under, and the steps that explain
-    far rewards best may lead there. Where only rewards vary, the policy of a known task is as good
-    in the new one's dynamics as in its own.
+    The steps that explain far rewards best may lead to contexts that no policy was trained under.
+    Where only rewards vary, a known task's newest experience is what its policy would meet in the
+    new one, too, but for rewards; and these the fitted models predict.
 
     Args:
         agent: The agent; its algorithm is copied.
         config: Whether it is to be tried.
         found: The new task's transitions and its context.
         contexts: Of the earlier tasks, ``(T, C)``.
+        fitted: Models of the new task.
 
     Returns:
         None where dynamics vary, the policy knows no context, or the context that was found
@@ -132,9 +137,12 @@ def known_candidate(
     excess = novelty(agent, found.real, found.context, contexts)
     if excess is None or excess <= _OUTSIDE:
         return None
-    losses = [float(agent.model.loss(found.real, context).mean()) for context in contexts]
-    start = first_candidate(agent, contexts[int(np.argmin(losses))])
-    return dataclasses.replace(start, name="known task")
+    tasks = len(contexts)
+    known = agent.replay.recent_transitions(max(len(found.real), _KNOWN // tasks))
+    known = known.flatten().to(agent.device)
+    rewards = [each.model.mean(known.obs, known.act, each.context)[0] for each in fitted]
+    best = int(torch.stack(rewards).mean(0).reshape(tasks, -1).mean(1).argmax())
+    return dataclasses.replace(first_candidate(agent, contexts[best]), name="known task")
 
 
 _OUTSIDE = 3.0
@@ -223,7 +231,7 @@ def explain(
 
 
 _KNOWN = 4_000
-"""Stored transitions, of all tasks together, that say how well the model does in known tasks."""
+"""Stored transitions, of all tasks together, that say what known tasks are like."""
 _FEW_STEPS = 200
 """Weight steps that tell whether new weights are worth learning."""
 

@@ -116,8 +116,8 @@ class AdaptConfig:
     """Go through the stages that follow, which learn, also where undoing a change suffices."""
     try_known_task: bool = True
     """Where only rewards vary and no context explains the new ones as well as known tasks are
-    explained, also try the policy of the known task that is nearest, and go on from the better of
-    both in real episodes. Ours."""
+    explained, also try the policy of the known task that should return most by the new models, and
+    go on from the better of both in real episodes. Ours."""
     refresh_updates: Count = 500
     """Updates of the actor alone, against the frozen critics; 0 leaves the stage out (paper)."""
     num_models: Size = 4
