@@ -35,6 +35,7 @@ from mier_adapt.adaptation.stages import (
     explain,
     first_candidate,
     initial_candidate,
+    is_outside,
     known_candidate,
     refine,
     refresh,
@@ -259,8 +260,8 @@ def adapt(
                 fitted = refine(agent, config, found.real, contexts, generator)
             losses = _losses(agent, fitted, contexts)
             trusted, told = _trust(fitted, found, task, config)
-            known = known_candidate(agent, config, found, contexts, fitted)
-            if known is not None:
+            if is_outside(agent, config, found, contexts):
+                known = known_candidate(agent, found, contexts, fitted)
                 add(known)
                 with stage("gate"):
                     start, preferred = contest.choose((start, known))

@@ -37,6 +37,8 @@ from mier_adapt.adaptation.stages import (
     diagnoses,
     explain,
     first_candidate,
+    is_outside,
+    known_candidate,
     refine,
     sources_of_models,
     suffices,
@@ -379,6 +381,10 @@ class AdaptationSession:
             if (undone := compensated(self._agent, first[0], self.diagnosis)) is not None:
                 first.append(undone)
             said = f"{'; '.join(self.diagnosis.sentences)}; "
+        assert self._contexts is not None
+        if is_outside(self._agent, self._config, found, self._contexts):
+            fitted = refine(self._agent, self._config, found.real, self._contexts, generator)
+            first.append(known_candidate(self._agent, found, self._contexts, fitted))
         self._progress = Progress(first, window=self._rounds.window, margin=self._rounds.margin)
         if not self._agent.conditioned and self._since == 0:  # it is what gathered
             self._progress.first[0].returns += [each["return"] for each in self.log]

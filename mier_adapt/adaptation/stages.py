@@ -107,36 +107,36 @@ def initial_candidate(agent: Agent) -> PolicyCandidate:
     return dataclasses.replace(start, name="initial context")
 
 
+def is_outside(
+    agent: Agent, config: AdaptConfig, found: Identified, contexts: torch.Tensor
+) -> bool:
+    """Whether a known task's policy is to be tried: rewards alone vary, and are far from known.
+
+    They are where the context that was found explains them much worse than earlier tasks are
+    explained under theirs, ``contexts (T, C)``.
+    """
+    if not (config.try_known_task and agent.conditioned and agent.model.varies == "reward"):
+        return False
+    excess = novelty(agent, found.real, found.context, contexts)
+    return excess is not None and excess > _OUTSIDE
+
+
 @torch.no_grad()
 def known_candidate(
-    agent: Agent,
-    config: AdaptConfig,
-    found: Identified,
-    contexts: torch.Tensor,
-    fitted: Sequence[FittedModel],
-) -> PolicyCandidate | None:
-    """The policy of the earlier task that should return most, where the new one is outside.
+    agent: Agent, found: Identified, contexts: torch.Tensor, fitted: Sequence[FittedModel]
+) -> PolicyCandidate:
+    """The policy of the earlier task that should return most in one whose rewards alone are new.
 
     The steps that explain far rewards best may lead to contexts that no policy was trained under.
-    Where only rewards vary, a known task's newest experience is what its policy would meet in the
-    new one, too, but for rewards; and these the fitted models predict.
+    A known task's newest experience is what its policy would meet in the new one, too, but for
+    rewards; and these the fitted models predict.
 
     Args:
         agent: The agent; its algorithm is copied.
-        config: Whether it is to be tried.
-        found: The new task's transitions and its context.
+        found: The new task's transitions.
         contexts: Of the earlier tasks, ``(T, C)``.
         fitted: Models of the new task.
-
-    Returns:
-        None where dynamics vary, the policy knows no context, or the context that was found
-        explains the new task about as well as earlier tasks are explained under theirs.
     """
-    if not (config.try_known_task and agent.conditioned and agent.model.varies == "reward"):
-        return None
-    excess = novelty(agent, found.real, found.context, contexts)
-    if excess is None or excess <= _OUTSIDE:
-        return None
     tasks = len(contexts)
     known = agent.replay.recent_transitions(max(len(found.real), _KNOWN // tasks))
     known = known.flatten().to(agent.device)

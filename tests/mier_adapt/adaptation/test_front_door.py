@@ -172,15 +172,13 @@ def test_a_known_tasks_policy_is_tried_where_no_context_explains_the_new_rewards
     fitted = stages.refine(run, config, real, torch.zeros(100, 3), np.random.default_rng(0))
     for each in fitted:  # it likes one observation, the more the larger it is
         monkeypatch.setattr(each.model, "mean", lambda obs, act, context: (obs[:, 8], None))
-    candidate = stages.known_candidate(run, run.adapt_config, found, contexts, fitted)
-    if excess != 10.0:
-        assert candidate is None
-        return
+    assert stages.is_outside(run, run.adapt_config, found, contexts) == (excess == 10.0)
+    candidate = stages.known_candidate(run, found, contexts, fitted)
     newest = run.replay.recent_transitions(40).obs[..., 8].mean(1)
     assert candidate.name == "known task"
     assert torch.equal(candidate.actor.contexts, contexts[int(newest.argmax())])
     without = dataclasses.replace(run.adapt_config, try_known_task=False)
-    assert stages.known_candidate(run, without, found, contexts, fitted) is None
+    assert not stages.is_outside(run, without, found, contexts)
 
 
 def test_where_dynamics_vary_no_known_tasks_policy_is_tried(run, monkeypatch):
@@ -188,7 +186,7 @@ def test_where_dynamics_vary_no_known_tasks_policy_is_tried(run, monkeypatch):
     real = run.replay.stored()[:30]
     found = Identified(real, np.zeros(30, np.bool_), torch.zeros(3), Spent())
     contexts = torch.zeros(run.replay.num_tasks, 3)
-    assert stages.known_candidate(run, run.adapt_config, found, contexts, []) is None
+    assert not stages.is_outside(run, run.adapt_config, found, contexts)
 
 
 @pytest.mark.parametrize(("known", "taken"), [(6.0, True), (5.1, False)])

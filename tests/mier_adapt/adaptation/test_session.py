@@ -297,3 +297,15 @@ def test_it_never_hands_back_what_was_worse(monkeypatch):
 
 def test_own_families_take_it_too():
     assert AdaptConfig.from_dict(CONFIG.to_dict()) == CONFIG  # rounds are no part of it
+
+
+@pytest.mark.parametrize("outside", [True, False])
+def test_a_known_tasks_policy_plays_where_rewards_are_far_from_known_ones(monkeypatch, outside):
+    monkeypatch.setattr(sessions, "is_outside", lambda *arguments: outside)
+    session = session_of()
+    said = live(session, drifting(bound=2.0), 8)
+    names = ["adapted context", *(["known task"] if outside else []), "relabeled"]
+    to_play = [name for name in names if any(f"{name} is to play an episode" in s for s in said)]
+    assert to_play == names
+    acted = [row["policy"] for row in session.log]
+    assert ("known task" in acted) == outside
