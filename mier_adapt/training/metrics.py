@@ -194,6 +194,7 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(read_bytes(path, most=MOST_METRICS).splitlines(), 1):
         try:
             row = parse_json(line)
+            require_kinds({}, row, "it")
             split = {"split": str} if "split" in row else {}
             require_kinds(_ROW | split, row, "it")
             if "return_adapted" in row:

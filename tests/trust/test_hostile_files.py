@@ -138,6 +138,7 @@ def test_every_place_of_the_measurements_may_hold_anything(run: Path) -> None:
             refused += not found
             for row in found:  # what is read of them
                 assert type(row["updates"]) is type(row["env_steps"]) is int
+                assert row.pop("split", "meta_train") in ("meta_train", "meta_test")
                 assert all(isinstance(each, float | int | list) for each in row.values())
                 if "return_adapted" in row:
                     assert all(isinstance(each, float | int) for each in row["returns_adapted"])
