@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(
 
 
 FORGIVING = ("metrics.jsonl", "exported/run.json")
-"""Of the former, damaged lines are left out; what the latter says, the checkpoint beside it does."""
+"""Damaged lines of the former are left out; what the latter says, the checkpoint says as well."""
 
 
 def attack(files: int, run: Path, scratch: Path) -> None:
