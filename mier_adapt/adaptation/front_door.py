@@ -22,10 +22,15 @@ from numpy.typing import ArrayLike, NDArray
 from mier_adapt._checks import Count, Seed, checked
 from mier_adapt._products import quick_products
 from mier_adapt._storage.randomness import forked_global_generators
-from mier_adapt.adaptation.identification import Identified, identify, require_fitting_log
+from mier_adapt.adaptation.identification import (
+    Identified,
+    identify,
+    novelty,
+    require_fitting_log,
+)
 from mier_adapt.adaptation.learner import draw_stored
 from mier_adapt.adaptation.progress import Version
-from mier_adapt.adaptation.report import AdaptationReport, novelty
+from mier_adapt.adaptation.report import AdaptationReport
 from mier_adapt.adaptation.session import AdaptationSession, session_after
 from mier_adapt.adaptation.stages import (
     PolicyCandidate,

@@ -145,6 +145,37 @@ def identify(
     )
 
 
+@torch.no_grad()
+def novelty(
+    agent: Agent, real: Transitions, context: torch.Tensor, earlier_contexts: torch.Tensor
+) -> float | None:
+    """How much worse the agent's model explains a new task than those that it knows.
+
+    Under the context that was found, which names a task among those that the model can describe:
+    where it lies among theirs says nothing of a task that it cannot.
+
+    Args:
+        agent: The agent.
+        real: The new task's transitions, ``(B, ...)``.
+        context: Its context, ``(C,)``.
+        earlier_contexts: The T earlier tasks' contexts, ``(T, C)``.
+
+    Returns:
+        The model's loss, less the mean of the earlier tasks' under their contexts, in standard
+        deviations of the latter; None where these are fewer than three.
+    """
+    tasks = np.arange(agent.replay.num_tasks)
+    if len(tasks) < 3:
+        return None
+    stored = agent.replay.sample_transitions(
+        tasks, len(real), adaptation=True, generator=np.random.default_rng(0)
+    ).to(agent.device)
+    losses = agent.model.loss(stored, earlier_contexts)
+    spread = float(losses.std())
+    excess = float(agent.model.loss(real, context) - losses.mean())
+    return excess / spread if spread > 0 else 0.0
+
+
 def require_fitting_log(owner: str, logged: Transitions, dims: tuple[int, ...]) -> None:
     """Check that logged transitions ``(B, ...)`` are of observations and actions of these sizes.
 

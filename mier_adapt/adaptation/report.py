@@ -6,10 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-
-from mier_adapt.agents.agent import Agent
-from mier_adapt.transitions import Transitions
 
 _NEEDS = {
     "initial context": (),
@@ -151,34 +147,3 @@ class AdaptationReport:
         else:
             lines.append("nothing had to be learned")
         return "\n".join(lines)
-
-
-@torch.no_grad()
-def novelty(
-    agent: Agent, real: Transitions, context: torch.Tensor, earlier_contexts: torch.Tensor
-) -> float | None:
-    """How much worse the agent's model explains a new task than those that it knows.
-
-    Under the context that was found, which names a task among those that the model can describe:
-    where it lies among theirs says nothing of a task that it cannot.
-
-    Args:
-        agent: The agent.
-        real: The new task's transitions, ``(B, ...)``.
-        context: Its context, ``(C,)``.
-        earlier_contexts: The T earlier tasks' contexts, ``(T, C)``.
-
-    Returns:
-        The model's loss, less the mean of the earlier tasks' under their contexts, in standard
-        deviations of the latter; None where these are fewer than three.
-    """
-    tasks = np.arange(agent.replay.num_tasks)
-    if len(tasks) < 3:
-        return None
-    stored = agent.replay.sample_transitions(
-        tasks, len(real), adaptation=True, generator=np.random.default_rng(0)
-    ).to(agent.device)
-    losses = agent.model.loss(stored, earlier_contexts)
-    spread = float(losses.std())
-    excess = float(agent.model.loss(real, context) - losses.mean())
-    return excess / spread if spread > 0 else 0.0

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from torch.optim.swa_utils import AveragedModel
 
 from mier_adapt._checks import checked, require_tensor
-from mier_adapt.adaptation.identification import Identified, adapter_for
+from mier_adapt.adaptation.identification import Identified, adapter_for, novelty
 from mier_adapt.adaptation.learner import Learner, draw_stored
-from mier_adapt.adaptation.report import novelty
 from mier_adapt.adapted_policy import AdaptedPolicy
 from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig

@@ -11,8 +11,7 @@ from mier_adapt import NewTask, Transitions, load_run, preset
 from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt._storage.randomness import global_generator_state, seed_global_generators
 from mier_adapt.adaptation import AlwaysGate, front_door, learner, stages
-from mier_adapt.adaptation.identification import Identified
-from mier_adapt.adaptation.report import novelty
+from mier_adapt.adaptation.identification import Identified, novelty
 from mier_adapt.agents.metering import Spent
 from mier_adapt.integration import algorithm_state, update
 
