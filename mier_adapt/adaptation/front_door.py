@@ -3,8 +3,7 @@
 identify → diagnose → refresh the actor → refine the model → relabel and train → gate. What learns
 is left out where undoing what changed suffices, and begins with a known task's policy where that is
 better in new rewards than the one under their context. ``AdaptConfig`` switches stages off; the
-preset
-``…-paper`` keeps what the paper has.
+preset ``…-paper`` keeps what the paper has.
 """
 
 import functools

@@ -24,8 +24,8 @@ def algorithm_state(algorithm: Algorithm[Any, Any]) -> dict[str, Any]:
 
     Beyond ``state_dict()`` that is a learned temperature's optimizer, the schedules of step sizes
     where there are any, the counters by which TD3 and REDQ delay their actors, and the scales by
-    which a :class:`.FastSAC` may learn. The global
-    generators of NumPy and torch, from which Tianshou draws, are the caller's to keep.
+    which a :class:`.FastSAC` may learn. The global generators of NumPy and torch, from which
+    Tianshou draws, are the caller's to keep.
 
     Returns:
         A tree of dictionaries, lists, tensors and plain numbers. Tensors are the
