@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from tests.mier_adapt.doubles import random_transitions
 
-SECONDS = 10.0  # of processor time, which other work on the machine does not lengthen
+SECONDS = 30.0
+"""Of processor time: what never ends takes longer on any machine, what works less on a slow one."""
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     # A set that is of the wrong size is named by the tensor in it that shows it.

@@ -200,9 +200,14 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
     adapting = {"agent": run, "task": new_task, "config": TINY_ADAPT, "seed": 1}
     logging = {"checkpoint": None, "logged": earlier}
     yield Target("adapt", adapt, {**adapting, "evaluation_episodes": 1, **logging})
-    rounds = ContinueConfig(weight_steps=1, relabel_size=9, updates=1)
-    yield Target("adapt", adapt, {**adapting, "budget": 20, "rounds": rounds})
-    options = {"seed": 0, "rounds": rounds, "termination_fn": new_task.termination_fn}
+    few = ContinueConfig(weight_steps=1, relabel_size=9, updates=1)
+
+    def going_on(rounds: Any, **options: Any) -> None:
+        rounds = few if rounds is None else rounds  # which would be the long default
+        adapt(rounds=rounds, **options)
+
+    yield Target("adapt", going_on, {**adapting, "budget": 20, "rounds": few})
+    options = {"seed": 0, "rounds": few, "termination_fn": new_task.termination_fn}
     session = AdaptationSession(run, TINY_ADAPT, **options)
     yield Target(
         "AdaptationSession",
