@@ -27,7 +27,7 @@ FAST = {
 }
 """The most that a field is in a fast sweep."""
 _FAST_TASKS = 2
-"""Meta-test tasks that each run of a fast sweep adapts to."""
+"""Tasks of each split that a run of a fast sweep is evaluated on, and adapts to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,8 @@ class Evaluation:
     """Adaptation seeds 0, 1, ...: each gathers its own transitions."""
     episodes: Size = 4
     """Deterministic episodes of each task."""
+    tasks: Size | None = None
+    """Of training, meta-test and harder tasks each as many, from the first; None is all."""
 
     def __post_init__(self) -> None:
         checked_fields(self)
@@ -97,8 +99,8 @@ def expand(grid: Grid, *, fast: bool = False) -> list[Job]:
 
     Args:
         grid: What is to be run.
-        fast: Cut every run down to a few updates, every adaptation to two tasks, and all seeds to
-            the first: to see that it runs.
+        fast: Cut every run down to a few updates, every evaluation and adaptation to two tasks, and
+            all seeds to the first: to see that it runs.
 
     Raises:
         ValueError: If a run is there twice, settings are none of its method, or there is nothing
@@ -117,6 +119,7 @@ def expand(grid: Grid, *, fast: bool = False) -> list[Job]:
             settings=resolved,
             episodes=1 if fast else grid.evaluate.episodes,
             evaluation_seeds=1 if fast else grid.evaluate.seeds,
+            evaluation_tasks=_FAST_TASKS if fast else grid.evaluate.tasks,
         )
         if job.name in trainings:
             raise ValueError(f"Expected each run once, but {job.name} is there twice.")

@@ -90,12 +90,17 @@ class Job(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Job):
-    """A run: meta-trained, and evaluated on all its family's tasks."""
+    """A run: meta-trained, and evaluated on its family's tasks."""
 
-    plain: ClassVar = {**Job.plain, "settings": {"updates": int}, "evaluation_seeds": int}
+    plain: ClassVar = {
+        **{**Job.plain, "settings": {"updates": int}},
+        **{"evaluation_seeds": int, "evaluation_tasks": (int, type(None))},
+    }
 
     evaluation_seeds: int
     """Adaptation seeds of the evaluation."""
+    evaluation_tasks: int | None
+    """Of each split as many, from the first; None is all."""
 
     @property
     def name(self) -> str:
@@ -137,7 +142,7 @@ class Training(Job):
         }
         record = evaluate_run(
             directory,
-            {name: split for name, split in splits.items() if split},
+            {name: split[: self.evaluation_tasks] for name, split in splits.items() if split},
             seeds=self.evaluation_seeds,
             episodes=self.episodes,
             device=device,

@@ -55,7 +55,7 @@ def test_every_run_of_a_fast_grid_is_short(tmp_path):
     ]
     for job in jobs[:4]:
         assert job.settings["updates"] <= 4
-        assert (job.episodes, job.evaluation_seeds) == (1, 1)
+        assert (job.episodes, job.evaluation_seeds, job.evaluation_tasks) == (1, 1, 2)
     assert [job.tasks for job in jobs[4:]] == [[100, 101], [10, 11]]
 
 
