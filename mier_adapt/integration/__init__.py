@@ -1,8 +1,12 @@
 """The components in Tianshou 2: replay buffers, algorithms, actors; nothing else imports it."""
 
+from tianshou.algorithm import algorithm_base
+from tianshou.data.buffer import manager
+
 from mier_adapt.integration.actors import PolicyActor, relabeling_policy
 from mier_adapt.integration.algorithm_state import algorithm_state, load_algorithm_state
 from mier_adapt.integration.algorithms import build_sac, update
+from mier_adapt.integration.compilation import keep_compiled
 from mier_adapt.integration.context_replay import ContextReplayBuffer
 from mier_adapt.integration.fast_sac import FastSAC
 from mier_adapt.integration.minari import from_minari, to_minari
@@ -27,3 +31,5 @@ __all__ = [
     "to_sb3",
     "update",
 ]
+
+keep_compiled((algorithm_base, manager))
