@@ -28,6 +28,8 @@ FAST = {
 """The most that a field is in a fast sweep."""
 _FAST_TASKS = 2
 """Tasks of each split that a run of a fast sweep is evaluated on, and adapts to."""
+_FAST_BUDGET = 80
+"""Further real transitions of each of its adaptations: two episodes that do not end early."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +166,7 @@ def _adaptations(runs: list[Training], adapt: Adaptations, fast: bool) -> Iterat
             arm=arm,
             adaptation_seed=seed,
             tasks=list(range(first, min(last, first + _FAST_TASKS) if fast else last)),
-            budget=adapt.budget,
+            budget=min(adapt.budget, _FAST_BUDGET) if fast else adapt.budget,
             rounds=_capped(dataclasses.asdict(rounds)) if fast else dataclasses.asdict(rounds),
         )
 

@@ -45,7 +45,9 @@ def test_a_grid_is_every_combination_and_what_needs_a_run_comes_after_it(tmp_pat
 
 
 def test_every_run_of_a_fast_grid_is_short(tmp_path):
-    path = write_grid(tmp_path / "grid.toml", OURS, PEARL, evaluate={"seeds": 9}, adapt={})
+    path = write_grid(
+        tmp_path / "grid.toml", OURS, PEARL, evaluate={"seeds": 9}, adapt={"budget": 2000}
+    )
     jobs = read_grid(path, fast=True)
     assert [job.name for job in jobs[:4]] == [
         "halfcheetah-vel/mier/seed-0",
@@ -56,7 +58,7 @@ def test_every_run_of_a_fast_grid_is_short(tmp_path):
     for job in jobs[:4]:
         assert job.settings["updates"] <= 4
         assert (job.episodes, job.evaluation_seeds, job.evaluation_tasks) == (1, 1, 2)
-    assert [job.tasks for job in jobs[4:]] == [[100, 101], [10, 11]]
+    assert [(job.tasks, job.budget) for job in jobs[4:]] == [([100, 101], 80), ([10, 11], 80)]
 
 
 def test_every_method_is_cut_down_also_where_its_preset_says_nothing(tmp_path):
