@@ -620,15 +620,15 @@ class Figures:
     """
 
     sweep: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """What `mier-adapt sweep --out` was given; they go to DIR/figures."""
+    """What `mier-adapt sweep --out` was given, or a folder with its curves.csv and returns.csv;
+    they go to DIR/figures."""
     import_: _Imports = ()
 
     def run(self) -> int:
         """Draw, and say where and what is missing; 1 if there was nothing to draw."""
-        from mier_adapt.sweeps.jobs import read_jobs
         from mier_adapt.sweeps.paper import write_figures
 
-        written = write_figures(read_jobs(self.sweep), self.sweep)
+        written = write_figures(self.sweep)
         for line in written:
             say(line)
         return 0 if any(".png: " in line for line in written) else 1

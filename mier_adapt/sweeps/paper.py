@@ -1,11 +1,11 @@
-"""The paper's figures of a sweep: interquartile means over tasks and seeds, with intervals."""
+"""The paper's figures of results: interquartile means over tasks and seeds, with intervals."""
 
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,30 +15,61 @@ from mier_adapt._storage.files import replace_text
 from mier_adapt.agents.run import OURS
 from mier_adapt.figures import plot_panels
 from mier_adapt.statistics import bootstrap_interval, interquartile_mean
-from mier_adapt.sweeps.jobs import Adapting, Job, Training
+from mier_adapt.sweeps.jobs import SWEEP_FILE, read_jobs
 from mier_adapt.sweeps.methods import DIFFICULTY
+from mier_adapt.sweeps.results import (
+    CURVES_FILE,
+    EVALUATED,
+    RETURNS_FILE,
+    CurvePoint,
+    Outcome,
+    Results,
+    read_results,
+    results_of,
+    write_results,
+)
 
 FOLDER = "figures"
 """Where they go, in the sweep's directory."""
 _COLUMNS = ("panel", "label", "xlabel", "x", "iqm", "low", "high", "tasks", "seeds")
 _CONTEXT = f"{OURS}, context alone"
+_SEEDS = ("seed", "adaptation_seed")
+_SPLITS = {"meta_test": "tasks not trained on"}
+"""What curves are of, where they are not of training's tasks."""
 
 _Row = dict[str, Any]
+_Point = TypeVar("_Point", CurvePoint, Outcome)
 
 
-def write_figures(jobs: Sequence[Job], out: Path) -> list[str]:
-    """Write every figure that a sweep has something for, as PNG and CSV; what there is to say.
+def write_figures(out: Path) -> list[str]:
+    """Write every figure that a directory has something for, as PNG and CSV; what there is to say.
+
+    A sweep's also gets the tables that they are drawn from, with which they can be drawn elsewhere.
 
     Args:
-        jobs: The sweep's; what is not done yet is left out.
-        out: Its directory.
+        out: A sweep's directory, whose figures leave out what is not done yet; or one with tables.
+
+    Raises:
+        FileNotFoundError: If it holds neither.
+        CheckpointError: If a file is damaged.
     """
-    (out / FOLDER).mkdir(exist_ok=True)
     told = []
-    if unfinished := [job for job in jobs if not job.done(out)]:
-        told.append(f"Not done yet: {len(unfinished)} of {len(jobs)} jobs, which are left out.")
+    if (out / SWEEP_FILE).is_file():
+        jobs = read_jobs(out)
+        results = results_of(jobs, out)
+        write_results(results, out)
+        if unfinished := [job for job in jobs if not job.done(out)]:
+            told.append(f"Not done yet: {len(unfinished)} of {len(jobs)} jobs, which are left out.")
+    elif (out / CURVES_FILE).is_file():
+        results = read_results(out)
+    else:
+        raise FileNotFoundError(
+            f"{out} holds neither {SWEEP_FILE}, which `mier-adapt sweep GRID.toml --out DIR` "
+            f"makes, nor {CURVES_FILE} and {RETURNS_FILE} of a sweep."
+        )
+    (out / FOLDER).mkdir(exist_ok=True)
     for name, (rows_of, about, missing) in FIGURES.items():
-        rows = rows_of(jobs, out)
+        rows = rows_of(results)
         if not rows:
             told.append(f"No {name}, {about}: {missing}.")
             continue
@@ -53,93 +84,74 @@ def write_figures(jobs: Sequence[Job], out: Path) -> list[str]:
     return told
 
 
-def learning_curves(jobs: Iterable[Job], out: Path) -> list[_Row]:
+def learning_curves(results: Results) -> list[_Row]:
     """Returns in evaluations over environment steps; of runs under way, up to there."""
-    rows: list[_Row] = []
-    for (preset, method), runs in _trainings(jobs).items():
-        evaluated = [
-            {row["env_steps"]: row["returns_adapted"] for row in found if "returns_adapted" in row}
-            for found in (run.metrics(out) for run in runs)
-        ]
-        evaluated = [each for each in evaluated if each]
-        for step in sorted(set.intersection(*map(set, evaluated)) if evaluated else ()):
-            table = np.array([each[step] for each in evaluated]).T
-            rows.append(_row(preset, method, "environment steps", step, table))
+    rows = []
+    runs = _grouped(results.curves, "preset", "split", "method")
+    for (preset, split, method), points in runs.items():
+        seeds = _grouped(points, "seed").values()
+        shared = set.intersection(*({each.env_steps for each in seed} for seed in seeds))
+        panel = f"{preset}, {_SPLITS[split]}" if split in _SPLITS else preset
+        for step, here in sorted(_grouped(points, "env_steps").items()):
+            if step[0] in shared:
+                row = (panel, method, "environment steps", *step, _table(here, "seed"))
+                rows.append(_row(*row))
     return rows
 
 
-def ood_returns(jobs: Iterable[Job], out: Path) -> list[_Row]:
+def ood_returns(results: Results) -> list[_Row]:
     """Returns of the meta-test tasks after adaptation, of each method and each arm."""
-    jobs = list(jobs)
     rows = []
-    for (preset, method), runs in _trainings(jobs, out).items():
-        if found := _splits(runs, "test", out):
-            label = _CONTEXT if method == OURS else method
-            rows.append(_row(preset, label, "", label, _table(found)))
-    for (preset, arm), adaptations in _adaptings(jobs, out).items():
-        reports = [each.reports(out) for each in adaptations]
-        table = _stages(reports)
-        rows += [_row(preset, f"{OURS}, {arm}", "", f"{OURS}, {arm}", table)]
+    kept = [each for each in results.outcomes if each.kept and each.split == "test"]
+    for (preset, method, arm), here in _grouped(kept, "preset", "method", "arm").items():
+        label = f"{OURS}, {arm}" if arm else _CONTEXT if method == OURS else method
+        rows.append(_row(preset, label, "", label, _table(here, *_SEEDS)))
     return sorted(rows, key=lambda row: str(row["panel"]))
 
 
-def by_difficulty(jobs: Iterable[Job], out: Path) -> list[_Row]:
+def by_difficulty(results: Results) -> list[_Row]:
     """Returns of tasks ever further outside training, and of a family's task sets side by side."""
     rows = []
-    sets: dict[tuple[str, str], dict[str, Any]] = defaultdict(dict)
-    for (preset, method), runs in _trainings(jobs, out).items():
-        settings = runs[0].settings
-        if found := _splits(runs, "test", out):
-            sets[settings["family"], method][settings["task_set"]] = _table(found)
-        found = _splits(runs, DIFFICULTY, out)
-        for same in zip(*found, strict=True):
-            x = same[0]["parameters"][0]
-            xlabel = same[0]["task"].split(" ")[0]
-            rows.append(_row(preset, method, xlabel, x, _table([[each] for each in same])))
-    for (family, method), by_set in sets.items():
-        known = set().union(*(names for (each, _), names in sets.items() if each == family))
-        if len(known) > 1:
+    evaluated = [each for each in results.outcomes if not each.arm and each.stage == EVALUATED]
+    harder = [each for each in evaluated if each.split == DIFFICULTY]
+    for (preset, method, _), here in _grouped(harder, "preset", "method", "task").items():
+        if (x := here[0].parameter) is not None:
+            xlabel = here[0].label.split(" ")[0]
+            rows.append(_row(preset, method, xlabel, x, _table(here, *_SEEDS)))
+    tested = [each for each in evaluated if each.split == "test"]
+    for (family, method), same in _grouped(tested, "family", "method").items():
+        by_set = _grouped(same, "task_set")
+        if len({each.task_set for each in tested if each.family == family}) > 1:
             rows += [
-                _row(family, method, "task set", name, by_set[name])
+                _row(family, method, "task set", name, _table(by_set[name,], *_SEEDS))
                 for name in mier_adapt_envs.task_sets(family)
-                if name in by_set
+                if (name,) in by_set
             ]
     return rows
 
 
-def over_adaptation(jobs: Iterable[Job], out: Path) -> list[_Row]:
+def over_adaptation(results: Results) -> list[_Row]:
     """Returns of the meta-test tasks over updates on the new task, and over real transitions."""
     rows = []
-    for (preset, arm), adaptations in _adaptings(jobs, out).items():
-        reports = [each.reports(out) for each in adaptations]
-        every = [report for seed in reports for report in seed]
-        refreshed = adaptations[0].settings["refresh_updates"]
-        relabeled = refreshed + float(np.mean([report["updates"] for report in every]))
-        for stage, x in (
-            ("adapted context", 0),
-            ("actor only", refreshed),
-            ("relabeled", relabeled),
-        ):
-            if all(stage in report["returns"] for report in every):
-                table = _stages(reports, stage)
+    adapted = [each for each in results.outcomes if each.arm]
+    for (preset, arm), here in _grouped(adapted, "preset", "arm").items():
+        every = {name: each for (name,), each in _grouped(here, "stage").items()}
+        most = max(map(len, every.values()))  # not all tasks have every stage, or as many episodes
+        stages = {name: each for name, each in every.items() if len(each) == most}
+        for stage in ("adapted context", "actor only", "relabeled"):
+            if stage in stages:
+                x = float(np.mean([each.updates for each in stages[stage]]))
+                table = _table(stages[stage], *_SEEDS)
                 rows.append(_row(preset, arm, "updates at test time", x, table))
-        panel, xlabel = f"{preset}, with a budget", "real transitions"
-        spent = float(np.mean([report["real_transitions"] for report in every]))
-        played = min(len(report["continued"]) for report in every)
-        if not played:
-            continue
-        for stage, x in (("initial context", 0.0), ("adapted context", spent)):
-            table = _stages(reports, stage)
-            rows.append(_row(panel, arm, xlabel, x, table))
-        for number in range(played):
-            episodes = [[report["continued"][number] for report in seed] for seed in reports]
-            x = float(np.mean([e["transitions"] + e["steps"] for seed in episodes for e in seed]))
-            table = np.array([[each["return"] for each in seed] for seed in episodes]).T
-            rows.append(_row(panel, arm, xlabel, x, table))
+        episodes = [name for name in stages if name.startswith("episode ")]
+        for stage in ("initial context", "adapted context", *episodes) if episodes else ():
+            x = float(np.mean([each.transitions for each in stages[stage]]))
+            panel, table = f"{preset}, with a budget", _table(stages[stage], *_SEEDS)
+            rows.append(_row(panel, arm, "real transitions", x, table))
     return sorted(rows, key=lambda row: str(row["panel"]))
 
 
-FIGURES: dict[str, tuple[Callable[[Sequence[Job], Path], list[_Row]], str, str]] = {
+FIGURES: dict[str, tuple[Callable[[Results], list[_Row]], str, str]] = {
     "figure_2": (
         learning_curves,
         "returns over environment steps",
@@ -163,50 +175,22 @@ FIGURES: dict[str, tuple[Callable[[Sequence[Job], Path], list[_Row]], str, str]]
 none. Source: Mendonca et al. (2020), arXiv:2006.07178."""
 
 
-def _trainings(
-    jobs: Iterable[Job], out: Path | None = None
-) -> dict[tuple[str, str], list[Training]]:
-    """Runs that differ in their seed alone, by preset and method; with ``out``, those done."""
-    found: dict[tuple[str, str], list[Training]] = defaultdict(list)
-    for job in jobs:
-        if isinstance(job, Training) and (out is None or job.done(out)):
-            found[job.preset, job.method].append(job)
+def _grouped(points: Iterable[_Point], *names: str) -> dict[tuple[Any, ...], list[_Point]]:
+    """Points that are alike in these fields, by them, in their order."""
+    found: dict[tuple[Any, ...], list[_Point]] = defaultdict(list)
+    for each in points:
+        found[tuple(getattr(each, name) for name in names)].append(each)
     return found
 
 
-def _adaptings(jobs: Iterable[Job], out: Path) -> dict[tuple[str, str], list[Adapting]]:
-    """Those done that differ in their seeds alone, by preset and arm."""
-    found: dict[tuple[str, str], list[Adapting]] = defaultdict(list)
-    for job in jobs:
-        if isinstance(job, Adapting) and job.done(out):
-            found[job.preset, job.arm].append(job)
-    return found
-
-
-def _splits(runs: Iterable[Training], split: str, out: Path) -> list[list[_Row]]:
-    """The rows of a split, task by task, of each run that has it."""
-    found = [run.evaluation(out)["splits"].get(split, []) for run in runs]
-    return [rows for rows in found if rows]
-
-
-def _table(found: Sequence[Sequence[_Row]]) -> NDArray[np.float64]:
-    """Returns after adaptation, ``(T, S)``, over the seeds of training and of adaptation."""
-    return np.array(
-        [
-            np.concatenate([row["return_adapted"] for row in same])
-            for same in zip(*found, strict=True)
-        ]
-    )
-
-
-def _stages(reports: Sequence[Sequence[_Row]], stage: str | None = None) -> NDArray[np.float64]:
-    """Mean returns after a stage, ``(T, S)``, or by what was handed back."""
-    return np.array(
-        [
-            [np.mean(report["returns"][stage or report["decision"]]) for report in seed]
-            for seed in reports
-        ]
-    ).T
+def _table(points: Iterable[_Point], *seeds: str) -> NDArray[np.float64]:
+    """Returns ``(T, S)`` of the tasks that all seeds have; these fields make a seed."""
+    by_seed = [
+        {each.task: each.episode_return for each in same}
+        for same in _grouped(points, *seeds).values()
+    ]
+    tasks = [task for task in by_seed[0] if all(task in each for each in by_seed)]
+    return np.array([[each[task] for each in by_seed] for task in tasks])
 
 
 def _row(
