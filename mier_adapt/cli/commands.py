@@ -620,8 +620,8 @@ class Figures:
     """
 
     sweep: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """What `mier-adapt sweep --out` was given, or a folder with its curves.csv and returns.csv;
-    they go to DIR/figures."""
+    """What `mier-adapt sweep --out` was given, or a folder with its tables; they go to
+    DIR/figures."""
     import_: _Imports = ()
 
     def run(self) -> int:
