@@ -236,6 +236,7 @@ def adapt(
                 logged=logged,
             )
             contexts = agent.earlier_contexts(config.adaptation_steps, generator)
+            excess = novelty(agent, found.real, found.context, contexts)
         if agent.conditioned:
             evaluate("initial context", agent.initial_actor(1))
         start, preferred = first_candidate(agent, found.context), ""
@@ -264,7 +265,7 @@ def adapt(
                 fitted = refine(agent, config, found.real, contexts, generator)
             losses = _losses(agent, fitted, contexts)
             trusted, told = _trust(fitted, found, task, config)
-            if is_outside(agent, config, found, contexts):
+            if is_outside(agent, config, excess):
                 known = known_candidate(agent, found, contexts, fitted)
                 add(known)
                 with stage("gate"):
@@ -338,7 +339,7 @@ def adapt(
         },
         returns=returns,
         gate_returns=contest.returns,
-        novelty=novelty(agent, found.real, found.context, contexts),
+        novelty=excess,
         diagnosis=None if diagnosis is None else diagnosis.to_dict(),
         **losses,
         weight_steps=tuple(each.weight_steps for each in fitted),

@@ -27,6 +27,7 @@ from mier_adapt.adaptation.identification import (
     adapter_for,
     as_gathered,
     identity_of,
+    novelty,
     require_fitting_log,
 )
 from mier_adapt.adaptation.learner import Learner
@@ -382,7 +383,8 @@ class AdaptationSession:
                 first.append(undone)
             said = f"{'; '.join(self.diagnosis.sentences)}; "
         assert self._contexts is not None
-        if is_outside(self._agent, self._config, found, self._contexts):
+        excess = novelty(self._agent, found.real, found.context, self._contexts)
+        if is_outside(self._agent, self._config, excess):
             fitted = refine(self._agent, self._config, found.real, self._contexts, generator)
             first.append(known_candidate(self._agent, found, self._contexts, fitted))
         self._progress = Progress(first, window=self._rounds.window, margin=self._rounds.margin)

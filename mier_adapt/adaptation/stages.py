@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.optim.swa_utils import AveragedModel
 
 from mier_adapt._checks import checked, require_tensor
-from mier_adapt.adaptation.identification import Identified, adapter_for, novelty
+from mier_adapt.adaptation.identification import Identified, adapter_for
 from mier_adapt.adaptation.learner import Learner, draw_stored
 from mier_adapt.adapted_policy import AdaptedPolicy
 from mier_adapt.agents.agent import Agent
@@ -106,18 +106,16 @@ def initial_candidate(agent: Agent) -> PolicyCandidate:
     return dataclasses.replace(start, name="initial context")
 
 
-def is_outside(
-    agent: Agent, config: AdaptConfig, found: Identified, contexts: torch.Tensor
-) -> bool:
+def is_outside(agent: Agent, config: AdaptConfig, excess: float | None) -> bool:
     """Whether a known task's policy is to be tried: rewards alone vary, and are far from known.
 
-    They are where the context that was found explains them much worse than earlier tasks are
-    explained under theirs, ``contexts (T, C)``.
+    Args:
+        agent: The agent.
+        config: Says whether to.
+        excess: How far from known, by :func:`.novelty`.
     """
-    if not (config.try_known_task and agent.conditioned and agent.model.varies == "reward"):
-        return False
-    excess = novelty(agent, found.real, found.context, contexts)
-    return excess is not None and excess > _OUTSIDE
+    tries = config.try_known_task and agent.conditioned and agent.model.varies == "reward"
+    return tries and excess is not None and excess > _OUTSIDE
 
 
 @torch.no_grad()
@@ -145,7 +143,7 @@ def known_candidate(
 
 
 _OUTSIDE = 3.0
-"""Standard deviations of known tasks' losses above their mean, from which on a task is outside."""
+"""Novelty from which on a task is outside."""
 
 
 def diagnoses(agent: Agent, config: AdaptConfig) -> bool:

@@ -153,7 +153,7 @@ def test_the_papers_grid_runs_in_twenty_minutes(tmp_path):
     assert time.monotonic() - started < 1200
     jobs = read_jobs(out)
     assert f"Done: {len(jobs)} of {len(jobs)} jobs" in shown
-    told = write_figures(jobs, out)
+    told = write_figures(out)
     assert [Path(line.partition(": ")[0]).name for line in told] == [
         f"figure_{number}.png" for number in (2, 4, 5, 6)
     ]
