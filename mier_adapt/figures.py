@@ -2,6 +2,7 @@
 
 import itertools
 import textwrap
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -544,6 +545,16 @@ def plot_comparison(compared: Mapping[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
+def _far_apart(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether lines end so far from each other that a linear axis would show one alone."""
+    lines: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        lines[row["label"]].append(row["x"])
+    drawn = [xs for xs in lines.values() if xs != [0]]
+    ends = [max(xs) for xs in drawn]
+    return min(map(min, drawn), default=0) > 0 and max(ends) >= 10 * min(ends)
+
+
 def plot_panels(rows: Sequence[Mapping[str, Any]], path: Path, *, bars: bool = False) -> None:
     """Draw interquartile means with their intervals, in a panel for each part of the rows.
 
@@ -553,7 +564,8 @@ def plot_panels(rows: Sequence[Mapping[str, Any]], path: Path, *, bars: bool = F
             single seed. 27 labels look different.
         path: File to write; its ending gives the format.
         bars: Draw bars beside each other, and not lines. Of the latter, one whose only point is at
-            0, before anything was learned, is dashed and goes through.
+            0, before anything was learned, is dashed and goes through. Where some end at ten times
+            the ``x`` of others, the axis is logarithmic, or the others were a smear at its start.
     """
     panels = list(dict.fromkeys(row["panel"] for row in rows))
     labels = list(dict.fromkeys(row["label"] for row in rows))
@@ -593,6 +605,8 @@ def plot_panels(rows: Sequence[Mapping[str, Any]], path: Path, *, bars: bool = F
         elif names:
             axes.set_xticks(range(len(names)), names)
         else:
+            if _far_apart(here):
+                axes.set_xscale("log")
             axes.xaxis.set_major_formatter(EngFormatter())
         axes.axhline(0, color="black", linewidth=0.6)
         axes.set(xlabel=here[0]["xlabel"], ylabel="return of an episode", title=panel)

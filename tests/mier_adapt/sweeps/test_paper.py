@@ -250,6 +250,25 @@ def test_a_single_seed_has_no_interval_and_chance_is_a_line(tmp_path):
     assert "stroke-dasharray" in text
 
 
+@pytest.mark.parametrize(
+    ("ends", "scale"), [((800, 20_000), "log"), ((800, 900), "linear"), ((0, 20_000), "linear")]
+)
+def test_lines_of_very_different_length_share_a_logarithmic_axis(
+    monkeypatch, tmp_path, ends, scale
+):
+    rows = [
+        {"panel": "a", "label": label, "xlabel": "environment steps", "x": x, "iqm": 1.0}
+        | {"low": None, "high": None, "tasks": 3, "seeds": 1}
+        for label, end in zip(("mier", "promp"), ends, strict=True)
+        for x in (end / 2, end)
+    ]
+    rows.append({**rows[0], "label": "random", "x": 0})
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.extend(figure.axes))
+    figures.plot_panels(rows, tmp_path / "it.png")
+    assert drawn[0].get_xscale() == scale
+
+
 @pytest.mark.parametrize("bars", [False, True])
 def test_as_many_labels_as_a_sweep_has_look_different(monkeypatch, tmp_path, bars):
     rows = [
