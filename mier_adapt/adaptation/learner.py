@@ -86,15 +86,28 @@ class Learner:
         return made
 
     def update(
-        self, count: int, batch_size: int, *, after: Callable[[int], None] = lambda made: None
-    ) -> None:
-        """Take so many of the algorithm's own updates; ``after`` is told each one's number.
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        after: Callable[[int], None] = lambda made: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> int:
+        """Take so many of the algorithm's own updates; how many were taken.
+
+        Args:
+            count: How many, if nothing stops them.
+            batch_size: Transitions of each.
+            after: Told each one's number.
+            should_stop: Asked before each one; True leaves out the rest.
 
         Raises:
             FloatingPointError: If a loss stops being finite.
         """
         with one_step_targets(self.algorithm):
             for made in range(count):
+                if should_stop():
+                    return made
                 losses = update(self.algorithm, self.buffer, batch_size)
                 if not all(math.isfinite(loss) for loss in losses.values()):
                     raise FloatingPointError(
@@ -102,6 +115,7 @@ class Learner:
                         "unchanged; lower critic_lr."
                     )
                 after(made)
+        return count
 
 
 def draw_stored(

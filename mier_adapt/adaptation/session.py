@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import logging
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch.optim.swa_utils import AveragedModel
 
-from mier_adapt._checks import Seed, checked, require_array, shown
+from mier_adapt._checks import Positive, Seed, checked, require_array, shown
 from mier_adapt._products import quick_products
 from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt._storage.files import FOREIGN_ERRORS, require_kinds
@@ -55,12 +56,14 @@ from mier_adapt.integration.algorithms import trained_on
 from mier_adapt.protocols import Actor, TerminationFn
 from mier_adapt.transitions import OneTask, Transitions
 
-_FILE = {"session": dict, "improved": [int], "lengths": [int], "drawn": dict}
+_FILE = {"session": dict, "improved": [[int]], "lengths": [int], "drawn": dict}
 """What its file holds beside the transitions."""
 _logger = logging.getLogger(__name__)
 
 _CHUNK = 20
 """Transitions in a row that are surprising together, or not."""
+_ALL = -1
+"""In place of a number of updates: those of an improvement that is not over."""
 _ALIKE = 0.1
 """Difference of two compensations that is not worth an episode."""
 _MOST_REAL = 100_000
@@ -146,7 +149,7 @@ class AdaptationSession:
             self._drawn = global_generator_state()
         self._lock = threading.RLock()  # around what act, observe and improve share
         self._episodes: list[tuple[Transitions, NDArray[np.bool_]]] = []
-        self._improved: list[int] = []  # after how many episodes
+        self._improved: list[list[int]] = []  # after how many episodes, by how many updates
         self._rows: list[tuple[Any, ...]] = []
         self._acting: Version | Actor | None = None
         self._contexts: torch.Tensor | None = None
@@ -244,20 +247,32 @@ class AdaptationSession:
         if terminated or truncated:
             self._end_episode()
 
+    @checked
     @quick_products()
-    def improve(self) -> str:
+    def improve(self, seconds: Positive | None = None) -> str:
         """Make what can be made of the episodes so far; what was done, in words.
 
+        Args:
+            seconds: Wall-clock time after which no further update of the policy is begun; None
+                makes all of them. A diagnosis and the model's fit, which come before, are not cut
+                short. How many updates there were is kept, and a session that is taken up makes as
+                many.
+
         Raises:
+            ValueError: If there is no time at all.
             FloatingPointError: If a loss, a prediction or a parameter stops being finite. What was
                 kept before is still there.
         """
+        return self._improve_until(_Limit(seconds=seconds))
+
+    def _improve_until(self, limit: "_Limit") -> str:
         number = len(self._improved)
         generator = np.random.default_rng([self._seed, number])
         with self._lock:
-            self._improved.append(len(self._episodes))
+            self._improved.append([len(self._episodes), _ALL])
         with forked_global_generators(int(generator.integers(2**31))):
-            said = self._improve(generator)
+            said = self._improve(generator, limit)
+        self._improved[number][1] = limit.taken
         if self.log and said != self.log[-1].get("said"):
             self.log[-1]["said"] = said
         if self._checkpoint is not None:
@@ -343,7 +358,7 @@ class AdaptationSession:
         self.diagnosis: Diagnosis | None = None
         """What changed, once that was looked for."""
 
-    def _improve(self, generator: np.random.Generator) -> str:
+    def _improve(self, generator: np.random.Generator, limit: "_Limit") -> str:
         said = self._look_for_surprise(generator)
         episodes = self._episodes[self._since :]
         if not episodes:
@@ -369,9 +384,10 @@ class AdaptationSession:
         if self._settled:
             return f"{said}nothing is left to be learned"
         if not self._relabeled and self._config.relabel_rounds:
-            progress.first.append(Version(self._relabel(progress.base.candidate, found, generator)))
+            made = self._relabel(progress.base.candidate, found, generator, limit)
+            progress.first.append(Version(made))
             return f"{said}relabeled is to play an episode"
-        return f"{said}{self._learn(progress, found, generator)}"
+        return f"{said}{self._learn(progress, found, generator, limit)}"
 
     def _identify(self, found: Identified, generator: np.random.Generator) -> str:
         first = [first_candidate(self._agent, found.context)]
@@ -429,7 +445,11 @@ class AdaptationSession:
         )
 
     def _relabel(
-        self, start: PolicyCandidate, found: Identified, generator: np.random.Generator
+        self,
+        start: PolicyCandidate,
+        found: Identified,
+        generator: np.random.Generator,
+        limit: "_Limit",
     ) -> PolicyCandidate:
         """As :func:`.adapt` does it once."""
         known = dataclasses.replace(found, real=in_known_terms(found.real, start))
@@ -442,11 +462,18 @@ class AdaptationSession:
             known,
             sources_of_models(fitted, self._ends, generator),
             generator,
+            should_stop=limit,
         )
         self._relabeled = True
         return dataclasses.replace(made, compensation=start.compensation)
 
-    def _learn(self, progress: Progress, found: Identified, generator: np.random.Generator) -> str:
+    def _learn(
+        self,
+        progress: Progress,
+        found: Identified,
+        generator: np.random.Generator,
+        limit: "_Limit",
+    ) -> str:
         rounds, agent = self._rounds, self._agent
         if self._learner is None or self._start is not progress.base:
             self._start, self._learned_from = progress.base, 0
@@ -481,16 +508,18 @@ class AdaptationSession:
             if made >= rounds.updates * (1 - rounds.averaged_share):
                 averaged.update_parameters(learner.algorithm.policy)
 
-        learner.update(rounds.updates, self._config.batch_size, after=average)
+        batch_size = self._config.batch_size
+        taken = learner.update(rounds.updates, batch_size, after=average, should_stop=limit)
         require_finite_parameters(learner.algorithm, "The policy that learned on")
         algorithm = copy.deepcopy(learner.algorithm)
-        if rounds.averaged_share:
+        if averaged.n_averaged:
             algorithm.policy.load_state_dict(averaged.module.state_dict())
         made = start.evolved("continued", algorithm)
         with self._lock:
             progress.learn(dataclasses.replace(made, compensation=start.compensation))
             self._explains = _Explanation.of(fitted[0].model, fitted[0].context, found.real, start)
-        return f"{said}learned from {len(known):,} real transitions"
+        cut = f", by {taken} of {rounds.updates} updates" if taken < rounds.updates else ""
+        return f"{said}learned from {len(known):,} real transitions{cut}"
 
     def _look_for_surprise(self, generator: np.random.Generator) -> str:
         """Begin anew where the latest episodes are of another task.
@@ -536,7 +565,7 @@ class AdaptationSession:
         tree = {
             "session": self._identity(),
             "lengths": [len(each) for each in reals],
-            "improved": list(self._improved),
+            "improved": [list(each) for each in self._improved],
             "drawn": self._drawn,
         }
         if reals:
@@ -563,8 +592,9 @@ class AdaptationSession:
             require_kinds(_FILE, tree, "it")
             identity, improved, lengths, drawn = (tree[name] for name in _FILE)
             check_global_generator_state(drawn)
-            if not 0 <= min(improved, default=0) <= max(improved, default=0) <= len(lengths):
-                raise ValueError(f"it was improved after {shown(improved)} episodes")
+            for after, taken in improved:
+                if not (0 <= after <= len(lengths) and taken >= _ALL):
+                    raise ValueError(f"it was improved after {shown(improved)} episodes")
             parts: list[tuple[Transitions, NDArray[np.bool_]]] = []
             if lengths:
                 real, cuts = Transitions(**tree["real"]), tree["truncated"].numpy()
@@ -582,14 +612,18 @@ class AdaptationSession:
             )
         checkpoint, self._checkpoint = self._checkpoint, None
         for number, (real, cut) in enumerate(parts):
-            while improved[:1] == [number]:
-                self.improve()
-                improved.pop(0)
+            while improved and improved[0][0] == number:
+                self._improve_again(*improved.pop(0))
             if number >= len(self._episodes):  # what came with the session is there
                 self.add_episode(real, cut, acted=self.acting)
-        for _ in improved:
-            self.improve()
+        for each in improved:
+            self._improve_again(*each)
         self._drawn, self._checkpoint = drawn, checkpoint
+
+    @quick_products()
+    def _improve_again(self, after: int, taken: int) -> None:
+        """As it was done after so many episodes, with as many updates as were made then."""
+        self._improve_until(_Limit(updates=None if taken == _ALL else taken))
 
 
 def session_after(
@@ -622,6 +656,27 @@ def session_after(
     if checkpoint is not None and checkpoint.is_file():
         made._restore(checkpoint)
     return made
+
+
+class _Limit:
+    """Asked before each update, whether it is one too many.
+
+    Args:
+        seconds: From now on, after which it is.
+        updates: After how many it is.
+    """
+
+    def __init__(self, *, seconds: float | None = None, updates: int | None = None) -> None:
+        self.taken = 0
+        """Updates so far."""
+        self._ends = None if seconds is None else time.monotonic() + seconds
+        self._most = updates
+
+    def __call__(self) -> bool:
+        if self.taken == self._most or (self._ends and time.monotonic() >= self._ends):
+            return True
+        self.taken += 1
+        return False
 
 
 class _Explanation:

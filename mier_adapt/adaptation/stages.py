@@ -403,6 +403,7 @@ def train_on_synthetic(
     generator: np.random.Generator,
     *,
     on_update: Callable[[int], None] = lambda made: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> PolicyCandidate:
     """Go on with the algorithm's own updates on synthetic experience, mixed with the real one.
 
@@ -417,6 +418,8 @@ def train_on_synthetic(
         sources_of: Gives the sources, which share the stored transitions evenly.
         generator: Draws experience and batches.
         on_update: Told how many updates have been made, after each.
+        should_stop: Asked before each update; True leaves out the rest. What was made until then
+            is averaged if the last updates had begun, and is the last update's policy if not.
 
     Raises:
         FloatingPointError: If a loss, a prediction or a parameter stops being finite.
@@ -448,8 +451,12 @@ def train_on_synthetic(
 
     for _ in range(config.relabel_rounds):
         synthetic += learner.relabel(sources, config.relabel_size)
-        learner.update(config.updates_per_round, config.batch_size, after=average)
-    if config.averaged_share:
+        taken = learner.update(
+            config.updates_per_round, config.batch_size, after=average, should_stop=should_stop
+        )
+        if taken < config.updates_per_round:
+            break
+    if averaged.n_averaged:
         algorithm.policy.load_state_dict(averaged.module.state_dict())
     require_finite_parameters(algorithm, "The relabeled policy")
     return dataclasses.replace(

@@ -218,6 +218,7 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
     yield Target("AdaptationSession.act", session.act, {"obs": shown})
     came = {"obs": shown, "act": np.zeros(6), "rew": 0.0, "obs_next": shown, "terminated": False}
     yield Target("AdaptationSession.observe", session.observe, came)
+    yield Target("AdaptationSession.improve", session.improve, {"seconds": 1.0})
     yield Target("identify", identify, {**adapting, "generator": generator, **logging})
     yield Target("first_candidate", first_candidate, {"agent": run, "context": context})
     start = first_candidate(run, context)

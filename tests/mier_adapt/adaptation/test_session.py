@@ -130,6 +130,40 @@ def test_a_session_is_taken_up_from_its_file(tmp_path, episodes):
         session_of(checkpoint=path)
 
 
+class Clock:
+    """Time that passes only where somebody looks at it."""
+
+    def __init__(self):
+        self.now = 0
+
+    def monotonic(self):
+        self.now += 1
+        return self.now
+
+
+@pytest.mark.parametrize(("seconds", "updates"), [(1, 0), (3, 2), (30, 3)])
+def test_an_improvement_ends_with_its_time_and_is_taken_up_with_as_many_updates(
+    tmp_path, monkeypatch, seconds, updates
+):
+    monkeypatch.setattr(sessions, "time", Clock())
+    path, env = tmp_path / "session", drifting()
+    session = session_of(checkpoint=path)
+    live(session, env, 8, improve=False)
+    said = [session.improve(seconds=seconds)]
+    for _ in range(6):
+        live(session, env, 1, improve=False)
+        said.append(session.improve(seconds=seconds))
+    learned = [each for each in said if "learned from" in each]
+    assert learned
+    cut = "" if updates == 3 else f", by {updates} of 3 updates"
+    assert {each.partition(" real transitions")[2] for each in learned} == {cut}
+    acted = weights(session)
+    monkeypatch.undo()
+    again = session_of(checkpoint=path)
+    assert_same_tree(again.log, session.log)
+    assert_same_tree(weights(again), acted)
+
+
 def test_where_undoing_suffices_nothing_is_learned():
     session = session_of(structured_agent(), STRUCTURED)
     said = live(session, drifting(30, strength=-1.0), 5)
