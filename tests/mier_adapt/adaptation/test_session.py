@@ -317,9 +317,10 @@ def test_no_budget_is_what_it_was_and_less_than_an_episode_is_refused():
 def test_it_never_hands_back_what_was_worse(monkeypatch):
     """Learning that only ever ruins the policy costs nothing in the end."""
 
-    def ruined(self, *args, **kwargs):
+    def ruined(self, count, *args, **kwargs):
         for each in self.algorithm.policy.parameters():
             each.data.mul_(0).add_(5)
+        return count
 
     monkeypatch.setattr(sessions.Learner, "update", ruined)
     config = dataclasses.replace(CONFIG, relabel_rounds=0)

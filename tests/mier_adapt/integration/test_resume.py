@@ -105,6 +105,6 @@ def test_stock_algorithms_that_are_killed_and_restarted_end_bit_for_bit_alike(tm
     done = load_tree(killed)["done"]
     assert 14 <= done < STEPS
     with start_python(SCRIPT, killed) as process:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert_same_tree(load_tree(killed), load_tree(uninterrupted))
