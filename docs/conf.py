@@ -41,7 +41,14 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "data", "inventories", "**/*.ipynb", "**/*.py", "**/sg_execution_times.rst"]
+exclude_patterns = [
+    "_build",
+    "data",
+    "inventories",
+    "**/*.ipynb",
+    "**/*.py",
+    "**/sg_execution_times.rst",
+]
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:class", r"'.*'"),  # axes in jaxtyping's annotations
