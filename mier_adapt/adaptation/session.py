@@ -63,7 +63,7 @@ _logger = logging.getLogger(__name__)
 _CHUNK = 20
 """Transitions in a row that are surprising together, or not."""
 _ALL = -1
-"""In place of a number of updates: those of an improvement that is not over."""
+"""In place of a number of updates, as long as an improvement is not over: it is no limit."""
 _ALIKE = 0.1
 """Difference of two compensations that is not worth an episode."""
 _MOST_REAL = 100_000
@@ -248,7 +248,6 @@ class AdaptationSession:
             self._end_episode()
 
     @checked
-    @quick_products()
     def improve(self, seconds: Positive | None = None) -> str:
         """Make what can be made of the episodes so far; what was done, in words.
 
@@ -265,6 +264,7 @@ class AdaptationSession:
         """
         return self._improve_until(_Limit(seconds=seconds))
 
+    @quick_products()
     def _improve_until(self, limit: "_Limit") -> str:
         number = len(self._improved)
         generator = np.random.default_rng([self._seed, number])
@@ -613,17 +613,12 @@ class AdaptationSession:
         checkpoint, self._checkpoint = self._checkpoint, None
         for number, (real, cut) in enumerate(parts):
             while improved and improved[0][0] == number:
-                self._improve_again(*improved.pop(0))
+                self._improve_until(_Limit(updates=improved.pop(0)[1]))
             if number >= len(self._episodes):  # what came with the session is there
                 self.add_episode(real, cut, acted=self.acting)
-        for each in improved:
-            self._improve_again(*each)
+        for _, taken in improved:
+            self._improve_until(_Limit(updates=taken))
         self._drawn, self._checkpoint = drawn, checkpoint
-
-    @quick_products()
-    def _improve_again(self, after: int, taken: int) -> None:
-        """As it was done after so many episodes, with as many updates as were made then."""
-        self._improve_until(_Limit(updates=None if taken == _ALL else taken))
 
 
 def session_after(
@@ -666,7 +661,7 @@ class _Limit:
         updates: After how many it is.
     """
 
-    def __init__(self, *, seconds: float | None = None, updates: int | None = None) -> None:
+    def __init__(self, *, seconds: float | None = None, updates: int = _ALL) -> None:
         self.taken = 0
         """Updates so far."""
         self._ends = None if seconds is None else time.monotonic() + seconds

@@ -84,14 +84,13 @@ _ONCE = {
 def results_of(jobs: Sequence[Job], out: Path) -> Results:
     """What lies in a sweep's directory: curves also of runs under way, outcomes of what is done."""
     runs = {job.name: job for job in jobs if isinstance(job, Training)}
-    done = [job for job in jobs if job.done(out)]
     results = Results([], [])
-    for run in runs.values():
-        results.curves.extend(_curve(run, out))
-    for job in done:
+    for job in jobs:
+        done = job.done(out)
         if isinstance(job, Training):
-            results.outcomes.extend(_evaluated(job, out))
-        elif isinstance(job, Adapting):
+            results.curves.extend(_curve(job, out))
+            results.outcomes.extend(_evaluated(job, out) if done else ())
+        elif isinstance(job, Adapting) and done:
             results.outcomes.extend(_adapted(job, runs[job.run_name], out))
     return results
 
