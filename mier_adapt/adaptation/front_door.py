@@ -6,6 +6,7 @@ better in new rewards than the one under their context. ``AdaptConfig`` switches
 preset ``…-paper`` keeps what the paper has.
 """
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from mier_adapt.adaptation.identification import (
     novelty,
     require_fitting_log,
 )
+from mier_adapt.adaptation.known_terms import in_known_terms, within_reach
 from mier_adapt.adaptation.learner import draw_stored
 from mier_adapt.adaptation.progress import Version
 from mier_adapt.adaptation.report import AdaptationReport
@@ -243,7 +245,7 @@ def adapt(
         add(start)
         promising: list[PolicyCandidate] = [start]
         newest: PolicyCandidate | None = None
-        diagnosis, enough, told = None, False, ""
+        diagnosis, undone, enough, told = None, None, False, ""
         if diagnoses(agent, config):
             with stage("diagnose"):
                 diagnosis = explain(agent, config, found, contexts, generator)
@@ -261,8 +263,14 @@ def adapt(
 
         losses, fitted, trusted = {}, [], False
         if learns:
+            if undone is not None and diagnosis is not None and diagnosis.explained and not enough:
+                # All is known but what to do with what the motors can no longer do.
+                base, refined = undone, dataclasses.replace(config, weight_steps=0)
+            else:
+                base, refined = start, config
+            met = dataclasses.replace(found, real=in_known_terms(found.real, base.compensation))
             with stage("refine"):
-                fitted = refine(agent, config, found.real, contexts, generator)
+                fitted = refine(agent, refined, met.real, contexts, generator)
             losses = _losses(agent, fitted, contexts)
             trusted, told = _trust(fitted, found, task, config)
             if is_outside(agent, config, excess):
@@ -270,7 +278,7 @@ def adapt(
                 add(known)
                 with stage("gate"):
                     start, preferred = contest.choose((start, known))
-                promising = [start]
+                base, promising = start, [start]
         updates = config.relabel_rounds * config.updates_per_round
         if trusted:
             with stage("relabel"):
@@ -278,9 +286,9 @@ def adapt(
                 newest = train_on_synthetic(
                     agent,
                     config,
-                    start,
-                    found,
-                    make(fitted),
+                    base,
+                    met,
+                    make(within_reach(fitted, base.compensation)),
                     generator,
                     on_update=lambda made: on_stage("relabel", made / updates),
                 )

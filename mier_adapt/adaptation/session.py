@@ -31,10 +31,12 @@ from mier_adapt.adaptation.identification import (
     novelty,
     require_fitting_log,
 )
+from mier_adapt.adaptation.known_terms import in_known_terms, within_reach
 from mier_adapt.adaptation.learner import Learner
 from mier_adapt.adaptation.progress import Progress, Version
 from mier_adapt.adaptation.stages import (
     PolicyCandidate,
+    SourcesOf,
     compensated,
     diagnoses,
     explain,
@@ -53,6 +55,7 @@ from mier_adapt.agents.metering import Spent
 from mier_adapt.diagnosis import FEWEST, Diagnosis
 from mier_adapt.integration.actors import require_finite_parameters
 from mier_adapt.integration.algorithms import trained_on
+from mier_adapt.model_fitting import FittedModel
 from mier_adapt.protocols import Actor, TerminationFn
 from mier_adapt.transitions import OneTask, Transitions
 
@@ -444,6 +447,25 @@ class AdaptationSession:
             self._config, num_models=self._rounds.num_models, weight_steps=steps
         )
 
+    def _fit(
+        self,
+        config: AdaptConfig,
+        real: Transitions,
+        start: PolicyCandidate,
+        generator: np.random.Generator,
+    ) -> list[FittedModel]:
+        """Models of the task in a candidate's terms, in which the real transitions are as well."""
+        if start.compensation is not None and self.diagnosis and self.diagnosis.explained:
+            config = dataclasses.replace(config, weight_steps=0)  # the known robot's is right
+        assert self._contexts is not None
+        return refine(self._agent, config, real, self._contexts, generator)
+
+    def _sources(
+        self, fitted: list[FittedModel], start: PolicyCandidate, generator: np.random.Generator
+    ) -> SourcesOf:
+        reached = within_reach(fitted, start.compensation)
+        return sources_of_models(reached, self._ends, generator)
+
     def _relabel(
         self,
         start: PolicyCandidate,
@@ -452,20 +474,19 @@ class AdaptationSession:
         limit: "_Limit",
     ) -> PolicyCandidate:
         """As :func:`.adapt` does it once."""
-        known = dataclasses.replace(found, real=in_known_terms(found.real, start))
-        assert self._contexts is not None
-        fitted = refine(self._agent, self._config, known.real, self._contexts, generator)
+        known = dataclasses.replace(found, real=in_known_terms(found.real, start.compensation))
+        fitted = self._fit(self._config, known.real, start, generator)
         made = train_on_synthetic(
             self._agent,
             self._config,
             start,
             known,
-            sources_of_models(fitted, self._ends, generator),
+            self._sources(fitted, start, generator),
             generator,
             should_stop=limit,
         )
         self._relabeled = True
-        return dataclasses.replace(made, compensation=start.compensation)
+        return made
 
     def _learn(
         self,
@@ -495,12 +516,11 @@ class AdaptationSession:
             said = "went back to what was best; "
         learner.redraw(generator)
         for real, truncated in self._episodes[self._since + self._learned_from :]:
-            learner.add_real(in_known_terms(real, start), truncated)
+            learner.add_real(in_known_terms(real, start.compensation), truncated)
             self._learned_from += 1
-        assert self._contexts is not None
-        known = in_known_terms(found.real, start)
-        fitted = refine(agent, self._round_config, known, self._contexts, generator)
-        sources = sources_of_models(fitted, self._ends, generator)(learner.policy)
+        known = in_known_terms(found.real, start.compensation)
+        fitted = self._fit(self._round_config, known, start, generator)
+        sources = self._sources(fitted, start, generator)(learner.policy)
         learner.relabel(sources, rounds.relabel_size)
         averaged = AveragedModel(learner.algorithm.policy)
 
@@ -516,7 +536,7 @@ class AdaptationSession:
             algorithm.policy.load_state_dict(averaged.module.state_dict())
         made = start.evolved("continued", algorithm)
         with self._lock:
-            progress.learn(dataclasses.replace(made, compensation=start.compensation))
+            progress.learn(made)
             self._explains = _Explanation.of(fitted[0].model, fitted[0].context, found.real, start)
         cut = f", by {taken} of {rounds.updates} updates" if taken < rounds.updates else ""
         return f"{said}learned from {len(known):,} real transitions{cut}"
@@ -712,7 +732,7 @@ class _Explanation:
 
     @torch.no_grad()
     def _losses(self, real: Transitions) -> list[float]:
-        known = real if self._start is None else in_known_terms(real, self._start)
+        known = real if self._start is None else in_known_terms(real, self._start.compensation)
         starts = range(0, max(1, len(known) - _CHUNK + 1), _CHUNK)
         chunks = (known[at : at + _CHUNK] for at in starts)
         return [float(self._model.loss(chunk, self._context)) for chunk in chunks]
@@ -731,14 +751,3 @@ def _alike(one: Any, other: Any) -> bool:
         for name in ("act_matrix", "act_offset", "obs_matrix", "obs_offset")
         if getattr(one, name).shape == getattr(other, name).shape
     )
-
-
-def in_known_terms(real: Transitions, start: PolicyCandidate) -> Transitions:
-    """Transitions as the known robot would have shown them, behind a candidate's compensation."""
-    undone = start.compensation
-    if undone is None:
-        return real
-    obs, act, obs_next = (each.cpu().numpy() for each in (real.obs, real.act, real.obs_next))
-    made = undone.observation(obs), undone.executed(act), undone.observation(obs_next)
-    obs_, act_, next_ = (torch.as_tensor(each).to(real.obs) for each in made)
-    return Transitions(obs_, act_, real.rew, next_, real.terminated)

@@ -76,8 +76,12 @@ class PolicyCandidate:
 
     def evolved(self, name: str, algorithm: Any) -> "PolicyCandidate":
         """What a stage made of it."""
-        actor = PolicyActor(algorithm.policy, self.actor.contexts)
-        return PolicyCandidate(name=name, algorithm=algorithm, actor=actor)
+        return PolicyCandidate(
+            name=name,
+            algorithm=algorithm,
+            actor=PolicyActor(algorithm.policy, self.actor.contexts),
+            compensation=self.compensation,
+        )
 
 
 @checked
@@ -414,7 +418,8 @@ def train_on_synthetic(
         agent: Whose experience synthetic transitions are made of.
         config: How much is made, how many updates follow, and their step sizes.
         start: What is copied.
-        found: The real transitions.
+        found: The real transitions; behind a compensation as the known robot would have shown them,
+            which sources then predict as well.
         sources_of: Gives the sources, which share the stored transitions evenly.
         generator: Draws experience and batches.
         on_update: Told how many updates have been made, after each.

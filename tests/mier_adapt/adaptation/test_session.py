@@ -18,6 +18,7 @@ from ..doubles import OBS_DIM, CountedEnv, DriftEnv, assert_same_tree, random_tr
 from .test_foreign_agents import CONFIG, WITHOUT_CONTEXT, agent_of
 from .test_structured import CONFIG as STRUCTURED
 from .test_structured import agent as structured_agent
+from .test_structured import assert_within_reach
 
 STEPS = 10
 ROUNDS = ContinueConfig(weight_steps=3, relabel_size=30, updates=3, window=2)
@@ -174,6 +175,17 @@ def test_where_undoing_suffices_nothing_is_learned():
     assert set(policies[3:]) <= {"unchanged", "compensated"}  # the better one of the two
     undone = [each.candidate.compensation for each in session._progress.first]
     assert [type(each) for each in undone] == [type(None), Compensation]
+
+
+def test_behind_motors_that_are_too_weak_it_learns_what_they_can(trained_on):
+    session = session_of(structured_agent(), STRUCTURED)
+    env = drifting(30, strength=0.3)
+    live(session, env, 4)
+    compensated = session._progress.first[1]
+    compensated.returns[:] = [0.0]  # better than any
+    live(session, env, 2)
+    assert session._start is compensated
+    assert_within_reach(trained_on[-1], compensated.candidate.compensation)
 
 
 def test_another_change_is_noticed_with_the_next_episode_and_undone():

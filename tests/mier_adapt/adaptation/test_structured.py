@@ -152,6 +152,25 @@ def test_it_goes_on_to_learn_where_asked_to_or_where_motors_are_too_weak(strengt
     assert "model loss" in str(report)
 
 
+def assert_within_reach(buffer, compensation):
+    """Synthetic transitions are what motors of that strength make of the actions."""
+    first = buffer.maxsize - buffer.buffers[1].maxsize
+    made = slice(first, first + buffer.num_synthetic)
+    columns = buffer.obs[made], buffer.act[made], buffer.obs_next[made]
+    obs, act, obs_next = (torch.as_tensor(each) for each in columns)
+    strength = torch.as_tensor(compensation.act_matrix.diagonal().copy()).float()
+    assert (act.abs() > 1.5 * strength).any()
+    _, expected = DriftModel().mean(obs, torch.clamp(act, -strength, strength), None)
+    assert (obs_next - expected).abs().max() < 6 * DriftModel.std
+
+
+def test_behind_motors_that_are_too_weak_relabeling_knows_what_they_can(trained_on):
+    adaptation = adapted(0.3, weight_steps=0, updates_per_round=1)
+    assert adaptation.report.returns.keys() == {"unchanged", "compensated", "relabeled"}
+    (buffer,) = trained_on
+    assert_within_reach(buffer, adaptation.diagnosis.compensation)
+
+
 def test_without_a_diagnosis_nothing_is_assumed():
     adaptation = adapted(-1.0, diagnose=False)
     assert adaptation.diagnosis is adaptation.report.diagnosis is None

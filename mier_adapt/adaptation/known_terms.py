@@ -1,0 +1,55 @@
+"""Known terms: what a changed robot is like to a policy that acts behind a compensation."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+
+from mier_adapt.changes import Change, ChangedModel
+from mier_adapt.compensation import Compensation
+from mier_adapt.model_fitting import FittedModel
+from mier_adapt.transitions import Transitions
+
+
+def in_known_terms(real: Transitions, undone: Compensation | None) -> Transitions:
+    """Transitions, ``(B, ...)``, as the known robot would have shown them."""
+    if undone is None:
+        return real
+    obs, act, obs_next = (each.cpu().numpy() for each in (real.obs, real.act, real.obs_next))
+    made = undone.observation(obs), undone.executed(act), undone.observation(obs_next)
+    obs_, act_, next_ = (torch.as_tensor(each).to(real.obs) for each in made)
+    return Transitions(obs_, act_, real.rew, next_, real.terminated)
+
+
+def within_reach(
+    fitted: Sequence[FittedModel], undone: Compensation | None
+) -> Sequence[FittedModel]:
+    """Models in known terms, of a robot that does of what it is asked what its motors can.
+
+    Otherwise a policy would learn to use a motor that is dead.
+    """
+    if undone is None:
+        return fitted
+    reach, none = _Reach(undone), torch.zeros(0)
+    return [
+        dataclasses.replace(each, model=ChangedModel(each.model, reach, none)) for each in fitted
+    ]
+
+
+class _Reach(Change):
+    """What is executed of what is wanted, once it went through a compensation."""
+
+    name = "reach"
+    trained = False
+
+    def __init__(self, undone: Compensation) -> None:
+        self._undone = undone
+
+    def identity(self) -> torch.Tensor:
+        """There are no parameters."""
+        return torch.zeros(0)
+
+    def executed(self, parameters: torch.Tensor, act: torch.Tensor) -> torch.Tensor:
+        """As :meth:`.Change.executed`; ``act`` is ``(B, A)``."""
+        command = self._undone.action(act.detach().cpu().numpy())
+        return torch.as_tensor(self._undone.executed(command)).to(act)
