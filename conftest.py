@@ -8,7 +8,6 @@ import argparse
 import os
 
 import hypothesis
-import jaxtyping
 import torch
 
 import tests.typechecking
@@ -21,8 +20,8 @@ if _arguments.parse_known_args()[0].m != "benchmark":
     # Tianshou compiles a few small functions, which takes every process many seconds; interpreted
     # they give the same. Before anything imports numba.
     os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
-    # Every annotation of shapes and types is checked when its function is called.
-    jaxtyping.install_import_hook("mier_adapt", f"{tests.typechecking.__name__}.check")
+    # Annotations of shapes and types are checked when functions are called.
+    tests.typechecking.install("mier_adapt")
     torch.set_num_threads(1)
 
 
@@ -34,3 +33,7 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("mier_adapt")
+
+
+def pytest_runtest_setup() -> None:
+    tests.typechecking.begin_test()

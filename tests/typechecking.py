@@ -1,10 +1,18 @@
-"""The checker that the suite puts behind the package's annotations: beartype."""
+"""The checker that the suite puts behind the package's annotations: beartype, on first calls.
+
+A test that learns calls the same functions many thousand times with other values of the same
+shapes, and checking every call took longer than the work. So of every function the first calls
+within each test are checked: which ones does not depend on the tests before.
+"""
 
 import functools
+import inspect
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Annotated, Any, Self
 
+import jaxtyping
 import numpy as np
 from beartype import BeartypeConf, FrozenDict, beartype
 from beartype.vale import Is
@@ -34,3 +42,46 @@ def check(function: Callable[..., Any]) -> Callable[..., Any]:
     # protocols are does not name one.
     protocols = sys.modules.get("mier_adapt.protocols")
     return beartype(conf=_conf(getattr(protocols, "TaskModel", None)))(function)
+
+
+CHECKED_CALLS = 100
+"""Of each function in each test: more than any property is tried with examples."""
+
+_jaxtyped = jaxtyping.jaxtyped
+_calls: Counter[Any] = Counter()
+"""By code, which functions that are defined in a call share."""
+
+
+def begin_test() -> None:
+    """From here on first calls are checked once more."""
+    _calls.clear()
+
+
+def on_first_calls(*, typechecker: Any) -> Callable[[Any], Any]:
+    """What jaxtyping's import hook puts before functions, with an end to its checks."""
+    decorate = _jaxtyped(typechecker=typechecker)
+
+    def decorated(function: Any) -> Any:
+        if not inspect.isfunction(function):  # a class: its methods are functions
+            return decorate(function)
+        code = function.__code__
+        if _calls[code] >= CHECKED_CALLS:
+            return function
+        checked = decorate(function)
+
+        @functools.wraps(checked)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            _calls[code] += 1
+            return (checked if _calls[code] <= CHECKED_CALLS else function)(*args, **kwargs)
+
+        return watched
+
+    return decorated
+
+
+def install(package: str) -> None:
+    """Check what a package defines, from its import on."""
+    jaxtyping.install_import_hook(package, f"{__name__}.check")
+    # The hook names the decorator in the code of every module: here is another by that name.
+    jaxtyping.jaxtyped = on_first_calls
