@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import stable_baselines3
 
 import mier_adapt
 from mier_adapt.adaptation import own_policy
@@ -30,17 +31,9 @@ def snippets(page: Path) -> list[str]:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if snippets(page)], ids=lambda page: page.name
 )
-def test_the_snippets_of_a_page_run_in_order(page, tmp_path):
-    program = "\n".join(snippets(page))
-    outcome = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert outcome.returncode == 0, outcome.stderr
+def test_the_snippets_of_a_page_run_in_order(page, forked, tmp_path):
+    outcome = forked("\n".join(snippets(page)), folder=tmp_path)
+    assert outcome.code == 0, outcome.err
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -79,9 +72,33 @@ def little_learning(monkeypatch):
     monkeypatch.setattr(own_policy, "_FEWEST_STEPS", 20)
 
 
+README_BLOCK = r"^```py\n(.*?)^```$"
+"""The lines that train a policy of one's own, which takes minutes."""
+
+
+@pytest.mark.usefixtures("little_learning")
+def test_readmes_lines_for_a_policy_of_ones_own_run_with_little_learning(
+    monkeypatch, tmp_path, capsys
+):
+    (block,) = re.findall(README_BLOCK, (ROOT / "README.md").read_text(), re.M | re.S)
+    learn = stable_baselines3.SAC.learn
+    asked = []
+
+    def learn_little(model, steps):
+        asked.append(steps)
+        return learn(model, 200)
+
+    monkeypatch.setattr(stable_baselines3.SAC, "learn", learn_little)
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    assert asked == [6_000]
+    assert_adapted_by_readme(tmp_path, capsys.readouterr().out)
+
+
+@pytest.mark.slow
 def test_readmes_lines_for_a_policy_of_ones_own_run_as_they_stand(tmp_path):
     """The training among them: minutes."""
-    (block,) = re.findall(r"^```py\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    (block,) = re.findall(README_BLOCK, (ROOT / "README.md").read_text(), re.M | re.S)
     outcome = subprocess.run(
         [sys.executable, "-c", block],
         cwd=tmp_path,
@@ -91,8 +108,12 @@ def test_readmes_lines_for_a_policy_of_ones_own_run_as_they_stand(tmp_path):
         timeout=900,
     )
     assert outcome.returncode == 0, outcome.stderr
-    assert outcome.stdout.startswith("Pendulum-v1, seed 0. Kept ")
-    policy = mier_adapt.AdaptedPolicy.load(tmp_path / "pendulum.safetensors")
+    assert_adapted_by_readme(tmp_path, outcome.stdout)
+
+
+def assert_adapted_by_readme(folder: Path, out: str) -> None:
+    assert out.startswith("Pendulum-v1, seed 0. Kept ")
+    policy = mier_adapt.AdaptedPolicy.load(folder / "pendulum.safetensors")
     assert policy.predict(np.zeros(3)).shape == (1,)
 
 

@@ -26,7 +26,7 @@ from mier_adapt.cli import commands, terminal
 from mier_adapt.training.metrics import read_metrics
 
 from ..conftest import CHECKPOINT
-from ..doubles import REPOSITORY, TINY_ADAPT, run_python, start_python, tiny_config
+from ..doubles import REPOSITORY, TINY_ADAPT, start_python, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -354,8 +354,8 @@ def test_draws_learning_curves_and_returns_by_task(command, finished_run, tmp_pa
 
 
 @pytest.mark.parametrize("subcommand", commands._COMMANDS)
-def test_the_help_of_a_subcommand_fits_a_terminal_and_gives_an_example(subcommand):
-    _, out, err = run_python(HELP, subcommand)
+def test_the_help_of_a_subcommand_fits_a_terminal_and_gives_an_example(forked, subcommand):
+    _, out, err = forked(HELP, subcommand)
     lines = out.splitlines()
     assert len(lines) <= 36, err
     assert max(map(len, lines[1:])) <= 80  # the first one, the usage, is tyro's
@@ -369,8 +369,8 @@ def test_the_help_of_a_subcommand_fits_a_terminal_and_gives_an_example(subcomman
             assert field.path[0] == "adapt" or field.name.rpartition(".")[2] in text
 
 
-def test_the_help_shows_each_subcommand_with_its_example():
-    _, out, err = run_python(HELP)
+def test_the_help_shows_each_subcommand_with_its_example(forked):
+    _, out, err = forked(HELP)
     assert len(out.splitlines()) <= 48, err
     for subcommand in commands._COMMANDS:
         assert f"Example: mier-adapt {subcommand} " in out

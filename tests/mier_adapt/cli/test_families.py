@@ -49,22 +49,17 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(folder, *arguments):
+@pytest.fixture
+def run(forked, folder, monkeypatch):
+    """Run the command there."""
+    monkeypatch.setenv("COLUMNS", "200")
     code = "from mier_adapt.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code, *map(str, arguments)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    return done.returncode, done.stdout, done.stderr
+    return lambda *arguments: forked(code, *arguments, folder=folder)
 
 
-def test_a_family_of_ones_own_goes_through_every_command(folder):
+def test_a_family_of_ones_own_goes_through_every_command(run, folder):
     def own(*arguments):
-        code, out, err = run(folder, *arguments, "--import", "hopper_speed")
+        code, out, err = run(*arguments, "--import", "hopper_speed")
         assert (code, err) == (0, ""), err
         return out
 
@@ -84,17 +79,17 @@ def test_a_family_of_ones_own_goes_through_every_command(folder):
     assert json.loads((folder / "exported" / "card.json").read_text())["family"] == "HopperSpeed"
 
     for arguments in (("adapt", "run", "--task", 11), ("plot", "run", "--out", "x.png")):
-        code, _, err = run(folder, *arguments)
+        code, _, err = run(*arguments)
         assert code == 1
         assert "family HopperSpeed is not known; --import the module that registers it" in err
     (folder / "run" / "run.json").unlink()
-    code, _, err = run(folder, "evaluate", "run")
+    code, _, err = run("evaluate", "run")
     assert (code, "family HopperSpeed is not known; --import the" in err) == (1, True)
-    code, _, err = run(folder, "play", policy)
+    code, _, err = run("play", policy)
     assert (code, "(--import MODULE)" in err) == (1, True)
 
 
-def test_the_examples_swimmer_is_trained_adapted_and_acts_by_its_commands(folder):
+def test_the_examples_swimmer_is_trained_adapted_and_acts_by_its_commands(run, folder):
     source = (Path(REPOSITORY) / "examples" / "swimmer_speed.py").read_text()
     (folder / "swimmer_speed.py").write_text(source)
     commands = re.findall(r"^    mier-adapt (.*)$", source, re.MULTILINE)
@@ -102,20 +97,20 @@ def test_the_examples_swimmer_is_trained_adapted_and_acts_by_its_commands(folder
     said = []
     for command in commands:
         few = command.replace("--updates 10000", "--config small.toml")
-        code, out, err = run(folder, *few.split())
+        code, out, err = run(*few.split())
         assert (code, err) == (0, ""), err
         said.append(out)
     assert "SwimmerSpeed(0.06)" in said[2]
     assert "in 4 episode(s)" in said[2]
 
 
-def test_a_module_that_is_not_there_or_fails_is_said_in_a_line(folder):
+def test_a_module_that_is_not_there_or_fails_is_said_in_a_line(run, folder):
     (folder / "broken.py").write_text("\n1 / 0\n")
     for module, message in (
         ("nowhere", "ModuleNotFoundError: No module named 'nowhere'\n"),
         ("broken", f"ZeroDivisionError: division by zero ({folder / 'broken.py'}, line 2)\n"),
     ):
-        code, _, err = run(folder, "tasks", "--import", "json", "--import", module)
+        code, _, err = run("tasks", "--import", "json", "--import", module)
         assert (code, err) == (1, f"mier-adapt: --import {module} failed: {message}")
 
 
