@@ -36,4 +36,5 @@ hypothesis.settings.load_profile("mier_adapt")
 
 
 def pytest_runtest_setup() -> None:
+    """Before the fixtures of every test."""
     tests.typechecking.begin_test()

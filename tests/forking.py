@@ -5,14 +5,16 @@ each line of standard output is the exit code of one. What a program does to the
 its fork.
 """
 
+import atexit
+import gc
 import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import traceback
 import types
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -72,17 +74,8 @@ class Forker:
             self._process.communicate()
 
 
-def next_order() -> Any:
-    """In each fork what it is to do; nothing where there is no more."""
-    for line in sys.stdin:
-        if not (fork := os.fork()):
-            return json.loads(line)
-        print(os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1]), flush=True)
-    return None
-
-
-def begin(order: Any) -> Sequence[Any]:
-    """Be the process that the program expects; its code and where its names go."""
+def follow(order: Any) -> None:
+    """Be the process that the program expects."""
     signal.alarm(order["timeout"])
     for number, path in enumerate(order["streams"]):
         mode = os.O_WRONLY | os.O_CREAT | os.O_TRUNC if number else os.O_RDONLY
@@ -91,8 +84,23 @@ def begin(order: Any) -> Sequence[Any]:
     os.environ.clear()
     os.environ.update(order["environment"])
     sys.argv = ["-c", *order["arguments"]]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    return compile(order["program"], "<string>", "exec"), vars(sys.modules["__main__"])
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    code: Any = 0
+    try:
+        exec(compile(order["program"], "<string>", "exec"), vars(main))
+    except SystemExit as end:
+        code = end.code
+        if not isinstance(code, int | None):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    # At once: taking all libraries to pieces, in pages that are shared, takes longer than most
+    # programs do.
+    os._exit(code or 0)
 
 
 LOADED = (
@@ -107,5 +115,8 @@ if __name__ == "__main__":
     for module in LOADED:
         importlib.import_module(module)
     torch.set_num_threads(1)
-    if order := next_order():
-        exec(*begin(order))  # here, so that it ends as any program does
+    gc.freeze()  # else every fork's collections would copy what it shares
+    for line in sys.stdin:
+        if not (fork := os.fork()):
+            follow(json.loads(line))
+        print(os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1]), flush=True)
