@@ -119,7 +119,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     directory = tmp_path_factory.mktemp("fuzz")
     # Large enough that the interpreter's own caches do not count beside it.
     config = tiny_config(
-        initial_episodes=8, replay_per_task=2_000, episode_steps=200, updates=2, evaluated_tasks=1
+        initial_episodes=4, replay_per_task=1_000, episode_steps=200, updates=2, evaluated_tasks=1
     )
     assert meta_train(config, directory / "run", adapt_config=TINY_ADAPT, seed=1)
     server = Server(directory / "run", directory / "case")
