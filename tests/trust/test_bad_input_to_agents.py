@@ -323,15 +323,18 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
         yield Target(f"{name}.load", baseline.load, {"directory": unlearned(baseline, here)})
 
 
-@pytest.fixture
-def agents(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Target]:
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    pretrained = tmp_path / "pretrained" / "tiny"
+@pytest.fixture(scope="module")
+def agents(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Target]]:
+    """All of them, made once; each is left able to work by arguments that make no sense."""
+    here = tmp_path_factory.mktemp("agents")
+    (here / "elsewhere").mkdir()
+    pretrained = here / "pretrained" / "tiny"
     shutil.copytree(finished_run, pretrained)
     (pretrained / CARD_FILE).write_text("{}")
-    monkeypatch.setattr(run_module, "PRETRAINED", pretrained.parent)
-    return list(targets(finished_run, tmp_path))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(here / "elsewhere")
+        patched.setattr(run_module, "PRETRAINED", pretrained.parent)
+        yield list(targets(finished_run, here))
 
 
 def test_the_good_arguments_work(agents: list[Target]) -> None:
