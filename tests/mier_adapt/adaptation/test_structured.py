@@ -85,7 +85,7 @@ def test_reversed_motors_are_named_and_undone_and_nothing_is_learned():
     said = [each[:19] for each in adaptation.diagnosis.sentences]
     assert said == ["motor 1 is reversed", "motor 2 is reversed"]
     # What it does now is what it did on the robot as it was, from the same starts.
-    as_it_was = adapted(1.0, gate=AlwaysGate()).report.returns["unchanged"]
+    as_it_was = adapted(1.0, diagnose=False).report.returns["unchanged"]
     assert report.returns["compensated"] == pytest.approx(as_it_was)
     assert report.train_loss is report.validation_loss is report.disagreement is None
     assert (report.synthetic_transitions, report.updates, report.weight_steps) == (0, 0, ())
@@ -95,7 +95,7 @@ def test_reversed_motors_are_named_and_undone_and_nothing_is_learned():
 
 
 def test_a_log_alone_says_what_changed_and_undoes_it():
-    gathered = adapted(-1.0).transitions
+    gathered = adapted(-1.0, diagnose=False, episodes=0).transitions
     env = drifting(-1.0)
     adaptation = adapted(
         -1.0, env=env, episodes=0, gate=AlwaysGate(), adaptation_steps=2, logged=gathered
@@ -136,11 +136,12 @@ def test_a_sweep_keeps_what_undoes_the_change(tmp_path):
 
 
 def test_where_nothing_changed_nothing_is_spent_on_a_choice():
-    report = adapted(1.0).report
+    adaptation = adapted(1.0)
+    report = adaptation.report
     assert list(report.returns) == ["unchanged"]
     assert (report.decision, report.reason) == ("unchanged", "nothing changed")
     assert report.gate_transitions == 0
-    assert adapted(1.0).compensation is None
+    assert adaptation.compensation is None
 
 
 @pytest.mark.parametrize(("strength", "options"), [(-1.0, {"learn_always": True}), (0.3, {})])
