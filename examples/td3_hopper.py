@@ -36,7 +36,7 @@ class Args:
     """Environment steps of the training, and updates."""
     seed: int = 0
     fast: bool = False
-    """Train for 1,000 steps, to see that it runs."""
+    """Train for 300 steps, to see that it runs."""
 
 
 def hopper(change: RobotChange | None = None) -> gymnasium.Env[Any, Any]:
@@ -102,7 +102,7 @@ def trained(args: Args) -> tuple[Any, Any]:
         critic2=critic(),
         critic2_optim=AdamOptimizerFactory(lr=1e-3),
     )
-    steps = 1_000 if args.fast else args.steps
+    steps = 300 if args.fast else args.steps
     buffer = ReplayBuffer(steps)
     collector: Any = Collector(algorithm, env, buffer)
     collector.reset()

@@ -66,7 +66,12 @@ def test_readme_names_each_command():
 def little_learning(monkeypatch):
     """So that a run takes seconds: what is adapted is of no worth."""
     config = mier_adapt.AdaptConfig.for_own_policy(
-        diagnose=False, weight_steps=20, relabel_size=100, updates_per_round=3, batch_size=16
+        diagnose=False,
+        adaptation_steps=60,
+        weight_steps=20,
+        relabel_size=100,
+        updates_per_round=3,
+        batch_size=16,
     )
     monkeypatch.setattr(mier_adapt.AdaptConfig, "for_own_policy", lambda: config)
     monkeypatch.setattr(own_policy, "_FEWEST_STEPS", 20)
