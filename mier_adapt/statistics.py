@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from mier_adapt._checks import PositiveShare, Range, checked, require_array, shown
 
@@ -21,6 +20,8 @@ def interquartile_mean(returns: NDArray[np.floating], axis: int | None = None) -
     Source:
         Agarwal et al. (2021), arXiv:2108.13264: robust as a median, as precise as a mean.
     """
+    from scipy import stats  # takes as long to load as all else here
+
     return stats.trim_mean(returns, 0.25, axis=axis)
 
 
@@ -61,6 +62,8 @@ def bootstrap_interval(
         )
     if returns_TS.shape[1] < 2:
         return None
+    from scipy import stats
+
     outcome = stats.bootstrap(
         tuple(returns_TS),
         lambda *samples, axis: statistic(np.concatenate(samples, axis), axis=axis),

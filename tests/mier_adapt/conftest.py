@@ -3,9 +3,11 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+from matplotlib.figure import Figure
 
 import mier_adapt_envs
-from mier_adapt import cli
+from mier_adapt import cli, figures
+from mier_adapt._storage.files import replacing
 from mier_adapt.agents import FamilyEnvs
 from mier_adapt.cli import terminal
 from mier_adapt.training import meta_train
@@ -23,6 +25,18 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(autouse=True)
+def plain_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws figures small and without a layout, which takes longer than a tiny run does."""
+
+    def save(figure: Figure, path: Path) -> None:
+        figure.set_layout_engine("none")
+        with replacing(path) as file:
+            figure.savefig(file, format=path.suffix[1:] or "png", dpi=20)
+
+    monkeypatch.setattr(figures, "_save", save)
 
 
 @pytest.fixture

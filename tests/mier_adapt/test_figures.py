@@ -13,6 +13,11 @@ from .doubles import example_diagnosis, example_report
 STEPS = (1000, 2000, 3000)
 
 
+@pytest.fixture(autouse=True)
+def plain_figures():
+    """Here they are drawn as users get them."""
+
+
 @pytest.fixture
 def axes(monkeypatch):
     """The axes of what is drawn; nothing is written."""

@@ -40,8 +40,8 @@ def loaded_by(statement: str) -> set[str]:
         ("import mier_adapt; mier_adapt.ContextObservation", {"torch", "gymnasium"}),
         ("import mier_adapt.protocols", {"torch"}),
         ("import mier_adapt.gates", {"torch"}),
-        ("import mier_adapt.statistics", {"torch", "scipy"}),
-        ("import mier_adapt.figures", {"torch", "scipy", "matplotlib"}),
+        ("import mier_adapt.statistics", {"torch"}),
+        ("import mier_adapt.figures", {"torch", "matplotlib"}),
         ("import mier_adapt.cli", {"torch", "mujoco", "gymnasium", "rich"}),
     ],
 )

@@ -417,7 +417,7 @@ FAILURES = {
 
 @pytest.fixture
 def tiny_preset(monkeypatch):
-    config = tiny_config(updates=20, updates_per_iteration=5)
+    config = tiny_config(updates=20)
     monkeypatch.setitem(presets.PRESETS, "tiny", presets.Preset(config, TINY_ADAPT))
 
 
