@@ -280,9 +280,8 @@ def test_an_adaptation_takes_as_many_transitions_as_it_is_told(command, finished
 
 def test_adapts_to_all_meta_test_tasks_with_several_seeds(command, finished_run, tmp_path):
     out = tmp_path / "adapted"
-    code, shown, _ = command(
-        "adapt", finished_run, "--all-ood", "--episodes", 1, "--seed", 0, 1, "--out", out
-    )
+    options = ("--episodes", 1, "--seed", 0, 1, "--num-models", 1, "--out", out)
+    code, shown, _ = command("adapt", finished_run, "--all-ood", *options)
     assert code == 0
     names = [f"task-{index}-seed-{seed}.json" for index in range(10, 20) for seed in (0, 1)]
     assert sorted(path.name for path in out.glob("*.json")) == ["comparison.json", *names]
