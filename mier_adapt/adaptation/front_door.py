@@ -1,9 +1,10 @@
 """adapt: Algorithm 2, stage by stage, for any agent in any new task.
 
 identify → diagnose → refresh the actor → refine the model → relabel and train → gate. What learns
-is left out where undoing what changed suffices, and begins with a known task's policy where that is
-better in new rewards than the one under their context. ``AdaptConfig`` switches stages off; the
-preset ``…-paper`` keeps what the paper has.
+is left out where undoing what changed suffices, goes on from the compensated policy where motors
+are too weak for it, and begins with a known task's policy where that is better in new rewards than
+the one under their context. ``AdaptConfig`` switches stages off; the preset ``…-paper`` keeps what
+the paper has.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from mier_adapt.adaptation.identification import (
     novelty,
     require_fitting_log,
 )
-from mier_adapt.adaptation.known_terms import in_known_terms, within_reach
+from mier_adapt.adaptation.known_terms import in_known_terms, refine_behind, within_reach
 from mier_adapt.adaptation.learner import draw_stored
 from mier_adapt.adaptation.progress import Version
 from mier_adapt.adaptation.report import AdaptationReport
@@ -43,7 +44,6 @@ from mier_adapt.adaptation.stages import (
     initial_candidate,
     is_outside,
     known_candidate,
-    refine,
     refresh,
     relabelers,
     suffices,
@@ -173,7 +173,7 @@ def adapt(
             ``config.adaptation_steps`` is gathered. Where nothing is, no evaluation is asked for
             and the gate plays nothing (:class:`.AlwaysGate`), the environment is not touched.
         sources: Makes sources of synthetic transitions of the fitted models, in place of
-            :func:`.relabelers`.
+            :func:`.relabelers`. What they make is in the robot's own terms.
         on_stage: Told the stage and its progress from 0 to 1.
 
     Raises:
@@ -263,14 +263,16 @@ def adapt(
 
         losses, fitted, trusted = {}, [], False
         if learns:
-            if undone is not None and diagnosis is not None and diagnosis.explained and not enough:
-                # All is known but what to do with what the motors can no longer do.
-                base, refined = undone, dataclasses.replace(config, weight_steps=0)
-            else:
-                base, refined = start, config
+            base = start
+            if diagnosis is not None and diagnosis.explained and not enough and sources is None:
+                # All is known but what to do with what the motors can no longer do. Sources of
+                # one's own are in the robot's terms.
+                base = undone or start
             met = dataclasses.replace(found, real=in_known_terms(found.real, base.compensation))
             with stage("refine"):
-                fitted = refine(agent, refined, met.real, contexts, generator)
+                fitted = refine_behind(
+                    agent, config, base, diagnosis, met.real, contexts, generator
+                )
             losses = _losses(agent, fitted, contexts)
             trusted, told = _trust(fitted, found, task, config)
             if is_outside(agent, config, excess):

@@ -3,10 +3,15 @@
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
+from mier_adapt.adaptation.stages import PolicyCandidate, refine
+from mier_adapt.agents.agent import Agent
+from mier_adapt.agents.configs import AdaptConfig
 from mier_adapt.changes import Change, ChangedModel
 from mier_adapt.compensation import Compensation
+from mier_adapt.diagnosis import Diagnosis
 from mier_adapt.model_fitting import FittedModel
 from mier_adapt.transitions import Transitions
 
@@ -19,6 +24,25 @@ def in_known_terms(real: Transitions, undone: Compensation | None) -> Transition
     made = undone.observation(obs), undone.executed(act), undone.observation(obs_next)
     obs_, act_, next_ = (torch.as_tensor(each).to(real.obs) for each in made)
     return Transitions(obs_, act_, real.rew, next_, real.terminated)
+
+
+def refine_behind(
+    agent: Agent,
+    config: AdaptConfig,
+    start: PolicyCandidate,
+    diagnosis: Diagnosis | None,
+    real: Transitions,
+    contexts: torch.Tensor,
+    generator: np.random.Generator,
+) -> list[FittedModel]:
+    """As :func:`.refine`, in the terms of a candidate, in which the transitions are as well.
+
+    Where undoing a change that explains all brings the known robot back, its model is right as it
+    is, and its weights are not fitted.
+    """
+    if start.compensation is not None and diagnosis is not None and diagnosis.explained:
+        config = dataclasses.replace(config, weight_steps=0)
+    return refine(agent, config, real, contexts, generator)
 
 
 def within_reach(

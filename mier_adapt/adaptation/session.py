@@ -31,7 +31,7 @@ from mier_adapt.adaptation.identification import (
     novelty,
     require_fitting_log,
 )
-from mier_adapt.adaptation.known_terms import in_known_terms, within_reach
+from mier_adapt.adaptation.known_terms import in_known_terms, refine_behind, within_reach
 from mier_adapt.adaptation.learner import Learner
 from mier_adapt.adaptation.progress import Progress, Version
 from mier_adapt.adaptation.stages import (
@@ -454,11 +454,10 @@ class AdaptationSession:
         start: PolicyCandidate,
         generator: np.random.Generator,
     ) -> list[FittedModel]:
-        """Models of the task in a candidate's terms, in which the real transitions are as well."""
-        if start.compensation is not None and self.diagnosis and self.diagnosis.explained:
-            config = dataclasses.replace(config, weight_steps=0)  # the known robot's is right
         assert self._contexts is not None
-        return refine(self._agent, config, real, self._contexts, generator)
+        return refine_behind(
+            self._agent, config, start, self.diagnosis, real, self._contexts, generator
+        )
 
     def _sources(
         self, fitted: list[FittedModel], start: PolicyCandidate, generator: np.random.Generator

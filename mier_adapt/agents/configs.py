@@ -123,7 +123,8 @@ class AdaptConfig:
     num_models: Size = 4
     """Models that are refined side by side and share the relabeling (paper: 1)."""
     weight_steps: Count = 800
-    """M: Adam steps on a model's weights (paper, Table 1: 0 or 100, without rehearsal)."""
+    """M: Adam steps on a model's weights (paper, Table 1: 0 or 100, without rehearsal). None behind
+    a compensation of what explains all."""
     weight_lr: Positive = 1e-3
     """Their step size (released code)."""
     context_lr: NonNegative = 1e-2
@@ -239,7 +240,7 @@ class ContinueConfig:
 
     weight_steps: Count = 400
     """Adam steps on the weights of the model that is fitted to all real transitions; 0 fits the
-    context alone."""
+    context alone, as does a compensation of what explains all."""
     num_models: Size = 1
     """Models that are fitted side by side and share the relabeling."""
     relabel_size: Size = 20_000

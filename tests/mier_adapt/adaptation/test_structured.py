@@ -172,6 +172,25 @@ def test_behind_motors_that_are_too_weak_relabeling_knows_what_they_can(trained_
     assert_within_reach(buffer, adaptation.diagnosis.compensation)
 
 
+def test_sources_of_ones_own_speak_of_the_robot_as_it_is(trained_on):
+    stream = []
+
+    class Stored:
+        def stream(self, source):
+            for each in source:
+                stream.append(each)
+                yield each
+
+    task = NewTask.of_env(drifting(0.3), termination_fn=DriftEnv.ends)
+    options = {"seed": 0, "evaluation_episodes": 0, "sources": lambda _: lambda policy: [Stored()]}
+    adaptation = adapt(agent(), task, CONFIG, **options)
+    assert adaptation.diagnosis.compensation is not None
+    assert stream
+    (buffer,) = trained_on
+    commands = adaptation.transitions.act
+    np.testing.assert_array_equal(buffer.act[: buffer.num_real], commands)
+
+
 def test_without_a_diagnosis_nothing_is_assumed():
     adaptation = adapted(-1.0, diagnose=False)
     assert adaptation.diagnosis is adaptation.report.diagnosis is None
