@@ -116,7 +116,7 @@ class SACSession:
         self.log: list[dict[str, Any]] = []
 
     @property
-    def policy(self) -> "Policy":
+    def policy(self) -> Policy:
         """As it is now."""
         return Policy(self._algorithm)
 
@@ -133,8 +133,8 @@ class SACSession:
         if not (terminated or truncated):
             return
         columns = [np.array(each) for each in zip(*self._rows, strict=True)]
-        as_floats = [torch.as_tensor(each, dtype=torch.float32) for each in columns[:4]]
-        real = Transitions(*as_floats, torch.as_tensor(columns[4]))
+        obs_, act_, rew_, next_ = (torch.as_tensor(each).float() for each in columns[:4])
+        real = Transitions(obs_, act_, rew_, next_, torch.as_tensor(columns[4]))
         cut = np.zeros(len(real), dtype=np.bool_)
         cut[-1] = truncated and not terminated
         self._buffer.extend_real(real, truncated=cut)
@@ -215,7 +215,8 @@ def go_on(robot: Robot, arm: Arm, change: RobotChange, env_id: str) -> dict[str,
         adaptation = robot.once(env)
         value = returned(measured, adaptation, args.episodes, seed)
         spent = adaptation.report.real_transitions + adaptation.report.gate_transitions
-        return row | {"seed": seed, "kept": {at: value for at in POINTS if at >= spent}}
+        points = [at for at in POINTS if spent <= at <= args.budget]
+        return row | {"seed": seed, "kept": dict.fromkeys(points, value)}
     return row | keep_adapting(
         robot.session(arm, env),
         env,
@@ -235,8 +236,9 @@ def main(args: Args) -> list[dict[str, Any]]:
         robot = Robot(args, seed)
         for number in args.changes:
             for arm in args.arms:
-                name = f"{args.set}-{args.robot}-{seed}-{number}-{arm}-{args.budget}.json"
-                path = args.out / name
+                work = args.model_steps if arm in ("ours", "once") else args.updates
+                name = f"{args.set}-{args.robot}-{seed}-{number}-{arm}-{work}-{args.budget}"
+                path = args.out / f"{name}-{args.episodes}.json"
                 if not path.exists():
                     row = go_on(robot, arm, changes[number], changes.env_id)
                     path.write_text(json.dumps(row, indent=1) + "\n")
