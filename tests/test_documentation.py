@@ -77,15 +77,16 @@ def little_learning(monkeypatch):
     monkeypatch.setattr(own_policy, "_FEWEST_STEPS", 20)
 
 
-README_BLOCK = r"^```py\n(.*?)^```$"
-"""The lines that train a policy of one's own, which takes minutes."""
+def readmes_lines() -> str:
+    """Those that train a policy of one's own, which takes minutes."""
+    (block,) = re.findall(r"^```py\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    return block
 
 
 @pytest.mark.usefixtures("little_learning")
 def test_readmes_lines_for_a_policy_of_ones_own_run_with_little_learning(
     monkeypatch, tmp_path, capsys
 ):
-    (block,) = re.findall(README_BLOCK, (ROOT / "README.md").read_text(), re.M | re.S)
     learn = stable_baselines3.SAC.learn
     asked = []
 
@@ -95,7 +96,7 @@ def test_readmes_lines_for_a_policy_of_ones_own_run_with_little_learning(
 
     monkeypatch.setattr(stable_baselines3.SAC, "learn", learn_little)
     monkeypatch.chdir(tmp_path)
-    exec(block, {})
+    exec(readmes_lines(), {})
     assert asked == [6_000]
     assert_adapted_by_readme(tmp_path, capsys.readouterr().out)
 
@@ -103,9 +104,8 @@ def test_readmes_lines_for_a_policy_of_ones_own_run_with_little_learning(
 @pytest.mark.slow
 def test_readmes_lines_for_a_policy_of_ones_own_run_as_they_stand(tmp_path):
     """The training among them: minutes."""
-    (block,) = re.findall(README_BLOCK, (ROOT / "README.md").read_text(), re.M | re.S)
     outcome = subprocess.run(
-        [sys.executable, "-c", block],
+        [sys.executable, "-c", readmes_lines()],
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -32,10 +32,9 @@ from mier_adapt.adaptation.report import AdaptationReport
 from mier_adapt.agents import AdaptConfig, MetaTrainConfig, ModelConfig, PolicyConfig
 from mier_adapt.integration import build_sac
 from mier_adapt.protocols import Varies
+from tests.forking import REPOSITORY
 
 OBS_DIM, ACT_DIM, CONTEXT_DIM = 3, 2, 2
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 # Transitions and models ---------------------------------------------------------------------
