@@ -57,7 +57,7 @@ def kind_of(change: RobotChange) -> str:
 
 def told_of(diagnosis: dict[str, Any]) -> str:
     """What a diagnosis calls it."""
-    if diagnosis["chosen"] == "nothing changed":
+    if not diagnosis["changed"]:
         return "none"
     if diagnosis["chosen"] == "delay":
         return "delay"

@@ -18,6 +18,7 @@ import torch
 from mier_adapt._checks import NonNegative, Share, checked, require_tensor
 from mier_adapt._evidence import NOTHING, Evidence, softened
 from mier_adapt._products import quick_products
+from mier_adapt._score_test import score_test
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.changes import (
     Actuators,
@@ -41,6 +42,8 @@ _ERRORS = 2.0
 _AS_WELL, _MOST_LEFT = 3.0, 0.25
 """Loss beyond that of known tasks up to which a new one is explained, or the share of what is to be
 explained that may be left: in states that known tasks rarely met, the model errs."""
+_RARE = 1e-4
+"""Probability of a mean error on the known task below which that is not it."""
 _UNTOLD = 0.25
 """Standard error of a gain from which on the transitions do not tell it."""
 
@@ -167,11 +170,16 @@ class Diagnosis:
     compensation: Compensation | None
     """What undoes it in front of a policy of the known task, which :attr:`Explanation.context` of
     the chosen explanation tells from others; None where no map of actions and observations does."""
+    p_value: float | None = None
+    """Of the model's mean error, where the transitions are explained as those of a known task:
+    whether that has as large a one; see ``same_policy`` of :func:`mier_adapt.diagnose`. None if not
+    asked."""
 
     @property
     def changed(self) -> bool:
         """Whether anything did: whether this is none of the known tasks."""
-        return self.chosen.known_task is None or self.chosen.change is not NOTHING
+        known = self.chosen.known_task is not None and self.chosen.change is NOTHING
+        return not known or _is_rare(self.p_value)
 
     @property
     def explained(self) -> bool:
@@ -198,6 +206,8 @@ class Diagnosis:
         return {
             "sentences": list(self.sentences),
             "chosen": self.chosen.name,
+            "changed": self.changed,
+            "p_value": self.p_value,
             "known_task": self.chosen.known_task,
             "parameters": self.chosen.parameters.tolist(),
             "explained": self.explained,
@@ -224,6 +234,7 @@ def diagnose(
     names: Sequence[str] = (),
     margin: NonNegative = 0.5,
     share: Share = 0.15,
+    same_policy: bool = False,
     generator: torch.Generator | None = None,
 ) -> Diagnosis:
     """Find the simplest hypothesis that explains a new task's transitions.
@@ -234,6 +245,10 @@ def diagnose(
     known task's transitions, is taken off what it wins here. The first, and so the simplest, is
     chosen of those that explain as well as the model explains known tasks, or as the best one does,
     but for ``margin`` or ``share``, or two standard errors.
+
+    Other masses, friction or gravity may move each step by less than the model errs, but all of
+    them the same way. With ``same_policy``, and 20 times as many transitions of each known task,
+    "nothing changed" has to be true of the mean error as well.
 
     Losses are softened: above the known tasks' median they grow with their logarithm, since a model
     that is too sure of itself gives single transitions, such as falls, losses of hundreds.
@@ -255,6 +270,8 @@ def diagnose(
         share: Of what the best explanation wins over none; the simpler one may leave so much of it.
             In states that the known tasks rarely met a model errs, and flexible hypotheses mend
             that, too.
+        same_policy: Whether the policy that gathered ``transitions`` gathered ``known``, too, in
+            order. In states of another one, a model's mean error is another.
         generator: Draws the split; torch's global one when ``None``.
 
     Raises:
@@ -362,17 +379,28 @@ def diagnose(
     if chosen.known_task is not None:
         estimates = evidence.gain_errors(chosen.change, chosen.parameters, chosen.context)
         gains = tuple(Estimate(*each) for each in torch.stack(estimates, -1).tolist())
+    p_value, of = None, chosen.known_task if chosen.change is NOTHING else None
+    if same_policy and known is not None and of is not None and evidence.gradients:
+        p_value = score_test(model, chosen.context, known[of], transitions)
     change, parameters = chosen.change, chosen.parameters
     motors = affine(functools.partial(change.executed, parameters), transitions.act)
     sensors = affine(functools.partial(change.restored, parameters), transitions.obs)
+    undone = None
+    if not _is_rare(p_value):
+        undone = _compensation(chosen, motors, sensors, transitions)
     return Diagnosis(
         explanations=tuple(found),
         chosen=chosen,
         known_loss=known_loss,
         gains=gains,
-        sentences=_sentences(chosen, motors, sensors, gains, transitions, names),
-        compensation=_compensation(chosen, motors, sensors, transitions),
+        sentences=_sentences(chosen, motors, sensors, gains, transitions, names, p_value),
+        compensation=undone,
+        p_value=p_value,
     )
+
+
+def _is_rare(p_value: float | None) -> bool:
+    return p_value is not None and p_value < _RARE
 
 
 Affine = tuple[Tensor, Tensor]
@@ -411,6 +439,11 @@ def _compared(one: Explanation, best: Explanation) -> Explanation:
 
 # Words ----------------------------------------------------------------------------------------
 
+_DYNAMICS = (
+    "something in the dynamics changed that is no matter of actuators or sensors (masses, "
+    "friction or the like)"
+)
+
 
 def _sentences(
     chosen: Explanation,
@@ -419,6 +452,7 @@ def _sentences(
     gains: tuple[Estimate, ...],
     transitions: Transitions,
     names: Sequence[str],
+    p_value: float | None,
 ) -> tuple[str, ...]:
     """What changed, in words."""
     change, parameters = chosen.change, chosen.parameters
@@ -429,6 +463,9 @@ def _sentences(
     if chosen.known_task is None:
         return (*said, f"{chosen.name} explain it, no change of actuators or sensors does")
     known = f"the known task {names[chosen.known_task]!r}" if names else ""
+    if _is_rare(p_value):
+        said.append(f"it is nearest to {known}" if known else "all steps are much as they were")
+        return (*said, f"{_DYNAMICS}: their mean error is another (p = {p_value:.1g})")
     if change is NOTHING:
         return (*said, f"this is {known}" if known else "nothing changed")
     if known:
@@ -441,10 +478,7 @@ def _sentences(
     if change.lag:
         said.append(f"actions arrive {change.lag} step late")
     if any(isinstance(each, LinearResidual) for each, _ in parts):
-        said.append(
-            "something in the dynamics changed that is no matter of actuators or sensors (masses, "
-            "friction or the like)"
-        )
+        said.append(_DYNAMICS)
     return tuple(said or [f"{change.name} explains it"])
 
 

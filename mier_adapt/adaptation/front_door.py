@@ -248,7 +248,8 @@ def adapt(
         diagnosis, undone, enough, told = None, None, False, ""
         if diagnoses(agent, config):
             with stage("diagnose"):
-                diagnosis = explain(agent, config, found, contexts, generator)
+                alike = not agent.conditioned and not found.logged
+                diagnosis = explain(agent, config, found, contexts, generator, same_policy=alike)
             if (undone := compensated(agent, start, diagnosis)) is not None:
                 add(undone)
                 promising.append(undone)

@@ -396,11 +396,10 @@ class AdaptationSession:
         first = [first_candidate(self._agent, found.context)]
         said = ""
         if diagnoses(self._agent, self._config):
-            self._diagnose(found, generator)
-            assert self.diagnosis is not None
-            if (undone := compensated(self._agent, first[0], self.diagnosis)) is not None:
+            diagnosis = self._diagnose(found, generator)
+            if (undone := compensated(self._agent, first[0], diagnosis)) is not None:
                 first.append(undone)
-            said = f"{'; '.join(self.diagnosis.sentences)}; "
+            said = f"{'; '.join(diagnosis.sentences)}; "
         assert self._contexts is not None
         excess = novelty(self._agent, found.real, found.context, self._contexts)
         if is_outside(self._agent, self._config, excess):
@@ -411,10 +410,22 @@ class AdaptationSession:
             self._progress.first[0].returns += [each["return"] for each in self.log]
         return said
 
-    def _diagnose(self, found: Identified, generator: np.random.Generator) -> None:
+    def _diagnose(self, found: Identified, generator: np.random.Generator) -> Diagnosis:
         assert self._contexts is not None
-        diagnosis = explain(self._agent, self._config, found, self._contexts, generator)
+        alike = not self._agent.conditioned and self._logged is None and self._since == 0
+        diagnosis = explain(
+            self._agent,
+            self._config,
+            found,
+            self._contexts,
+            generator,
+            same_policy=alike and self._progress is None,
+        )
+        before = self.diagnosis
+        if before is not None and before.p_value is not None and not diagnosis.changed:
+            diagnosis = before  # which was asked of the mean error, too
         self._believe(diagnosis, found)
+        return diagnosis
 
     def _believe(self, diagnosis: Diagnosis, found: Identified) -> None:
         """Take what was found out about these transitions, here or by :func:`.adapt`."""
@@ -429,15 +440,14 @@ class AdaptationSession:
             return ""
         progress = self._progress
         assert progress is not None
-        self._diagnose(found, generator)
-        assert self.diagnosis is not None
-        undone = compensated(self._agent, progress.first[0].candidate, self.diagnosis)
+        diagnosis = self._diagnose(found, generator)
+        undone = compensated(self._agent, progress.first[0].candidate, diagnosis)
         tried = [each.candidate.compensation for each in progress.first]
         if undone is None or any(_alike(undone.compensation, each) for each in tried):
             self._settled = False  # what was tried did not suffice
             return ""
         progress.first.append(Version(undone))
-        return f"{'; '.join(self.diagnosis.sentences)}; "
+        return f"{'; '.join(diagnosis.sentences)}; "
 
     @property
     def _round_config(self) -> AdaptConfig:

@@ -174,6 +174,8 @@ def explain(
     found: Identified,
     contexts: torch.Tensor,
     generator: np.random.Generator,
+    *,
+    same_policy: bool = False,
 ) -> Diagnosis:
     """Find the simplest hypothesis of what changed, by :func:`.diagnose`.
 
@@ -186,6 +188,7 @@ def explain(
         found: The new task's transitions.
         contexts: Of the earlier tasks, ``(T, C)``.
         generator: Draws splits and batches.
+        same_policy: Whether the policy that stored experience last gathered the transitions.
 
     Raises:
         ValueError: If there are fewer than 10 transitions, or the contexts have another shape or
@@ -194,7 +197,8 @@ def explain(
     """
     model, num_tasks = agent.model, agent.replay.num_tasks
     require_tensor("explain", "contexts", contexts, (num_tasks, model.context_dim))
-    known = agent.replay.recent_transitions(max(len(found.real), _KNOWN // num_tasks))
+    enough = (_KNOWN_ALIKE if same_policy else _KNOWN) // num_tasks
+    known = agent.replay.recent_transitions(max(len(found.real), enough))
     names = agent.task_names
     if not model.context_dim:  # all earlier tasks are one to the model
         known = Transitions.stack([known.flatten()])
@@ -227,12 +231,15 @@ def explain(
         known=known.to(agent.device),
         others=others,
         names=names,
+        same_policy=same_policy,
         generator=draws,
     )
 
 
 _KNOWN = 4_000
 """Stored transitions, of all tasks together, that say what known tasks are like."""
+_KNOWN_ALIKE = 20_000
+"""As many, where the mean error of stretches of them is compared, too."""
 _FEW_STEPS = 200
 """Weight steps that tell whether new weights are worth learning."""
 

@@ -1,0 +1,89 @@
+"""Score test: does a model err on new transitions as it errs on as many of the known task?
+
+Other masses, friction or gravity move a single step by less than the model's own error, which a
+comparison of losses has to forgive. But they move every step the same way. The gradient of the loss
+by what came, averaged over a stretch of transitions, shows that; and how far it strays where
+nothing changed, stretches of the known task show.
+"""
+
+import dataclasses
+
+import torch
+
+from mier_adapt._typing import Float, Tensor
+from mier_adapt.protocols import TaskModel
+from mier_adapt.transitions import Transitions
+
+_FEWEST = 20
+"""Stretches of the known task that say how far the mean of one strays."""
+_IN_ORDER = 0.5
+"""Share of the known ones that follow on the one before: rows of robots side by side do not."""
+_TAIL, _CLIPPED = 0.99, 2.0
+"""Gradients are clipped at so many times this quantile: falls have gradients of hundreds."""
+_SHRINKAGE = 0.3
+"""Of correlations towards none: there are about as many stretches as dimensions."""
+
+
+def score_test(
+    model: TaskModel, context: Float[Tensor, " C"], known: Transitions, new: Transitions
+) -> float | None:
+    """Probability that a stretch of the known task errs on the mean as far as the new one.
+
+    Rao's score test of a constant residual, its distribution taken from the known task: Hotelling's
+    statistic of each stretch against all others, to which a gamma distribution is fitted.
+
+    Args:
+        model: Of the known task; its loss can be differentiated by transitions.
+        context: The known task's.
+        known: Its transitions, ``(B, ...)``, in order, by the policy that gathered the new ones.
+        new: The new ones, ``(N, ...)``, in order.
+
+    Returns:
+        None where the known ones are fewer than 20 times the new ones, or in no order.
+
+    Source:
+        Rao (1948), Large sample tests of statistical hypotheses concerning several parameters.
+    """
+    length = len(new)
+    count = len(known) // length
+    goes_on = (known.obs[1:] == known.obs_next[:-1]).all(-1)
+    if count < _FEWEST or goes_on.float().mean() < _IN_ORDER:
+        return None
+    scores = _scores(model, known[-count * length :], context)
+    middle = scores.median(0).values
+    tail = (scores - middle).abs().quantile(_TAIL, 0)
+    varies = tail > 0
+
+    def mean(each: Tensor) -> Tensor:
+        unit = ((each - middle) / tail)[:, varies].clamp(-_CLIPPED, _CLIPPED).double()
+        return unit.reshape(-1, length, unit.shape[-1]).mean(1)
+
+    stretches, own = mean(scores), mean(_scores(model, new, context))
+    rest = [torch.cat((stretches[:each], stretches[each + 1 :])) for each in range(count)]
+    usual = torch.stack(
+        [_distance(one, others) for one, others in zip(stretches, rest, strict=True)]
+    )
+    average, variance = usual.mean(), usual.var()
+    shape = average.square() / variance
+    return float(torch.special.gammaincc(shape, _distance(own[0], stretches) * average / variance))
+
+
+def _scores(
+    model: TaskModel, transitions: Transitions, context: Float[Tensor, " C"]
+) -> Float[Tensor, "B Y"]:
+    """How the loss of each transition grows with its reward and next observation."""
+    came = [each.clone().requires_grad_() for each in (transitions.rew, transitions.obs_next)]
+    moved = dataclasses.replace(transitions, rew=came[0], obs_next=came[1])
+    total = model.loss(moved, context) * len(transitions)
+    rew, obs_next = torch.autograd.grad(total, came, allow_unused=True)
+    found = [rew.unsqueeze(-1)] if obs_next is None else [rew.unsqueeze(-1), obs_next]
+    return torch.cat(found, -1)
+
+
+def _distance(one: Float[Tensor, " Y"], others: Float[Tensor, "S Y"]) -> Float[Tensor, ""]:
+    """Hotelling's, a dimension's share of it."""
+    away = (one - others.mean(0)) / others.std(0).clamp_min(1e-9)
+    same = torch.eye(len(away)).to(others)
+    correlation = torch.lerp(torch.corrcoef(others.mT).reshape(same.shape), same, _SHRINKAGE)
+    solved: Tensor = torch.linalg.solve(correlation, away)
+    return away.dot(solved) / len(away)

@@ -1,0 +1,121 @@
+"""Changes that no single step shows, and the same robot, by the mean error of stretches."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from mier_adapt import Transitions
+from mier_adapt._score_test import score_test
+from mier_adapt.diagnosis import diagnose
+
+from .test_diagnosis import ACT, OBS, Robot
+
+LENGTH, EPISODE = 100, 50
+NONE = torch.zeros(0)
+
+
+def walked(count, seed, *, pull=0.0, drift=0.0):
+    """Episodes of a robot that is pulled aside, and whose noise drifts as a model's error does."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(*shape):
+        return torch.randn(count // EPISODE, *shape, generator=generator)
+
+    obs, error, rows = noise(OBS), drift * noise(OBS), []
+    for _ in range(EPISODE):
+        act = torch.rand(len(obs), ACT, generator=generator) * 1.6 - 0.8
+        rew, after = Robot().mean(obs, act, NONE)
+        after = after + pull + error + 0.01 * noise(OBS)
+        rows.append((obs, act, rew + 0.01 * noise(), after, torch.zeros(len(obs)).bool()))
+        obs = after
+    return Transitions(*(torch.stack(each, 1) for each in zip(*rows, strict=True))).flatten()
+
+
+@pytest.fixture(scope="module")
+def known():
+    """As many stretches as there are on a robot that a user has driven for a while."""
+    return walked(40 * LENGTH, 0, drift=0.004)
+
+
+def test_the_same_robot_is_rarely_called_another(known) -> None:
+    found = np.array(
+        [
+            score_test(Robot(), NONE, known, walked(LENGTH, seed, drift=0.004))
+            for seed in range(1, 101)
+        ]
+    )
+    assert (found < 1e-4).sum() == 0
+    assert 0 < (found < 0.2).mean() < 0.45  # a probability, not merely a score
+    assert 0.25 < np.median(found) < 0.75
+
+
+def test_a_drift_of_the_known_robot_is_taken_for_what_it_is(known) -> None:
+    """A test by the noise of single steps would call every other episode another robot's."""
+    steady = walked(40 * LENGTH, 0)
+    new = [walked(LENGTH, seed, drift=0.004) for seed in range(1, 21)]
+    by_steps = [score_test(Robot(), NONE, steady, each) for each in new]
+    assert sum(each < 1e-4 for each in by_steps) >= 10
+    assert all(score_test(Robot(), NONE, known, each) > 1e-4 for each in new)
+
+
+@pytest.mark.parametrize("pull", [0.004, -0.004])
+def test_what_moves_every_step_a_little_is_told(pull) -> None:
+    """0.4 standard deviations, of which a comparison of losses sees 0.08."""
+    known, new = walked(40 * LENGTH, 0, drift=0.001), walked(LENGTH, 1, pull=pull, drift=0.001)
+    options = {"known": known._map(lambda each: each.unsqueeze(0)), "changes": []}
+
+    def told(same_policy):
+        generator = torch.Generator().manual_seed(0)
+        return diagnose(Robot(), new, **options, same_policy=same_policy, generator=generator)
+
+    assert told(False).sentences == ("nothing changed",)
+    assert told(False).p_value is None
+    diagnosis = told(True)
+    assert diagnosis.changed
+    assert diagnosis.compensation is None
+    assert diagnosis.p_value < 1e-4
+    assert "something in the dynamics changed" in diagnosis.sentences[-1]
+    assert diagnosis.to_dict()["changed"] is True
+
+
+def test_no_change_stays_none(known) -> None:
+    stacked = known._map(lambda each: each.unsqueeze(0))
+    new = walked(LENGTH, 3, drift=0.004)
+    diagnosis = diagnose(Robot(), new, known=stacked, changes=[], same_policy=True)
+    assert diagnosis.sentences == ("nothing changed",)
+    assert diagnosis.p_value > 1e-4
+    assert diagnosis.compensation is not None
+
+
+def test_single_rows_do_not_decide(known) -> None:
+    """A fall or two that the model predicts wrongly are no other dynamics."""
+    new = walked(LENGTH, 5, drift=0.004)
+    obs_next = new.obs_next.clone()
+    obs_next[[10, 60]] += 3.0
+    assert score_test(Robot(), NONE, known, dataclasses.replace(new, obs_next=obs_next)) > 1e-4
+
+
+def test_it_is_not_asked_where_it_says_nothing(known) -> None:
+    new = walked(LENGTH, 1)
+    assert score_test(Robot(), NONE, known[: 19 * LENGTH], new) is None
+    shuffled = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))]
+    assert score_test(Robot(), NONE, shuffled, new) is None
+
+
+class Rewarded(Robot):
+    """Its tasks differ by rewards."""
+
+    varies = "reward"
+
+    def loss(self, transitions, context):
+        error = self.mean(transitions.obs, transitions.act, context)[0] - transitions.rew
+        return (error / self.std).square().mean(-1)
+
+
+def test_rewards_alone(known) -> None:
+    new = walked(LENGTH, 1, drift=0.004)
+    assert score_test(Rewarded(), NONE, known, new) > 1e-4
+    more = dataclasses.replace(new, rew=new.rew + 0.01)
+    assert score_test(Rewarded(), NONE, known, more) < 1e-4
