@@ -101,6 +101,7 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "remove_config_comments": True,
     "min_reported_time": 1e6,
+    "parallel": 2,
 }
 
 

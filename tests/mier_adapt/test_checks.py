@@ -44,6 +44,7 @@ def test_annotations_are_checked_and_functions_interpreted():
     assert numba.config.DISABLE_JIT
 
 
+@pytest.mark.slow
 def test_they_are_in_a_file_that_runs_alone():
     name = test_annotations_are_checked_and_functions_interpreted.__name__
     run = subprocess.run(

@@ -18,8 +18,8 @@ def kill_often(kind: str, finished: Path, directory: Path, kills: int) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["train", "adapt", "continue"])
-def test_five_kills_lose_nothing(kind: str, finished_run: Path, tmp_path: Path) -> None:
-    kill_often(kind, finished_run, tmp_path, 5)
+def test_two_kills_lose_nothing(kind: str, finished_run: Path, tmp_path: Path) -> None:
+    kill_often(kind, finished_run, tmp_path, 2)
 
 
 @pytest.mark.slow

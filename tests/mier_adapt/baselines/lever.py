@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import pytest
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -30,6 +31,8 @@ BLIND_RETURN = EPISODE * (1 - np.mean(np.square(NEW_PLACES)))
 """What the best policy gets that does not know the place: 0 for all."""
 BLIND_RESTING_RETURN = EPISODE * (1 - np.mean(np.square(NEW_PLACES)) / 2)
 """The same where every other step is a rest."""
+SEEDS = [0, pytest.param(1, marks=pytest.mark.slow)]
+"""Of what learns, or does not; the slow suite tries another."""
 
 
 class LeverVectorEnv(VectorEnv[Any, Any, Any]):

@@ -27,7 +27,7 @@ from mier_adapt_envs import Task
 from ..conftest import CHECKPOINT
 from ..doubles import assert_same_tree, random_transitions
 from .lever import GAIN_EPISODE as EPISODE
-from .lever import GAINS, GainFamily, GainVectorEnv, Spaces, register_gain, resumed_as_whole
+from .lever import GAINS, SEEDS, GainFamily, GainVectorEnv, Spaces, register_gain, resumed_as_whole
 
 
 @pytest.fixture(autouse=True)
@@ -424,14 +424,14 @@ def learned(tasks, *, seed: int, **changes) -> float:
     return float(np.mean([each.returns_adapted for each in evaluations]))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("changes", [{}, {"learn_inner_lr": True}, {"planner": "cem"}])
 def test_it_learns_what_cannot_be_done_without_adapting(gain, seed, changes):
     """The best return is about -0.5, that of resting -12."""
     assert learned(gain, seed=seed, **changes) > -4
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_with_an_inner_step_of_0_it_does_not(gain, seed):
     assert learned(gain, seed=seed, inner_lr=0.0) < -9
 

@@ -27,6 +27,7 @@ from .lever import (
     BLIND_RETURN,
     EPISODE,
     NEW_PLACES,
+    SEEDS,
     LeverVectorEnv,
     Spaces,
     resumed_as_whole,
@@ -256,7 +257,7 @@ def adapted_return(lever, config, seed: int, *, trainer=MamlTrainer) -> float:
     return float(np.mean([each.returns_adapted.mean() for each in evaluations]))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_it_learns_to_adapt_and_without_inner_steps_it_does_not(lever, seed):
     returns = adapted_return(lever, lever_config(), seed)
     still = adapted_return(lever, lever_config(inner_lr=1e-9), seed)

@@ -38,7 +38,7 @@ from ..doubles import (
     random_transitions,
     tiny_config,
 )
-from .lever import BLIND_RETURN, EPISODE, LeverVectorEnv, Spaces
+from .lever import BLIND_RETURN, EPISODE, SEEDS, LeverVectorEnv, Spaces
 
 
 def lever_config(**changes) -> PearlConfig:
@@ -279,12 +279,12 @@ def train(config: PearlConfig, tasks, *, seed: int = 0, cut_off: bool = False) -
     return float(np.mean([each.returns_adapted for each in evaluations]))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_it_learns_what_cannot_be_done_without_knowing_the_task(lever, seed):
     assert train(lever_config(), lever, seed=seed) > BLIND_RETURN + 0.7 * (EPISODE - BLIND_RETURN)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_without_its_encoder_it_does_not(lever, seed):
     blind = train(lever_config(), lever, seed=seed, cut_off=True)
     assert blind < BLIND_RETURN + 0.2 * (EPISODE - BLIND_RETURN)

@@ -10,7 +10,7 @@ from mier_adapt.baselines.promp import PrompTrainer
 from mier_adapt.protocols import MetaPolicy, Method
 
 from . import test_maml
-from .lever import BLIND_RETURN, resumed_as_whole
+from .lever import BLIND_RETURN, SEEDS, resumed_as_whole
 from .test_maml import adapted_return, random_experience, small_policy
 
 SMALL = PrompConfig(family="HalfCheetahVel", hidden_sizes=(5,), inner_lr=0.3)
@@ -89,7 +89,7 @@ def test_the_weight_of_the_divergence_steers_it(target, factor):
     assert float(gain) > 0
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_it_learns_to_adapt_and_without_inner_steps_it_does_not(lever, seed):
     returns = adapted_return(lever, lever_config(), seed, trainer=PrompTrainer)
     still = adapted_return(lever, lever_config(inner_lr=1e-9), seed, trainer=PrompTrainer)

@@ -34,6 +34,7 @@ from ..doubles import ACT_DIM, OBS_DIM, DriftEnv, assert_same_tree, random_trans
 from .lever import (
     BLIND_RESTING_RETURN,
     EPISODE,
+    SEEDS,
     LeverVectorEnv,
     RestingLeverVectorEnv,
     Spaces,
@@ -458,12 +459,12 @@ def resting_lever(monkeypatch):
     return register_lever(monkeypatch, RestingLeverVectorEnv)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_it_learns_what_cannot_be_done_without_memory(resting_lever, seed):
     assert learned(resting_lever, seed=seed) > 0.7
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_without_memory_it_does_not(resting_lever, seed):
     assert learned(resting_lever, seed=seed, forgetful=True) < 0.2
 

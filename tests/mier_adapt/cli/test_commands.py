@@ -420,7 +420,7 @@ def tiny_preset(monkeypatch):
     monkeypatch.setitem(presets.PRESETS, "tiny", presets.Preset(config, TINY_ADAPT))
 
 
-@pytest.mark.parametrize("lines", [0, 1])
+@pytest.mark.parametrize("lines", [pytest.param(0, marks=pytest.mark.slow), 1])
 @pytest.mark.parametrize("error", FAILURES.values(), ids=FAILURES)
 def test_output_that_fails_ends_no_work(
     command, error, lines, tiny_preset, finished_run, tmp_path, monkeypatch
@@ -571,7 +571,9 @@ def meta_train_command(directory, updates: int):
     return start_python(META_TRAIN.format(updates=updates), directory)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_an_interrupt_saves_a_checkpoint_and_the_same_command_finishes(number, tmp_path):
     directory = tmp_path / "run"
     with meta_train_command(directory, updates=100_000) as process:
