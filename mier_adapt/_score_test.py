@@ -1,9 +1,9 @@
 """Score test: does a model err on new transitions as it errs on as many of the known task?
 
 Other masses, friction or gravity move a single step by less than the model's own error, which a
-comparison of losses has to forgive. But they move every step the same way. The gradient of the loss
-by what came, averaged over a stretch of transitions, shows that; and how far it strays where
-nothing changed, stretches of the known task show.
+comparison of losses has to forgive. But they move every step the same way, or by the same share.
+The gradient of the loss by what came, averaged over a stretch of transitions, shows that; and how
+far it strays where nothing changed, stretches of the known task show.
 """
 
 import dataclasses
@@ -29,8 +29,9 @@ def score_test(
 ) -> float | None:
     """Probability that a stretch of the known task errs on the mean as far as the new one.
 
-    Rao's score test of a constant residual, its distribution taken from the known task: Hotelling's
-    statistic of each stretch against all others, to which a gamma distribution is fitted.
+    Rao's score test of a residual that is constant and in proportion to an observation's change,
+    its distribution taken from the known task: Hotelling's statistic of each stretch against all
+    others, to which a gamma distribution is fitted.
 
     Args:
         model: Of the known task; its loss can be differentiated by transitions.
@@ -71,12 +72,14 @@ def score_test(
 def _scores(
     model: TaskModel, transitions: Transitions, context: Float[Tensor, " C"]
 ) -> Float[Tensor, "B Y"]:
-    """How the loss of each transition grows with its reward and next observation."""
+    """How each loss grows with reward and next observation, and with the observation's change."""
     came = [each.clone().requires_grad_() for each in (transitions.rew, transitions.obs_next)]
     moved = dataclasses.replace(transitions, rew=came[0], obs_next=came[1])
     total = model.loss(moved, context) * len(transitions)
     rew, obs_next = torch.autograd.grad(total, came, allow_unused=True)
-    found = [rew.unsqueeze(-1)] if obs_next is None else [rew.unsqueeze(-1), obs_next]
+    found = [rew.unsqueeze(-1)]
+    if obs_next is not None:
+        found += [obs_next, obs_next * (transitions.obs_next - transitions.obs)]
     return torch.cat(found, -1)
 
 
