@@ -37,6 +37,7 @@ from mier_adapt.adaptation.session import AdaptationSession, session_after
 from mier_adapt.adaptation.stages import (
     PolicyCandidate,
     SourcesOf,
+    as_far,
     compensated,
     diagnoses,
     explain,
@@ -288,7 +289,7 @@ def adapt(
                 make = sources or (lambda models: relabelers(task, models, generator))
                 newest = train_on_synthetic(
                     agent,
-                    config,
+                    as_far(config, diagnosis),
                     base,
                     met,
                     make(within_reach(fitted, base.compensation)),

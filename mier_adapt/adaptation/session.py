@@ -37,6 +37,7 @@ from mier_adapt.adaptation.progress import Progress, Version
 from mier_adapt.adaptation.stages import (
     PolicyCandidate,
     SourcesOf,
+    as_far,
     compensated,
     diagnoses,
     explain,
@@ -487,7 +488,7 @@ class AdaptationSession:
         fitted = self._fit(self._config, known.real, start, generator)
         made = train_on_synthetic(
             self._agent,
-            self._config,
+            as_far(self._config, self.diagnosis),
             start,
             known,
             self._sources(fitted, start, generator),

@@ -148,6 +148,8 @@ class AdaptConfig:
     """Adam's step size of the actor in fine-tuning. Ours: the paper's 3e-4 lost returns."""
     critic_lr: Positive = 3e-4
     """Adam's step size of the critics in fine-tuning (paper)."""
+    unexplained_scale: Positive = 1.0
+    """Factor of both where no diagnosis explains the task: there is further to go. Ours."""
     batch_size: Size = 256
     """Transitions of an update (paper)."""
     real_fraction: Share = 0.2
@@ -173,8 +175,9 @@ class AdaptConfig:
 
         A model without a context cannot rehearse earlier tasks: their transitions contradict the
         new ones. A policy that never learned to tell tasks apart has further to go, and critics
-        that know one task have to forget more of it: hence more updates, with larger steps. What
-        comes of that varies more, so that the gate asks for as many episodes as doubt needs.
+        that know one task have to forget more of it: hence more updates, and larger steps where the
+        task is not explained. What comes of that varies more, so that the gate asks for as many
+        episodes as doubt needs.
 
         Args:
             **changes: Fields that are to be different.
@@ -186,9 +189,7 @@ class AdaptConfig:
             "rehearsal_batch_size": 0,
             "context_lr": 0.0,
             "updates_per_round": 400,
-            "actor_lr": 3e-4,
-            "critic_lr": 1e-3,
-            "averaged_share": 0.0,
+            "unexplained_scale": 3.0,
             "gate": MarginGate(episodes=2, most_episodes=8),
         }
         return cls(**{**options, **changes})

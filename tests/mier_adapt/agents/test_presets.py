@@ -40,7 +40,7 @@ BELOW_RANGE = (
         0.0,  # positive numbers
         "inner_lr max_inner_grad_norm lr max_grad_norm",
         "lr reward_scale gamma tau",
-        "later_context_lr weight_lr actor_lr critic_lr",
+        "later_context_lr weight_lr actor_lr critic_lr unexplained_scale",
         "",
     ),
 )
