@@ -40,7 +40,8 @@ def score_test(
         new: The new ones, ``(N, ...)``, in order.
 
     Returns:
-        None where the known ones are fewer than 20 times the new ones, or in no order.
+        None where the known ones are fewer than 20 times the new ones, in no order, or predicted
+        without any error.
 
     Source:
         Rao (1948), Large sample tests of statistical hypotheses concerning several parameters.
@@ -54,6 +55,8 @@ def score_test(
     middle = scores.median(0).values
     tail = (scores - middle).abs().quantile(_TAIL, 0)
     varies = tail > 0
+    if not varies.any():  # a model that never errs strays nowhere
+        return None
 
     def mean(each: Tensor) -> Tensor:
         unit = ((each - middle) / tail)[:, varies].clamp(-_CLIPPED, _CLIPPED).double()

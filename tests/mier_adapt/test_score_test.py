@@ -102,6 +102,8 @@ def test_it_is_not_asked_where_it_says_nothing(known) -> None:
     assert score_test(Robot(), NONE, known[: 19 * LENGTH], new) is None
     shuffled = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))]
     assert score_test(Robot(), NONE, shuffled, new) is None
+    resting = known._map(torch.zeros_like)  # and predicted without any error
+    assert score_test(Robot(), NONE, resting, new) is None
 
 
 class Rewarded(Robot):

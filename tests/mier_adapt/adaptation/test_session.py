@@ -18,7 +18,7 @@ from ..doubles import OBS_DIM, CountedEnv, DriftEnv, assert_same_tree, random_tr
 from .test_foreign_agents import CONFIG, WITHOUT_CONTEXT, agent_of
 from .test_structured import CONFIG as STRUCTURED
 from .test_structured import agent as structured_agent
-from .test_structured import assert_within_reach
+from .test_structured import assert_within_reach, windy
 
 STEPS = 10
 ROUNDS = ContinueConfig(weight_steps=3, relabel_size=30, updates=3, window=2)
@@ -186,6 +186,17 @@ def test_behind_motors_that_are_too_weak_it_learns_what_they_can(trained_on):
     live(session, env, 2)
     assert session._start is compensated
     assert_within_reach(trained_on[-1], compensated.candidate.compensation)
+
+
+def test_what_shows_in_no_single_step_is_learned_and_not_forgotten():
+    whole, env = windy(0.03)
+    session = session_of(whole, STRUCTURED)
+    said = live(session, env, 9)
+    first = next(number for number, each in enumerate(said) if "in the dynamics changed" in each)
+    gathered = sum(each["steps"] for each in session.log[: first + 1])
+    assert session._diagnosed_at >= 2 * gathered  # it was looked at again
+    assert said[-1].startswith("learned from")
+    assert session.diagnosis.changed
 
 
 def test_another_change_is_noticed_with_the_next_episode_and_undone():

@@ -153,6 +153,16 @@ def test_it_goes_on_to_learn_where_asked_to_or_where_motors_are_too_weak(strengt
     assert "model loss" in str(report)
 
 
+@pytest.mark.parametrize(("options", "scale"), [({}, 1.0), ({"diagnose": False}, 3.0)])
+def test_steps_are_larger_where_no_diagnosis_explains_the_task(options, scale):
+    options |= {"learn_always": True, "gate": AlwaysGate(), "episodes": 0}
+    algorithm = adapted(-1.0, **options).actor.algorithm
+    optimizers = (algorithm.policy_optim, algorithm.critic_optim, algorithm.critic2_optim)
+    sizes = [each._optim.param_groups[0]["lr"] for each in optimizers]
+    wanted = CONFIG.actor_lr, CONFIG.critic_lr, CONFIG.critic_lr
+    assert sizes == pytest.approx([scale * each for each in wanted])
+
+
 def assert_within_reach(buffer, compensation):
     """Synthetic transitions are what motors of that strength make of the actions."""
     first = buffer.maxsize - buffer.buffers[1].maxsize
@@ -189,6 +199,66 @@ def test_sources_of_ones_own_speak_of_the_robot_as_it_is(trained_on):
     (buffer,) = trained_on
     commands = adaptation.transitions.act
     np.testing.assert_array_equal(buffer.act[: buffer.num_real], commands)
+
+
+class Windy(DriftEnv):
+    """Blown about, and blown along by less than that."""
+
+    wind = 0.0
+
+    def step(self, action):
+        _, _, _, truncated, info = super().step(action)
+        blown = self.wind + DriftModel.std * self.np_random.normal(size=OBS_DIM)
+        self._state = (self._state + blown).astype(np.float32)
+        ended = bool(np.abs(self._state).max() > 4)
+        return self._state.copy(), -float(np.abs(self._state).sum()), ended, truncated, info
+
+
+def windy(wind):
+    """A policy whose last experience is there in order, and the robot that it meets."""
+    whole, rows = agent(), []
+    env = gymnasium.wrappers.TimeLimit(Windy(), STEPS)
+    generator, over = np.random.default_rng(0), True
+    for step in range(25 * CONFIG.adaptation_steps):
+        if over:
+            obs, _ = env.reset(seed=step)
+        act = generator.uniform(-0.5, 0.5, ACT_DIM).astype(np.float32)
+        obs_next, rew, terminated, truncated, _ = env.step(act)
+        rows.append((obs, act, np.float32(rew), obs_next, terminated))
+        obs, over = obs_next, terminated or truncated
+    stored = Transitions(*(torch.from_numpy(np.array(each)) for each in zip(*rows, strict=True)))
+    env.unwrapped.wind = wind
+    replay = ContextReplayBuffer.of([stored], generator=np.random.default_rng(0))
+    return dataclasses.replace(whole, replay=replay), env
+
+
+def blown(wind, **options):
+    """What is made of it."""
+    whole, env = windy(wind)
+    task = NewTask.of_env(env, termination_fn=DriftEnv.ends)
+    return adapt(whole, task, CONFIG, seed=0, evaluation_episodes=0, **options)
+
+
+def test_what_shows_in_no_single_step_is_told_and_learned_from():
+    adaptation = blown(0.03)
+    assert adaptation.diagnosis.chosen.name == "nothing changed"
+    assert adaptation.diagnosis.changed
+    assert "something in the dynamics changed" in str(adaptation.report)
+    assert adaptation.report.updates == 2
+
+
+def test_where_nothing_changed_all_steps_together_say_so_too():
+    adaptation = blown(0.0)
+    assert adaptation.diagnosis.p_value > 1e-4
+    assert (adaptation.report.decision, adaptation.report.reason) == (
+        "unchanged",
+        "nothing changed",
+    )
+
+
+def test_steps_that_another_policy_took_are_not_compared():
+    log = blown(0.03).transitions
+    assert blown(0.03, logged=log).diagnosis.p_value is None
 
 
 def test_without_a_diagnosis_nothing_is_assumed():
