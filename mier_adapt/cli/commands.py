@@ -287,6 +287,11 @@ class Adapt:
             return 0
         if "rounds" in given and not self.budget:
             raise UsageError("Expected --budget N with --rounds, which say how it is spent.")
+        if 0 < self.budget < trained.episode_steps:
+            raise UsageError(
+                f"Expected --budget of at least an episode, {trained.episode_steps} transitions, "
+                f"got {self.budget}."
+            )
         tasks = mier_adapt_envs.task_set(trained.family, trained.task_set)
         if bool(self.task) == self.all_ood or not self.seed:
             raise UsageError("Expected --task INDEX ... or --all-ood, and at least one --seed.")

@@ -154,7 +154,7 @@ def test_another_gate_brings_its_own_fields(command, tmp_path):
         ),
         (("adapt", RUN, "--weigth-steps", "4"), "Did you mean --weight-steps?"),
         (("adapt", RUN, "--task", "3", "--rounds.updates", "4"), "Expected --budget N with"),
-        (("adapt", RUN, "--task", "100", "--budget", "5"), "a budget of at least an episode"),
+        (("adapt", RUN, "--task", "100", "--budget", "5"), "--budget of at least an episode, 200"),
         (("meta-train", "smoke", "--out", "x", "--model.lr", "0"), "--model.lr expected > 0, got"),
         (
             ("meta-train", "smoke", "--out", "x", "--policy.hidden-sizes", "4", "0"),
@@ -170,8 +170,9 @@ def test_another_gate_brings_its_own_fields(command, tmp_path):
 def test_what_an_option_refuses_is_said_in_words_of_the_command_line(
     command, arguments, message, tmp_path, monkeypatch
 ):
-    monkeypatch.chdir(tmp_path)  # an adaptation writes its options beside where it was started
+    monkeypatch.chdir(tmp_path)
     code, _, err = command(*arguments)
+    assert not list(tmp_path.iterdir())  # an adaptation would write its options there
     assert code == 1
     assert message in err
     assert "Config" not in err
