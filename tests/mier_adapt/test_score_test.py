@@ -104,6 +104,15 @@ def test_it_is_not_asked_where_it_says_nothing(known) -> None:
     assert score_test(Robot(), NONE, shuffled, new) is None
     resting = known._map(torch.zeros_like)  # and predicted without any error
     assert score_test(Robot(), NONE, resting, new) is None
+    repeated = Transitions.cat([known[:LENGTH]] * 40)
+    assert score_test(Robot(), NONE, repeated, new) is None
+
+
+def test_the_latest_of_many_are_enough(known) -> None:
+    new = walked(LENGTH, 1, drift=0.004)
+    older = Transitions.cat([walked(100 * LENGTH, 9), known, known, known[: 20 * LENGTH]])
+    expected = score_test(Robot(), NONE, older[-100 * LENGTH :], new)
+    assert score_test(Robot(), NONE, older, new) == expected
 
 
 class Rewarded(Robot):
