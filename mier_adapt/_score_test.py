@@ -63,9 +63,11 @@ def score_test(
         return unit.reshape(-1, length, unit.shape[-1]).mean(1)
 
     stretches, own = mean(scores), mean(_scores(model, new, context))
-    rest = [torch.cat((stretches[:each], stretches[each + 1 :])) for each in range(count)]
     usual = torch.stack(
-        [_distance(one, others) for one, others in zip(stretches, rest, strict=True)]
+        [
+            _distance(one, torch.cat((stretches[:number], stretches[number + 1 :])))
+            for number, one in enumerate(stretches)
+        ]
     )
     average, variance = usual.mean(), usual.var()
     if not variance > 0:  # NaN, where stretches are all the same

@@ -247,8 +247,8 @@ def diagnose(
     but for ``margin`` or ``share``, or two standard errors.
 
     Other masses, friction or gravity may move each step by less than the model errs, but all of
-    them the same way. With ``same_policy``, and 20 times as many transitions of each known task,
-    "nothing changed" has to be true of the mean error as well.
+    them the same way, or by the same share. With ``same_policy``, and 20 times as many transitions
+    of each known task, "nothing changed" has to be true of the mean error as well.
 
     Losses are softened: above the known tasks' median they grow with their logarithm, since a model
     that is too sure of itself gives single transitions, such as falls, losses of hundreds.
@@ -385,9 +385,7 @@ def diagnose(
     change, parameters = chosen.change, chosen.parameters
     motors = affine(functools.partial(change.executed, parameters), transitions.act)
     sensors = affine(functools.partial(change.restored, parameters), transitions.obs)
-    undone = None
-    if not _is_rare(p_value):
-        undone = _compensation(chosen, motors, sensors, transitions)
+    undone = None if _is_rare(p_value) else _compensation(chosen, motors, sensors, transitions)
     return Diagnosis(
         explanations=tuple(found),
         chosen=chosen,

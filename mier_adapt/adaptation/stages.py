@@ -163,6 +163,10 @@ def suffices(diagnosis: Diagnosis, found: Identified) -> bool:
     return undone is not None and undone.shortfall(found.real.act.cpu().numpy()) <= _REACHED
 
 
+_REACHED = 0.1
+"""Mean shortfall of the commands up to which undoing a change suffices."""
+
+
 def as_far(config: AdaptConfig, diagnosis: Diagnosis | None) -> AdaptConfig:
     """The configuration with step sizes that suit how far the policy has to go."""
     if diagnosis is not None and diagnosis.explained:
@@ -171,10 +175,6 @@ def as_far(config: AdaptConfig, diagnosis: Diagnosis | None) -> AdaptConfig:
     return dataclasses.replace(
         config, actor_lr=scale * config.actor_lr, critic_lr=scale * config.critic_lr
     )
-
-
-_REACHED = 0.1
-"""Mean shortfall of the commands up to which undoing a change suffices."""
 
 
 @checked

@@ -64,7 +64,7 @@ def test_a_drift_of_the_known_robot_is_taken_for_what_it_is(known) -> None:
 def test_what_moves_every_step_a_little_is_told(pull) -> None:
     """0.4 standard deviations, of which a comparison of losses sees 0.08."""
     known, new = walked(40 * LENGTH, 0, drift=0.001), walked(LENGTH, 1, pull=pull, drift=0.001)
-    options = {"known": known._map(lambda each: each.unsqueeze(0)), "changes": []}
+    options = {"known": Transitions.stack([known]), "changes": []}
 
     def told(same_policy):
         generator = torch.Generator().manual_seed(0)
@@ -81,7 +81,7 @@ def test_what_moves_every_step_a_little_is_told(pull) -> None:
 
 
 def test_no_change_stays_none(known) -> None:
-    stacked = known._map(lambda each: each.unsqueeze(0))
+    stacked = Transitions.stack([known])
     new = walked(LENGTH, 3, drift=0.004)
     diagnosis = diagnose(Robot(), new, known=stacked, changes=[], same_policy=True)
     assert diagnosis.sentences == ("nothing changed",)
