@@ -68,9 +68,8 @@ def adapt_algorithm(
             that the policy has met.
         seed: Fixes the adaptation, together with the environment's own.
         config: What it spends, and how; :meth:`.AdaptConfig.for_own_policy` by default.
-        adapter: With a model of your own, trained beforehand
-            (:func:`.meta_train_offline`); it may have a
-            context, which is identified then.
+        adapter: With a model of your own, trained beforehand (:func:`.meta_train_offline`); it may
+            have a context, which is identified then.
         termination_fn: When episodes end. May be left out where no earlier episode ended but by
             a time limit: then none is assumed to.
         act_filter: Safety limits, ``(obs (O,), act (A,)) -> act (A,)`` in the environment's units,
@@ -128,6 +127,7 @@ def adapt_sb3(
     seed: Seed,
     earlier: Sequence[Any] | None = None,
     config: AdaptConfig | None = None,
+    adapter: GradientContextAdapter | None = None,
     termination_fn: TerminationFn | None = None,
     act_filter: ActFilter | None = None,
     label: str | None = None,
@@ -157,6 +157,8 @@ def adapt_sb3(
         earlier: In place of the model's replay buffer: :class:`.Transitions` ``(B, ...)``, or a
             replay buffer of Stable-Baselines3, for each task that the policy has met.
         config: What it spends, and how; :meth:`.AdaptConfig.for_own_policy` by default.
+        adapter: With a model of your own, as in :func:`.adapt_algorithm`: what several changes of
+            the same robot can share.
         termination_fn: When episodes end. May be left out where no earlier episode ended but by
             a time limit: then none is assumed to.
         act_filter: Safety limits; see :func:`.adapt_algorithm`.
@@ -211,7 +213,7 @@ def adapt_sb3(
         logs,
         seed=seed,
         config=config,
-        adapter=None,
+        adapter=adapter,
         termination_fn=termination_fn,
         act_filter=act_filter,
         label=label,
@@ -261,6 +263,12 @@ def _adapted(
             config=_MODEL,
             device=next(algorithm.policy.parameters()).device,
             on_step=lambda step, loss: on_stage("model", step / steps),
+        )
+    elif (knows := (adapter.model.obs_dim, adapter.model.act_dim)) != dims:
+        raise ValueError(
+            f"{owner} expected adapter to hold a model of what earlier holds, of obs_dim and "
+            f"act_dim {dims}, got one of {knows}. Train one with meta_train_offline(earlier, "
+            "...), or leave adapter out."
         )
     agent = Agent(adapter=adapter, algorithm=algorithm, replay=replay, conditioned=False)
     return adapt(agent, task, config, seed=seed, logged=logged, on_stage=on_stage, **options)

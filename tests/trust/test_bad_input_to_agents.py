@@ -35,7 +35,6 @@ from mier_adapt.adaptation import (
     explain,
     first_candidate,
     identify,
-    own_policy,
     refine,
     refresh,
     relabelers,
@@ -266,11 +265,10 @@ def targets(finished: Path, here: Path) -> Iterator[Target]:
 
     def adapting_a_model(config: Any, **options: Any) -> None:
         config = short if config is None else config
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(own_policy, "_FEWEST_STEPS", 1)  # of the model, which takes no option
-            adapt_sb3(config=config, termination_fn=None, **options)
+        adapt_sb3(config=config, adapter=of_pendulum, termination_fn=None, **options)
 
     model_of_sb3 = small_sb3()
+    of_pendulum = GradientContextAdapter(ContextModel(3, 1, 0, hidden_sizes=(4,)))
     yield Target(
         "adapt_sb3",
         adapting_a_model,

@@ -8,9 +8,18 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from mier_adapt import AdaptedPolicy, CompensatedAction, Transitions, adapt_algorithm, adapt_sb3
+from mier_adapt import (
+    AdaptedPolicy,
+    CompensatedAction,
+    ContextModel,
+    GradientContextAdapter,
+    Transitions,
+    adapt_algorithm,
+    adapt_sb3,
+    meta_train_offline,
+)
 from mier_adapt.adaptation import AlwaysGate, own_policy
-from mier_adapt.agents import AdaptConfig
+from mier_adapt.agents import AdaptConfig, ModelConfig
 from mier_adapt.integration import from_sb3, sb3_transitions, to_sb3
 
 from ..doubles import SMALL_OWN, assert_same_tree
@@ -128,6 +137,28 @@ def test_takes_other_experience_in_place_of_the_models(tmp_path):
         for earlier in (model.replay_buffer, sb3_transitions(model))
     ]
     np.testing.assert_array_equal(*acts)
+
+
+def test_takes_a_model_that_was_trained_beforehand():
+    model, stages = made(), []
+    options = {"seed": 0, "config": SMALL_OWN, "evaluation_episodes": 1}
+    adapter = meta_train_offline(
+        [sb3_transitions(model)], steps=20, seed=0, config=ModelConfig(context_dim=0)
+    )
+    before = {name: value.clone() for name, value in adapter.model.state_dict().items()}
+    for motor in (0.5, -1.0):  # of several changed robots, each time as it was
+        adapt_sb3(
+            model,
+            cart(motor),
+            adapter=adapter,
+            on_stage=lambda stage, progress: stages.append(stage),
+            **options,
+        )
+        assert_same_tree(dict(adapter.model.state_dict()), before)
+    assert "model" not in stages
+    of_others = GradientContextAdapter(ContextModel(3, 1, 0, hidden_sizes=(4,)))
+    with pytest.raises(ValueError, match=r"adapt_sb3 expected adapter .*\(2, 1\), got .*\(3, 1\)"):
+        adapt_sb3(model, cart(0.5), adapter=of_others, **options)
 
 
 def test_says_what_to_give_in_place_of_what_came():
