@@ -57,14 +57,14 @@ def report_of(task, config):
     return adapt(run, run.new_task(envs, task), config, seed=args.seed).report
 
 
-for task in chosen:
+for task in chosen[:2]:
     print(f"{report_of(task, config)}\n")
 
 # %%
 # The first thing that a report says is what changed, by the simplest hypothesis that explains the
-# new transitions. A known task needs nothing but its context. In the other two, motors are wired
-# otherwise than in the known task that is nearest: that is undone in front of the policy, and
-# nothing has to be learned.
+# new transitions. A known task needs nothing but its context. In task 12, and in 18 as well, motors
+# are wired otherwise than in the known task that is nearest: that is undone in front of the policy,
+# and nothing has to be learned.
 #
 # When something has to be learned
 # --------------------------------

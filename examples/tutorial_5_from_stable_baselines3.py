@@ -95,7 +95,7 @@ earlier = Transitions(
 # --------------------
 # The policy drives it for 200 transitions, as noisily as it did in training. The report says what
 # changed, what was done about it, and what that was worth. A whole model also learns where undoing
-# does not suffice; this one came without its critics, so that is switched off. A model of the robot,
+# does not suffice; this one came without its critics, so that is switched off. The robot's model,
 # which the call would train by itself, is trained beforehand, so that it serves other changes too.
 
 adapter = meta_train_offline(
