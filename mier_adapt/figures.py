@@ -555,7 +555,13 @@ def _far_apart(rows: Sequence[Mapping[str, Any]]) -> bool:
     return min(map(min, drawn), default=0) > 0 and max(ends) >= 10 * min(ends)
 
 
-def plot_panels(rows: Sequence[Mapping[str, Any]], path: Path, *, bars: bool = False) -> None:
+def plot_panels(
+    rows: Sequence[Mapping[str, Any]],
+    path: Path,
+    *,
+    bars: bool = False,
+    labels: Iterable[str] = (),
+) -> None:
     """Draw interquartile means with their intervals, in a panel for each part of the rows.
 
     Args:
@@ -566,9 +572,10 @@ def plot_panels(rows: Sequence[Mapping[str, Any]], path: Path, *, bars: bool = F
         bars: Draw bars beside each other, and not lines. Of the latter, one whose only point is at
             0, before anything was learned, is dashed and goes through. Where some end at ten times
             the ``x`` of others, the axis is logarithmic, or the others were a smear at its start.
+        labels: Of all figures that belong together, so that each looks the same in every one.
     """
     panels = list(dict.fromkeys(row["panel"] for row in rows))
-    labels = list(dict.fromkeys(row["label"] for row in rows))
+    labels = list(dict.fromkeys((*labels, *(row["label"] for row in rows))))
     looks = itertools.product(_TURNS, zip(_COLOURS, _MARKERS, strict=True))
     style = dict(zip(labels, itertools.cycle(looks), strict=False))
     columns = min(3, len(panels))

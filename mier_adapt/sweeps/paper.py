@@ -68,8 +68,10 @@ def write_figures(out: Path) -> list[str]:
             f"makes, nor {CURVES_FILE} and {RETURNS_FILE} of a sweep."
         )
     (out / FOLDER).mkdir(exist_ok=True)
+    rows_by_figure = {name: rows_of(results) for name, (rows_of, *_) in FIGURES.items()}
+    labels = [row["label"] for rows in rows_by_figure.values() for row in rows]
     for name, (rows_of, about, missing) in FIGURES.items():
-        rows = rows_of(results)
+        rows = rows_by_figure[name]
         if not rows:
             told.append(f"No {name}, {about}: {missing}.")
             continue
@@ -79,8 +81,9 @@ def write_figures(out: Path) -> list[str]:
         writer.writerows(rows)
         path = out / FOLDER / name
         replace_text(path.with_suffix(".csv"), text.getvalue())
-        plot_panels(rows, path.with_suffix(".png"), bars=rows_of is ood_returns)
-        told.append(f"{path.with_suffix('.png')}: {about}")
+        picture = path.with_suffix(".png")
+        plot_panels(rows, picture, bars=rows_of is ood_returns, labels=labels)
+        told.append(f"{picture}: {about}")
     return told
 
 

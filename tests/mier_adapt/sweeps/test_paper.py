@@ -269,6 +269,27 @@ def test_lines_of_very_different_length_share_a_logarithmic_axis(
     assert drawn[0].get_xscale() == scale
 
 
+def test_a_label_looks_the_same_in_figures_that_belong_together(monkeypatch, tmp_path):
+    rows = [
+        {"panel": "a", "label": label, "xlabel": "", "x": x, "iqm": 1.0 + x}
+        | {"low": x, "high": 2.0 + x, "tasks": 3, "seeds": 2}
+        for label in ("mier", "pearl", "promp")
+        for x in (1, 2)
+    ]
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.extend(figure.axes))
+    for there in (("mier", "pearl", "promp"), ("promp", "pearl")):
+        some = [row for label in there for row in rows if row["label"] == label]
+        figures.plot_panels(some, tmp_path / "it.png", labels=("mier", "pearl", "promp"))
+    first, second = (
+        {each.get_label(): (each.get_color(), each.get_marker()) for each in axes.lines}
+        for axes in drawn
+    )
+    for label in ("promp", "pearl"):
+        assert second[label] == first[label]
+    assert first["pearl"] != first["promp"]
+
+
 @pytest.mark.parametrize("bars", [False, True])
 def test_as_many_labels_as_a_sweep_has_look_different(monkeypatch, tmp_path, bars):
     rows = [
