@@ -14,8 +14,10 @@ from mier_adapt._typing import Float, Tensor
 from mier_adapt.protocols import TaskModel
 from mier_adapt.transitions import Transitions
 
-_FEWEST, _MOST = 20, 100
+FEWEST, _MOST = 20, 100
 """Stretches of the known task, its latest, that say how far the mean of one strays."""
+_LENGTH = 100
+"""Transitions of a stretch, where there are too few known ones for one as long as the new ones."""
 _IN_ORDER = 0.5
 """Share of the known ones that follow on the one before: rows of robots side by side do not."""
 _TAIL, _CLIPPED = 0.99, 2.0
@@ -37,19 +39,20 @@ def score_test(
         model: Of the known task; its loss can be differentiated by transitions.
         context: The known task's.
         known: Its transitions, ``(B, ...)``, in order, by the policy that gathered the new ones.
-        new: The new ones, ``(N, ...)``, in order.
+        new: The new ones, ``(N, ...)``, in order, of which the latest are taken, a twentieth as
+            many as the known ones.
 
     Returns:
-        None where the known ones are fewer than 20 times the new ones, in no order, predicted
-        without any error, or again and again the same.
+        None where the known ones are too few, in no order, predicted without any error, or again
+        and again the same.
 
     Source:
         Rao (1948), Large sample tests of statistical hypotheses concerning several parameters.
     """
-    length = len(new)
-    count = min(len(known) // length, _MOST)
+    length = min(len(new), max(_LENGTH, len(known) // FEWEST))
+    new, count = new[-length:], min(len(known) // length, _MOST)
     goes_on = (known.obs[1:] == known.obs_next[:-1]).all(-1)
-    if count < _FEWEST or goes_on.float().mean() < _IN_ORDER:
+    if count < FEWEST or goes_on.float().mean() < _IN_ORDER:
         return None
     scores = _scores(model, known[-count * length :], context)
     middle = scores.median(0).values

@@ -247,8 +247,9 @@ def diagnose(
     but for ``margin`` or ``share``, or two standard errors.
 
     Other masses, friction or gravity may move each step by less than the model errs, but all of
-    them the same way, or by the same share. With ``same_policy``, and 20 times as many transitions
-    of each known task, "nothing changed" has to be true of the mean error as well.
+    them the same way, or by the same share. With ``same_policy``, and 2,000 transitions of each
+    known task, or 20 times as many as are new, "nothing changed" has to be true of the mean error
+    as well; of the latest new ones, a twentieth as many as are known, where there are more.
 
     Losses are softened: above the known tasks' median they grow with their logarithm, since a model
     that is too sure of itself gives single transitions, such as falls, losses of hundreds.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch.optim.swa_utils import AveragedModel
 
 from mier_adapt._checks import checked, require_tensor
+from mier_adapt._score_test import FEWEST
 from mier_adapt.adaptation.identification import Identified, adapter_for
 from mier_adapt.adaptation.learner import Learner, draw_stored
 from mier_adapt.adapted_policy import AdaptedPolicy
@@ -207,8 +208,9 @@ def explain(
     """
     model, num_tasks = agent.model, agent.replay.num_tasks
     require_tensor("explain", "contexts", contexts, (num_tasks, model.context_dim))
-    enough = (_KNOWN_ALIKE if same_policy else _KNOWN) // num_tasks
-    known = agent.replay.recent_transitions(max(len(found.real), enough))
+    size = len(found.real)
+    enough = max(_KNOWN_ALIKE, FEWEST * size) if same_policy else _KNOWN
+    known = agent.replay.recent_transitions(max(size, enough // num_tasks))
     names = agent.task_names
     if not model.context_dim:  # all earlier tasks are one to the model
         known = Transitions.stack([known.flatten()])
@@ -249,7 +251,7 @@ def explain(
 _KNOWN = 4_000
 """Stored transitions, of all tasks together, that say what known tasks are like."""
 _KNOWN_ALIKE = 20_000
-"""As many, where the mean error of stretches of them is compared, too."""
+"""As many at least, where the mean error of stretches of them is compared, too."""
 _FEW_STEPS = 200
 """Weight steps that tell whether new weights are worth learning."""
 

@@ -115,6 +115,15 @@ def test_the_latest_of_many_are_enough(known) -> None:
     assert score_test(Robot(), NONE, older, new) == expected
 
 
+def test_of_new_ones_the_latest_for_which_there_are_enough_known(known) -> None:
+    new = walked(10 * LENGTH, 1, pull=0.008, drift=0.004)
+    found = score_test(Robot(), NONE, known, new)
+    assert found == score_test(Robot(), NONE, known, new[-2 * LENGTH :])
+    assert found < 1e-4
+    assert score_test(Robot(), NONE, known[: 20 * LENGTH], new) is not None
+    assert score_test(Robot(), NONE, known[: 19 * LENGTH], new) is None
+
+
 class Rewarded(Robot):
     """Its tasks differ by rewards."""
 

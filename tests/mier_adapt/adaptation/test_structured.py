@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mier_adapt import Agent, GradientContextAdapter, NewTask, Transitions, adapt, load_run
-from mier_adapt.adaptation import AlwaysGate, MarginGate
+from mier_adapt.adaptation import AlwaysGate, MarginGate, stages
 from mier_adapt.adaptation.sweep import adapt_to_each
 from mier_adapt.agents import AdaptConfig
 from mier_adapt.compensation import Compensation
@@ -254,6 +254,11 @@ def test_where_nothing_changed_all_steps_together_say_so_too():
         "unchanged",
         "nothing changed",
     )
+
+
+def test_of_many_new_steps_there_are_as_many_more_known_ones(monkeypatch):
+    monkeypatch.setattr(stages, "_KNOWN_ALIKE", 1)
+    assert blown(0.03).diagnosis.p_value < 1e-4
 
 
 def test_steps_that_another_policy_took_are_not_compared():
