@@ -45,6 +45,8 @@ class Evidence:
     """Where an episode starts."""
     floor: float
     """Loss from which on losses grow with their logarithm."""
+    weights: Float[Tensor, " B"]
+    """How much each transition counts, up to 1; see :func:`familiarity`."""
     generator: torch.Generator | None
     """Draws the split."""
     gradients: bool = field(init=False)
@@ -58,6 +60,8 @@ class Evidence:
         count = max(1, round(_HELD_OUT * len(order)))
         order = order.to(self.contexts.device)
         self.held_out, self.train = order[:count], order[count:]
+        # The most familiar first: the first few are what is fitted to.
+        self.train = self.train[self.weights[self.train].argsort(descending=True, stable=True)]
         self.gradients = self._gradients()
 
     def _gradients(self) -> bool:
@@ -111,13 +115,17 @@ class Evidence:
         """Mean loss, and what moved parameters cost."""
         size, judged = max(1, _CHUNK // len(rows)), self.of(change, rows)
         found = [
-            self.losses(change, some, self.contexts[of], judged).mean(-1)
+            self._mean(self.losses(change, some, self.contexts[of], judged), rows)
             for some, of in zip(
                 torch.split(parameters, size), torch.split(tasks, size), strict=True
             )
         ]
         moved = parameters != change.identity().to(parameters)
         return torch.cat(found) + _WORTH * moved.sum(-1)
+
+    def _mean(self, losses: Float[Tensor, "N B"], rows: Tensor) -> Float[Tensor, " N"]:
+        """Of the transitions in these rows."""
+        return losses @ (self.weights[rows] / self.weights[rows].sum())
 
     # Fitting ----------------------------------------------------------------------------------
 
@@ -194,7 +202,7 @@ class Evidence:
         optimizer = torch.optim.Adam([theta], lr=lr)
         for step in range(_STEPS):
             optimizer.param_groups[0]["lr"] = lr * min(1.0, 2 * (1 - step / _STEPS))
-            loss = self.losses(change, theta, contexts, some).mean(-1)
+            loss = self._mean(self.losses(change, theta, contexts, some), rows)
             loss = loss + _SHRINKAGE * (theta - start).square().sum(-1)
             (grad,) = torch.autograd.grad(loss.sum(), theta)
             theta.grad = grad * free
@@ -236,7 +244,8 @@ class Evidence:
         dim = self.model.act_dim
         gains = Actuators(dim, "gains")
         probe = Together(change, gains)
-        some = self.of(change, torch.cat((self.train, self.held_out)))
+        rows = torch.cat((self.train, self.held_out))
+        some, weights = self.of(probe, rows), self.weights[rows] / self.weights[rows].mean()
         one = torch.ones(dim, device=context.device, dtype=context.dtype)
         if not self.gradients:
             return one, torch.full_like(one, torch.inf)
@@ -248,11 +257,11 @@ class Evidence:
         changed = ChangedModel(self.model, probe, probed(each))
         alone = some._map(lambda value: value.unsqueeze(1))
         every = softened(changed.losses(alone, context.expand(len(some), -1)), self.floor)
-        (scores,) = torch.autograd.grad(every.sum(), each)
+        (scores,) = torch.autograd.grad(every.squeeze(-1) @ weights, each)
         hessian = torch.autograd.functional.hessian(  # type: ignore[no-untyped-call]
-            lambda each: self.losses(
-                probe, probed(each.unsqueeze(0)), context.unsqueeze(0), some
-            ).mean(),
+            lambda each: self._mean(
+                self.losses(probe, probed(each.unsqueeze(0)), context.unsqueeze(0), some), rows
+            ).sum(),
             one,
         )
         values, vectors = torch.linalg.eigh(hessian)
@@ -263,6 +272,37 @@ class Evidence:
         spread = scores.mT @ scores / len(some)
         errors = (inverse @ spread @ inverse / len(some)).diagonal().clamp_min(0).sqrt()
         return 1 + step, torch.where(unknown, torch.inf, errors)
+
+
+_USUAL = 0.95
+"""Quantile of the known transitions' own distances up to which new ones are familiar."""
+_COMPARED = 20_000
+"""Known transitions, the latest, that new ones are compared with."""
+
+
+def familiarity(new: Float[Tensor, "B O"], known: Float[Tensor, "K N O"]) -> Float[Tensor, " B"]:
+    """How much a model can be relied on in these observations: 1 where known tasks have been.
+
+    Farther from their nearest one than these are from each other it falls with the distance, in
+    standard deviations.
+    """
+    every = known.flatten(0, 1)
+    std, mean = torch.std_mean(every, 0, correction=0)
+    varies = std > 1e-5 * every.abs().mean(0)
+    new, known = (((each - mean) / std)[..., varies] for each in (new, known))
+    known = known[:, -max(1, _COMPARED // len(known)) :]
+    latest = min(-(-len(new) // len(known)), known.shape[1] // 2)
+    before, some = (each.flatten(0, 1) for each in known.tensor_split((-latest,), 1))
+    usual = _nearest(some, before).quantile(_USUAL) if latest else torch.zeros(())
+    if not usual > 0:  # they are few, or again and again the same
+        return new.new_ones(len(new))
+    away = _nearest(new, known.flatten(0, 1))
+    return torch.where(away > usual, usual / away, 1)
+
+
+def _nearest(rows: Float[Tensor, "B O"], others: Float[Tensor, "N O"]) -> Float[Tensor, " B"]:
+    """Distance of each to the nearest of the others."""
+    return torch.cat([torch.cdist(some, others).min(1).values for some in torch.split(rows, 500)])
 
 
 def softened(losses: Tensor, floor: float) -> Tensor:

@@ -27,7 +27,12 @@ _SHRINKAGE = 0.3
 
 
 def score_test(
-    model: TaskModel, context: Float[Tensor, " C"], known: Transitions, new: Transitions
+    model: TaskModel,
+    context: Float[Tensor, " C"],
+    known: Transitions,
+    new: Transitions,
+    *,
+    of_new: TaskModel | None = None,
 ) -> float | None:
     """Probability that a stretch of the known task errs on the mean as far as the new one.
 
@@ -41,6 +46,7 @@ def score_test(
         known: Its transitions, ``(B, ...)``, in order, by the policy that gathered the new ones.
         new: The new ones, ``(N, ...)``, in order, of which the latest are taken, a twentieth as
             many as the known ones.
+        of_new: Model of the new ones, which supposes a change; by default the known task's.
 
     Returns:
         None where the known ones are too few, in no order, predicted without any error, or again
@@ -65,7 +71,7 @@ def score_test(
         unit = ((each - middle) / tail)[:, varies].clamp(-_CLIPPED, _CLIPPED).double()
         return unit.reshape(-1, length, unit.shape[-1]).mean(1)
 
-    stretches, own = mean(scores), mean(_scores(model, new, context))
+    stretches, own = mean(scores), mean(_scores(of_new or model, new, context))
     usual = torch.stack(
         [
             _distance(one, torch.cat((stretches[:number], stretches[number + 1 :])))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from mier_adapt._checks import NonNegative, Share, checked, require_tensor
-from mier_adapt._evidence import NOTHING, Evidence, softened
+from mier_adapt._evidence import NOTHING, Evidence, familiarity, softened
 from mier_adapt._products import quick_products
 from mier_adapt._score_test import score_test
 from mier_adapt._typing import Float, Tensor
@@ -47,8 +47,8 @@ _RARE = 1e-4
 _UNTOLD = 0.25
 """Standard error of a gain from which on the transitions do not tell it."""
 
-_LAST = 6
-"""Level of hypotheses that are no changes."""
+_TOLD, _LAST = 4, 6
+"""Levels of the last changes that the mean error tells from others, and of what is no change."""
 _STILL = 1e-3
 """Standard deviation of a motor's commands below which nothing can be told of it."""
 _MIXED, _DEAD, _SHIFTED = 0.1, 0.1, 0.05
@@ -79,6 +79,8 @@ class Explanation:
     losses: Float[Tensor, " M"]
     """Of the held-out transitions, in the units of the model's; softened, see
     :func:`mier_adapt.diagnose`."""
+    weights: Float[Tensor, " M"]
+    """How much each counts: 1 where known tasks have been, less elsewhere."""
     worse: float = 0.0
     """Than the best explanation, in the mean over held-out transitions."""
     worse_error: float = 0.0
@@ -86,8 +88,8 @@ class Explanation:
 
     @property
     def loss(self) -> float:
-        """Mean of :attr:`losses`."""
-        return float(self.losses.mean())
+        """Mean of :attr:`losses`, by their weights."""
+        return float(self.losses @ self.weights / self.weights.sum())
 
 
 def default_changes(model: TaskModel, transitions: Transitions) -> list[Change]:
@@ -171,9 +173,9 @@ class Diagnosis:
     """What undoes it in front of a policy of the known task, which :attr:`Explanation.context` of
     the chosen explanation tells from others; None where no map of actions and observations does."""
     p_value: float | None = None
-    """Of the model's mean error, where the transitions are explained as those of a known task:
-    whether that has as large a one; see ``same_policy`` of :func:`mier_adapt.diagnose`. None if not
-    asked."""
+    """Of the mean error that the chosen explanation leaves, where "nothing changed" explained every
+    single step: whether a known task has as large a one; see ``same_policy`` of
+    :func:`mier_adapt.diagnose`. None if not asked."""
 
     @property
     def changed(self) -> bool:
@@ -249,7 +251,11 @@ def diagnose(
     Other masses, friction or gravity may move each step by less than the model errs, but all of
     them the same way, or by the same share. With ``same_policy``, and 2,000 transitions of each
     known task, or 20 times as many as are new, "nothing changed" has to be true of the mean error
-    as well; of the latest new ones, a twentieth as many as are known, where there are more.
+    as well; of the latest new ones, a twentieth as many as are known, where there are more. If it
+    is not, the simplest change that is takes its place, or else something in the dynamics changed.
+
+    What the model predicts far from where known tasks have been counts less, by the distance of an
+    observation to their nearest one: a robot that has fallen tells little of why it fell.
 
     Losses are softened: above the known tasks' median they grow with their logarithm, since a model
     that is too sure of itself gives single transitions, such as falls, losses of hundreds.
@@ -304,7 +310,7 @@ def diagnose(
 
     goes_on = (transitions.obs[1:] == transitions.obs_next[:-1]).all(-1)
     first = torch.cat((torch.ones_like(goes_on[:1]), ~goes_on))
-    floor = 0.0
+    floor, weights = 0.0, torch.ones_like(transitions.rew)
     if known is not None:
         if known.rew.ndim != 2 or len(known) != len(contexts):
             raise ValueError(
@@ -314,7 +320,8 @@ def diagnose(
         alone = ChangedModel(model, NOTHING, contexts[:, :0])
         with torch.no_grad():
             floor = float(alone.losses(known, contexts).median())
-    evidence = Evidence(model, contexts, transitions, first, floor, generator)
+        weights = familiarity(transitions.obs, known.obs)
+    evidence = Evidence(model, contexts, transitions, first, floor, weights, generator)
     if changes is None:
         possible = default_changes(model, transitions)
         changes = [each for each in possible if evidence.gradients or not each.trained]
@@ -324,11 +331,11 @@ def diagnose(
     flattery: list[float] = [0.0] * len(fits)
     known_loss = None
     if known is not None:
-        task = fits[min(range(len(fits)), key=lambda each: float(losses[each].mean()))][2]
+        counts = weights[evidence.held_out]
+        task = fits[min(range(len(fits)), key=lambda each: float(losses[each] @ counts))][2]
         same = known[task][-len(transitions) :]
-        control = Evidence(
-            model, contexts[[task]], same, torch.zeros_like(same.terminated), floor, generator
-        )
+        unbroken, alike = torch.zeros_like(same.terminated), torch.ones_like(same.rew)
+        control = Evidence(model, contexts[[task]], same, unbroken, floor, alike, generator)
         flattery, known_loss = control.flattery(tried)
     found = [
         Explanation(
@@ -340,6 +347,7 @@ def diagnose(
             level=change.level,
             known_task=task,
             losses=each + won,
+            weights=weights[evidence.held_out],
         )
         for (change, parameters, task), each, won in zip(fits, losses, flattery, strict=True)
     ]
@@ -361,6 +369,7 @@ def diagnose(
                 level=_LAST,
                 known_task=None,
                 losses=softened(judged, floor),
+                weights=weights[evidence.held_out],
             )
         )
     best = min(found, key=lambda each: each.loss)
@@ -372,6 +381,9 @@ def diagnose(
     ]
     simplest = min(each.level for each in good)
     chosen = min((each for each in good if each.level == simplest), key=lambda each: each.loss)
+    p_value = None
+    if same_policy and chosen.change is NOTHING and known is not None and evidence.gradients:
+        chosen, p_value = _in_the_mean(chosen, found, known, transitions)
     if chosen.change is not NOTHING and chosen.known_task is not None:
         parameters = evidence.polished(chosen.change, chosen.parameters, chosen.known_task)
         changed = ChangedModel(model, chosen.change, parameters)
@@ -380,9 +392,6 @@ def diagnose(
     if chosen.known_task is not None:
         estimates = evidence.gain_errors(chosen.change, chosen.parameters, chosen.context)
         gains = tuple(Estimate(*each) for each in torch.stack(estimates, -1).tolist())
-    p_value, of = None, chosen.known_task if chosen.change is NOTHING else None
-    if same_policy and known is not None and of is not None and evidence.gradients:
-        p_value = score_test(model, chosen.context, known[of], transitions)
     change, parameters = chosen.change, chosen.parameters
     motors = affine(functools.partial(change.executed, parameters), transitions.act)
     sensors = affine(functools.partial(change.restored, parameters), transitions.obs)
@@ -396,6 +405,28 @@ def diagnose(
         compensation=undone,
         p_value=p_value,
     )
+
+
+def _in_the_mean(
+    none: Explanation, found: Sequence[Explanation], known: Transitions, new: Transitions
+) -> tuple[Explanation, float | None]:
+    """What the mean error leaves of "nothing changed", and how probable it is under that.
+
+    Where it is refuted, the simplest change of the same known task that is not takes its place.
+    """
+    assert none.known_task is not None
+    stored = known[none.known_task]
+    p_value = score_test(none.model, none.context, stored, new)
+    if not _is_rare(p_value):
+        return none, p_value
+    for each in sorted(found, key=lambda each: (each.level, each.loss)):
+        moved = each.change.identity().to(each.parameters) != each.parameters
+        same = each.known_task == none.known_task and each.loss <= none.loss
+        if same and each.level <= _TOLD and bool(moved.any()):
+            with_it = score_test(none.model, none.context, stored, new, of_new=each.model)
+            if not _is_rare(with_it):
+                return each, with_it
+    return none, p_value
 
 
 def _is_rare(p_value: float | None) -> bool:
@@ -431,9 +462,11 @@ def _compensation(
 
 def _compared(one: Explanation, best: Explanation) -> Explanation:
     """The same, with how much worse it is than the best."""
-    difference = one.losses - best.losses
-    error = float(difference.std(correction=1)) / math.sqrt(len(difference))
-    return dataclasses.replace(one, worse=float(difference.mean()), worse_error=error)
+    difference, weights = one.losses - best.losses, one.weights / one.weights.sum()
+    worse = difference @ weights
+    count = len(difference)
+    error = ((difference - worse) * weights).norm() * math.sqrt(count / (count - 1))
+    return dataclasses.replace(one, worse=float(worse), worse_error=float(error))
 
 
 # Words ----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mier_adapt import Transitions
+from mier_adapt._evidence import familiarity
 from mier_adapt.changes import (
     Actuators,
     Change,
@@ -156,6 +157,58 @@ def test_another_hypothesis_wins_only_where_changes_do_not_explain() -> None:
     other = chosen(Transitions(plain.obs, plain.act, plain.rew, curved, plain.terminated))
     assert (other.name, type(other.model), other.known_task) == ("new weights", Pulled, None)
     assert given == [96, 96]  # the training part alone
+
+
+class KnowsWhereItHasBeen(Robot):
+    """Elsewhere it errs, ever more, and all the same is as sure of itself."""
+
+    def mean(self, obs, act, context):
+        rew, obs_next = super().mean(obs, act, context)
+        astray = (obs.abs() - 4).clamp_min(0) * (1 + act.sum(-1, keepdim=True))
+        return rew, obs_next + 0.03 * torch.sign(obs) * astray
+
+
+def test_where_known_tasks_have_never_been_the_model_has_less_of_a_say() -> None:
+    """A robot that has fallen lies where the model knows nothing; until then it tells much."""
+    changed = gathered(200, matrix=np.diag([1, -1, 1]))
+    fallen = torch.arange(200) >= 20
+    obs = torch.where(fallen.unsqueeze(1), 3 * changed.obs + 9, changed.obs)
+    executed = changed.act * torch.tensor([1.0, -1.0, 1.0])
+    rew, obs_next = Robot().mean(obs, executed, torch.zeros(0))
+    noise = 0.01 * torch.randn(200, OBS, generator=torch.Generator().manual_seed(1))
+    diagnosis = diagnose(
+        KnowsWhereItHasBeen(),
+        Transitions(obs, changed.act, rew, obs_next + noise, changed.terminated),
+        known=gathered(400)._map(lambda each: each.unsqueeze(0)),
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert diagnosis.sentences[0].startswith("motor 2 is reversed")
+    assert len(diagnosis.sentences) == 1
+
+
+def test_familiarity_is_one_where_known_tasks_have_been_and_falls_with_the_distance() -> None:
+    known, new = gathered(900).obs.unflatten(0, (3, 300)), gathered(300).obs
+    inside = familiarity(new, known)
+    assert (inside == 1).float().mean() > 0.9
+    outside = familiarity(new + 10, known)
+    assert outside.max() < 0.3
+    torch.testing.assert_close(
+        familiarity(new + 1_000, known).mean(), outside.mean() / 100, rtol=1, atol=0
+    )
+    units = torch.tensor([1e3, 1.0, 1e-4, 0.0])  # the last one shows the same everywhere
+    torch.testing.assert_close(
+        familiarity((new + 10) * units + 5, known * units + 5),
+        familiarity((new + 10)[:, :3], known[..., :3]),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+@pytest.mark.parametrize(
+    "known", [torch.zeros(2, 50, OBS), torch.randn(1, 1, OBS)], ids=["at rest", "a single one"]
+)
+def test_without_anything_to_compare_with_all_are_familiar(known) -> None:
+    assert (familiarity(gathered(20).obs, known) == 1).all()
 
 
 def test_a_model_without_gradients_is_refused_where_they_are_needed() -> None:

@@ -16,7 +16,7 @@ LENGTH, EPISODE = 100, 50
 NONE = torch.zeros(0)
 
 
-def walked(count, seed, *, pull=0.0, drift=0.0):
+def walked(count, seed, *, pull=0.0, drift=0.0, gains=(1.0, 1.0, 1.0)):
     """Episodes of a robot that is pulled aside, and whose noise drifts as a model's error does."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -26,7 +26,7 @@ def walked(count, seed, *, pull=0.0, drift=0.0):
     obs, error, rows = noise(OBS), drift * noise(OBS), []
     for _ in range(EPISODE):
         act = torch.rand(len(obs), ACT, generator=generator) * 1.6 - 0.8
-        rew, after = Robot().mean(obs, act, NONE)
+        rew, after = Robot().mean(obs, act * torch.tensor(gains), NONE)
         after = after + pull + error + 0.01 * noise(OBS)
         rows.append((obs, act, rew + 0.01 * noise(), after, torch.zeros(len(obs)).bool()))
         obs = after
@@ -78,6 +78,24 @@ def test_what_moves_every_step_a_little_is_told(pull) -> None:
     assert diagnosis.p_value < 1e-4
     assert "something in the dynamics changed" in diagnosis.sentences[-1]
     assert diagnosis.to_dict()["changed"] is True
+
+
+def test_a_change_that_leaves_no_mean_error_is_told_as_what_it_is() -> None:
+    """A motor that is a little weak wins less than what is forgiven, and is no other dynamics."""
+    known, new = walked(40 * LENGTH, 0, drift=0.001), walked(LENGTH, 1, gains=(1, 0.97, 1))
+    options = {"known": Transitions.stack([known])}
+
+    def told(same_policy):
+        generator = torch.Generator().manual_seed(0)
+        return diagnose(Robot(), new, **options, same_policy=same_policy, generator=generator)
+
+    assert told(False).sentences == ("nothing changed",)
+    diagnosis = told(True)
+    assert diagnosis.chosen.name == "actuators order and actuators gains"
+    assert diagnosis.p_value > 1e-4
+    assert diagnosis.changed
+    undone = diagnosis.compensation.act_matrix
+    np.testing.assert_allclose(np.diag(undone), (1, 0.97, 1), atol=0.015)
 
 
 def test_no_change_stays_none(known) -> None:
