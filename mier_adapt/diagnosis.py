@@ -47,7 +47,7 @@ _RARE = 1e-4
 _UNTOLD = 0.25
 """Standard error of a gain from which on the transitions do not tell it."""
 
-_TOLD, _LAST = 4, 6
+_TOLD, _LAST = 3, 6
 """Levels of the last changes that the mean error tells from others, and of what is no change."""
 _STILL = 1e-3
 """Standard deviation of a motor's commands below which nothing can be told of it."""
@@ -173,9 +173,9 @@ class Diagnosis:
     """What undoes it in front of a policy of the known task, which :attr:`Explanation.context` of
     the chosen explanation tells from others; None where no map of actions and observations does."""
     p_value: float | None = None
-    """Of the mean error that the chosen explanation leaves, where "nothing changed" explained every
-    single step: whether a known task has as large a one; see ``same_policy`` of
-    :func:`mier_adapt.diagnose`. None if not asked."""
+    """Of the mean error that the chosen explanation leaves, where the change is small: whether a
+    known task has as large a one; see ``same_policy`` of :func:`mier_adapt.diagnose`. None if not
+    asked."""
 
     @property
     def changed(self) -> bool:
@@ -249,10 +249,11 @@ def diagnose(
     but for ``margin`` or ``share``, or two standard errors.
 
     Other masses, friction or gravity may move each step by less than the model errs, but all of
-    them the same way, or by the same share. With ``same_policy``, and 2,000 transitions of each
-    known task, or 20 times as many as are new, "nothing changed" has to be true of the mean error
-    as well; of the latest new ones, a twentieth as many as are known, where there are more. If it
-    is not, the simplest change that is takes its place, or else something in the dynamics changed.
+    them the same way, or by the same share. So with ``same_policy``, and 2,000 transitions of each
+    known task, or 20 times as many as are new, the mean error decides where "nothing changed" comes
+    within 3 units of the loss in known tasks: the simplest hypothesis wins that is true of it, too;
+    where none is, something in the dynamics changed. Where more are new, their latest are asked, a
+    twentieth as many as are known.
 
     What the model predicts far from where known tasks have been counts less, by the distance of an
     observation to their nearest one: a robot that has fallen tells little of why it fell.
@@ -382,7 +383,8 @@ def diagnose(
     simplest = min(each.level for each in good)
     chosen = min((each for each in good if each.level == simplest), key=lambda each: each.loss)
     p_value = None
-    if same_policy and chosen.change is NOTHING and known is not None and evidence.gradients:
+    small = known_loss is not None and found[0].loss <= known_loss + _AS_WELL
+    if same_policy and small and known is not None and evidence.gradients:
         chosen, p_value = _in_the_mean(chosen, found, known, transitions)
     if chosen.change is not NOTHING and chosen.known_task is not None:
         parameters = evidence.polished(chosen.change, chosen.parameters, chosen.known_task)
@@ -408,25 +410,27 @@ def diagnose(
 
 
 def _in_the_mean(
-    none: Explanation, found: Sequence[Explanation], known: Transitions, new: Transitions
+    chosen: Explanation, found: Sequence[Explanation], known: Transitions, new: Transitions
 ) -> tuple[Explanation, float | None]:
-    """What the mean error leaves of "nothing changed", and how probable it is under that.
+    """What the mean error leaves of a small change, and how probable it is under that.
 
-    Where it is refuted, the simplest change of the same known task that is not takes its place.
+    Where it refutes "nothing changed", the simplest change that it does not refute is chosen; where
+    it refutes all that it can tell from others, none of them.
     """
+    none = found[0]
     assert none.known_task is not None
     stored = known[none.known_task]
     p_value = score_test(none.model, none.context, stored, new)
     if not _is_rare(p_value):
-        return none, p_value
+        return chosen, p_value if chosen is none else None
     for each in sorted(found, key=lambda each: (each.level, each.loss)):
         moved = each.change.identity().to(each.parameters) != each.parameters
-        same = each.known_task == none.known_task and each.loss <= none.loss
-        if same and each.level <= _TOLD and bool(moved.any()):
+        possible = each.known_task == none.known_task and each.loss <= none.loss
+        if possible and each.level <= _TOLD and bool(moved.any()):
             with_it = score_test(none.model, none.context, stored, new, of_new=each.model)
             if not _is_rare(with_it):
                 return each, with_it
-    return none, p_value
+    return (none, p_value) if chosen.level <= _TOLD else (chosen, None)
 
 
 def _is_rare(p_value: float | None) -> bool:

@@ -208,7 +208,8 @@ class Windy(DriftEnv):
 
     def step(self, action):
         _, _, _, truncated, info = super().step(action)
-        blown = self.wind + DriftModel.std * self.np_random.normal(size=OBS_DIM)
+        wind = self.wind * np.array([1, 1, -1])  # which no motor could do
+        blown = wind + DriftModel.std * self.np_random.normal(size=OBS_DIM)
         self._state = (self._state + blown).astype(np.float32)
         ended = bool(np.abs(self._state).max() > 4)
         return self._state.copy(), -float(np.abs(self._state).sum()), ended, truncated, info
