@@ -32,7 +32,6 @@ from mier_adapt.sweeps.results import (
 FOLDER = "figures"
 """Where they go, in the sweep's directory."""
 _COLUMNS = ("panel", "label", "xlabel", "x", "iqm", "low", "high", "tasks", "seeds")
-_CONTEXT = f"{OURS}, context alone"
 _SEEDS = ("seed", "adaptation_seed")
 _SPLITS = {"meta_test": "tasks not trained on"}
 """What curves are of, where they are not of training's tasks."""
@@ -97,7 +96,7 @@ def learning_curves(results: Results) -> list[_Row]:
         panel = f"{preset}, {_SPLITS[split]}" if split in _SPLITS else preset
         for step, here in sorted(_grouped(points, "env_steps").items()):
             if step[0] in shared:
-                row = (panel, method, "environment steps", *step, _table(here, "seed"))
+                row = (panel, _name(method), "environment steps", *step, _table(here, "seed"))
                 rows.append(_row(*row))
     return rows
 
@@ -107,7 +106,7 @@ def ood_returns(results: Results) -> list[_Row]:
     rows = []
     kept = [each for each in results.outcomes if each.kept and each.split == "test"]
     for (preset, method, arm), here in _grouped(kept, "preset", "method", "arm").items():
-        label = f"{OURS}, {arm}" if arm else _CONTEXT if method == OURS else method
+        label = f"{OURS}, {arm}" if arm else _name(method)
         rows.append(_row(preset, label, "", label, _table(here, *_SEEDS)))
     return sorted(rows, key=lambda row: str(row["panel"]))
 
@@ -120,13 +119,13 @@ def by_difficulty(results: Results) -> list[_Row]:
     for (preset, method, _), here in _grouped(harder, "preset", "method", "task").items():
         if (x := here[0].parameter) is not None:
             xlabel = here[0].label.split(" ")[0]
-            rows.append(_row(preset, method, xlabel, x, _table(here, *_SEEDS)))
+            rows.append(_row(preset, _name(method), xlabel, x, _table(here, *_SEEDS)))
     tested = [each for each in evaluated if each.split == "test"]
     for (family, method), same in _grouped(tested, "family", "method").items():
         by_set = _grouped(same, "task_set")
         if len({each.task_set for each in tested if each.family == family}) > 1:
             rows += [
-                _row(family, method, "task set", name, _table(by_set[name,], *_SEEDS))
+                _row(family, _name(method), "task set", name, _table(by_set[name,], *_SEEDS))
                 for name in mier_adapt_envs.task_sets(family)
                 if (name,) in by_set
             ]
@@ -176,6 +175,11 @@ FIGURES: dict[str, tuple[Callable[[Results], list[_Row]], str, str]] = {
 }
 """What gives each of the paper's figures its rows, what it shows, and what lacks where there are
 none. Source: Mendonca et al. (2020), arXiv:2006.07178."""
+
+
+def _name(method: str) -> str:
+    """What figures call a method that no arm went on with."""
+    return f"{OURS}, context alone" if method == OURS else method
 
 
 def _grouped(points: Iterable[_Point], *names: str) -> dict[tuple[Any, ...], list[_Point]]:

@@ -91,7 +91,7 @@ def test_figure_2_is_of_all_seeds_at_the_steps_that_they_share(sweep):
     path.write_text(path.read_text().splitlines()[0] + "\n")
     rows = paper.learning_curves(results_of(jobs, out))
     assert [row["x"] for row in select(rows, panel="halfcheetah-vel", label="sac")] == [10]
-    mine = select(rows, panel="halfcheetah-vel", label="mier")
+    mine = select(rows, panel="halfcheetah-vel", label="mier, context alone")
     assert [row["x"] for row in mine] == [10, 20]
     table = np.array([returns(f"halfcheetah-vel/mier/seed-{seed}", 4) for seed in (0, 1)]).T
     assert_of(mine[0], table)
@@ -121,7 +121,7 @@ def test_figure_5_has_tasks_that_grow_harder_and_a_familys_sets(sweep):
     assert [(row["x"], row["xlabel"]) for row in harder] == [(0.0, "velocity"), (1.0, "velocity")]
     names = [f"halfcheetah-vel-hard/sac/seed-{seed}fig51" for seed in (0, 1)]
     assert_of(harder[1], np.concatenate([returns(name, 2) for name in names])[None])
-    sets = select(rows, panel="HalfCheetahVel", label="mier")
+    sets = select(rows, panel="HalfCheetahVel", label="mier, context alone")
     assert [row["x"] for row in sets] == ["standard", "hard"]
 
 
