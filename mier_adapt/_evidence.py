@@ -45,10 +45,12 @@ class Evidence:
     """Where an episode starts."""
     floor: float
     """Loss from which on losses grow with their logarithm."""
-    weights: Float[Tensor, " B"]
-    """How much each transition counts, up to 1; see :func:`familiarity`."""
+    stored: Float[Tensor, "K N O"] | None
+    """Observations of the known tasks; where there are none, all is familiar."""
     generator: torch.Generator | None
     """Draws the split."""
+    weights: Float[Tensor, " B"] = field(init=False)
+    """How much each transition counts, up to 1; see :func:`familiarity`."""
     gradients: bool = field(init=False)
     """Whether the model's loss can be differentiated by the transitions."""
     train: Int[Tensor, " N"] = field(init=False)
@@ -60,9 +62,23 @@ class Evidence:
         count = max(1, round(_HELD_OUT * len(order)))
         order = order.to(self.contexts.device)
         self.held_out, self.train = order[:count], order[count:]
+        self.weights = self._familiar(self.transitions.obs)
         # The most familiar first: the first few are what is fitted to.
         self.train = self.train[self.weights[self.train].argsort(descending=True, stable=True)]
         self.gradients = self._gradients()
+
+    def _familiar(self, obs: Float[Tensor, "B O"]) -> Float[Tensor, " B"]:
+        return obs.new_ones(len(obs)) if self.stored is None else familiarity(obs, self.stored)
+
+    def estranges(self, change: Change, parameters: Float[Tensor, " P"]) -> bool:
+        """Whether what looks familiar would, by a change of sensors, not have been.
+
+        An offset makes a pose in which the robot lies look like one in which it stood, and is right
+        nowhere else.
+        """
+        seen = self.transitions.obs[self.weights == 1]
+        was = change.restored(parameters, seen)
+        return bool(self._familiar(was).mean() < _STILL_FAMILIAR) if len(seen) else False
 
     def _gradients(self) -> bool:
         some = self.transitions[:2]
@@ -274,6 +290,8 @@ class Evidence:
         return 1 + step, torch.where(unknown, torch.inf, errors)
 
 
+_STILL_FAMILIAR = 0.5
+"""Mean familiarity that a change of sensors has to leave to observations that look familiar."""
 _USUAL = 0.95
 """Quantile of the known transitions' own distances up to which new ones are familiar."""
 _COMPARED = 20_000

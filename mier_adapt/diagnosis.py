@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from mier_adapt._checks import NonNegative, Share, checked, require_tensor
-from mier_adapt._evidence import NOTHING, Evidence, familiarity, softened
+from mier_adapt._evidence import NOTHING, Evidence, softened
 from mier_adapt._products import quick_products
 from mier_adapt._score_test import score_test
 from mier_adapt._typing import Float, Tensor
@@ -311,7 +311,7 @@ def diagnose(
 
     goes_on = (transitions.obs[1:] == transitions.obs_next[:-1]).all(-1)
     first = torch.cat((torch.ones_like(goes_on[:1]), ~goes_on))
-    floor, weights = 0.0, torch.ones_like(transitions.rew)
+    floor, stored = 0.0, None
     if known is not None:
         if known.rew.ndim != 2 or len(known) != len(contexts):
             raise ValueError(
@@ -321,22 +321,25 @@ def diagnose(
         alone = ChangedModel(model, NOTHING, contexts[:, :0])
         with torch.no_grad():
             floor = float(alone.losses(known, contexts).median())
-        weights = familiarity(transitions.obs, known.obs)
-    evidence = Evidence(model, contexts, transitions, first, floor, weights, generator)
+        stored = known.obs
+    evidence = Evidence(model, contexts, transitions, first, floor, stored, generator)
+    weights = evidence.weights[evidence.held_out]
     if changes is None:
         possible = default_changes(model, transitions)
         changes = [each for each in possible if evidence.gradients or not each.trained]
     tried = [NOTHING, *changes]
     fits = [(each, *evidence.fit(each)) for each in tried]
     losses = [evidence.held_out_losses(*each) for each in fits]
+    for number, (change, parameters, _) in enumerate(fits):
+        if evidence.estranges(change, parameters):
+            losses[number] = losses[0]
     flattery: list[float] = [0.0] * len(fits)
     known_loss = None
     if known is not None:
-        counts = weights[evidence.held_out]
-        task = fits[min(range(len(fits)), key=lambda each: float(losses[each] @ counts))][2]
+        task = fits[min(range(len(fits)), key=lambda each: float(losses[each] @ weights))][2]
         same = known[task][-len(transitions) :]
-        unbroken, alike = torch.zeros_like(same.terminated), torch.ones_like(same.rew)
-        control = Evidence(model, contexts[[task]], same, unbroken, floor, alike, generator)
+        unbroken = torch.zeros_like(same.terminated)
+        control = Evidence(model, contexts[[task]], same, unbroken, floor, None, generator)
         flattery, known_loss = control.flattery(tried)
     found = [
         Explanation(
@@ -348,7 +351,7 @@ def diagnose(
             level=change.level,
             known_task=task,
             losses=each + won,
-            weights=weights[evidence.held_out],
+            weights=weights,
         )
         for (change, parameters, task), each, won in zip(fits, losses, flattery, strict=True)
     ]
@@ -370,7 +373,7 @@ def diagnose(
                 level=_LAST,
                 known_task=None,
                 losses=softened(judged, floor),
-                weights=weights[evidence.held_out],
+                weights=weights,
             )
         )
     best = min(found, key=lambda each: each.loss)
