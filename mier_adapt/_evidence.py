@@ -78,7 +78,9 @@ class Evidence:
         """
         seen = self.transitions.obs[self.weights == 1]
         was = change.restored(parameters, seen)
-        return bool(self._familiar(was).mean() < _STILL_FAMILIAR) if len(seen) else False
+        if not len(seen) or torch.equal(was, seen):
+            return False
+        return bool(self._familiar(was).mean() < _STILL_FAMILIAR)
 
     def _gradients(self) -> bool:
         some = self.transitions[:2]

@@ -256,7 +256,8 @@ def diagnose(
     twentieth as many as are known.
 
     What the model predicts far from where known tasks have been counts less, by the distance of an
-    observation to their nearest one: a robot that has fallen tells little of why it fell.
+    observation to their nearest one: a robot that has fallen tells little of why it fell. Sensors
+    that changed have to have shown familiar observations wherever familiar ones are shown now.
 
     Losses are softened: above the known tasks' median they grow with their logarithm, since a model
     that is too sure of itself gives single transitions, such as falls, losses of hundreds.

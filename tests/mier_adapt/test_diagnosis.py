@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mier_adapt import Transitions
-from mier_adapt._evidence import familiarity
+from mier_adapt._evidence import Evidence, familiarity
 from mier_adapt.changes import (
     Actuators,
     Change,
@@ -202,6 +202,22 @@ def test_familiarity_is_one_where_known_tasks_have_been_and_falls_with_the_dista
         rtol=1e-3,
         atol=1e-3,
     )
+
+
+@pytest.mark.parametrize(("shift", "estranges"), [(0.0, False), (0.05, False), (8.0, True)])
+def test_a_change_of_sensors_may_not_make_strange_what_looks_familiar(shift, estranges) -> None:
+    sensors, shown = Sensors(OBS, "offset", scale=torch.ones(OBS)), gathered(60)
+
+    def evidence(transitions):
+        started = torch.zeros(len(transitions), dtype=torch.bool)
+        stored = gathered(400).obs.unsqueeze(0)
+        return Evidence(Robot(), torch.zeros(1, 0), transitions, started, 0.0, stored, None)
+
+    shifted = torch.full_like(sensors.identity(), shift)
+    assert evidence(shown).estranges(sensors, shifted) == estranges
+    # Of sensors that are shifted nothing looks familiar, and what undoes that is free to.
+    off = Transitions(shown.obs - 8, shown.act, shown.rew, shown.obs_next - 8, shown.terminated)
+    assert not evidence(off).estranges(sensors, shifted)
 
 
 @pytest.mark.parametrize(
