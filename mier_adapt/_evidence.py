@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from mier_adapt._familiarity import Familiarity
 from mier_adapt._typing import Bool, Float, Int, Tensor
 from mier_adapt.changes import Actuators, Change, ChangedModel, Together
 from mier_adapt.protocols import TaskModel
@@ -27,6 +28,8 @@ _STEPS, _LR, _SHRINKAGE = 80, 0.05, 0.02
 """Adam's on a change's parameters, and the weight of their squared distance from the start."""
 _MANY = 200
 """Parameters from which on a third of the step size is taken: a residual's."""
+_STILL_FAMILIAR = 0.5
+"""Mean familiarity that a change of sensors has to leave to observations that look familiar."""
 _CHUNK = 20_000
 """Transitions that a model predicts at once."""
 
@@ -45,12 +48,12 @@ class Evidence:
     """Where an episode starts."""
     floor: float
     """Loss from which on losses grow with their logarithm."""
-    stored: Float[Tensor, "K N O"] | None
-    """Observations of the known tasks; where there are none, all is familiar."""
+    familiar: Familiarity | None
+    """With the known tasks; where it is not known, all transitions count alike."""
     generator: torch.Generator | None
     """Draws the split."""
     weights: Float[Tensor, " B"] = field(init=False)
-    """How much each transition counts, up to 1; see :func:`familiarity`."""
+    """How much each transition counts, up to 1; see :class:`Familiarity`."""
     gradients: bool = field(init=False)
     """Whether the model's loss can be differentiated by the transitions."""
     train: Int[Tensor, " N"] = field(init=False)
@@ -62,13 +65,12 @@ class Evidence:
         count = max(1, round(_HELD_OUT * len(order)))
         order = order.to(self.contexts.device)
         self.held_out, self.train = order[:count], order[count:]
-        self.weights = self._familiar(self.transitions.obs)
+        self.weights = torch.ones_like(self.transitions.rew)
+        if self.familiar is not None:
+            self.weights = self.familiar(self.transitions.obs)
         # The most familiar first: the first few are what is fitted to.
         self.train = self.train[self.weights[self.train].argsort(descending=True, stable=True)]
         self.gradients = self._gradients()
-
-    def _familiar(self, obs: Float[Tensor, "B O"]) -> Float[Tensor, " B"]:
-        return obs.new_ones(len(obs)) if self.stored is None else familiarity(obs, self.stored)
 
     def estranges(self, change: Change, parameters: Float[Tensor, " P"]) -> bool:
         """Whether what looks familiar would, by a change of sensors, not have been.
@@ -78,9 +80,9 @@ class Evidence:
         """
         seen = self.transitions.obs[self.weights == 1]
         was = change.restored(parameters, seen)
-        if not len(seen) or torch.equal(was, seen):
+        if self.familiar is None or not len(seen) or torch.equal(was, seen):
             return False
-        return bool(self._familiar(was).mean() < _STILL_FAMILIAR)
+        return bool(self.familiar(was).mean() < _STILL_FAMILIAR)
 
     def _gradients(self) -> bool:
         some = self.transitions[:2]
@@ -290,39 +292,6 @@ class Evidence:
         spread = scores.mT @ scores / len(some)
         errors = (inverse @ spread @ inverse / len(some)).diagonal().clamp_min(0).sqrt()
         return 1 + step, torch.where(unknown, torch.inf, errors)
-
-
-_STILL_FAMILIAR = 0.5
-"""Mean familiarity that a change of sensors has to leave to observations that look familiar."""
-_USUAL = 0.95
-"""Quantile of the known transitions' own distances up to which new ones are familiar."""
-_COMPARED = 20_000
-"""Known transitions, the latest, that new ones are compared with."""
-
-
-def familiarity(new: Float[Tensor, "B O"], known: Float[Tensor, "K N O"]) -> Float[Tensor, " B"]:
-    """How much a model can be relied on in these observations: 1 where known tasks have been.
-
-    Farther from their nearest one than these are from each other it falls with the distance, in
-    standard deviations.
-    """
-    every = known.flatten(0, 1)
-    std, mean = torch.std_mean(every, 0, correction=0)
-    varies = std > 1e-5 * every.abs().mean(0)
-    new, known = (((each - mean) / std)[..., varies] for each in (new, known))
-    known = known[:, -max(1, _COMPARED // len(known)) :]
-    latest = min(-(-len(new) // len(known)), known.shape[1] // 2)
-    before, some = (each.flatten(0, 1) for each in known.tensor_split((-latest,), 1))
-    usual = _nearest(some, before).quantile(_USUAL) if latest else torch.zeros(())
-    if not usual > 0:  # they are few, or again and again the same
-        return new.new_ones(len(new))
-    away = _nearest(new, known.flatten(0, 1))
-    return torch.where(away > usual, usual / away, 1)
-
-
-def _nearest(rows: Float[Tensor, "B O"], others: Float[Tensor, "N O"]) -> Float[Tensor, " B"]:
-    """Distance of each to the nearest of the others."""
-    return torch.cat([torch.cdist(some, others).min(1).values for some in torch.split(rows, 500)])
 
 
 def softened(losses: Tensor, floor: float) -> Tensor:

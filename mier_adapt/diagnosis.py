@@ -17,6 +17,7 @@ import torch
 
 from mier_adapt._checks import NonNegative, Share, checked, require_tensor
 from mier_adapt._evidence import NOTHING, Evidence, softened
+from mier_adapt._familiarity import Familiarity
 from mier_adapt._products import quick_products
 from mier_adapt._score_test import score_test
 from mier_adapt._typing import Float, Tensor
@@ -312,7 +313,7 @@ def diagnose(
 
     goes_on = (transitions.obs[1:] == transitions.obs_next[:-1]).all(-1)
     first = torch.cat((torch.ones_like(goes_on[:1]), ~goes_on))
-    floor, stored = 0.0, None
+    floor, familiar = 0.0, None
     if known is not None:
         if known.rew.ndim != 2 or len(known) != len(contexts):
             raise ValueError(
@@ -322,8 +323,8 @@ def diagnose(
         alone = ChangedModel(model, NOTHING, contexts[:, :0])
         with torch.no_grad():
             floor = float(alone.losses(known, contexts).median())
-        stored = known.obs
-    evidence = Evidence(model, contexts, transitions, first, floor, stored, generator)
+        familiar = Familiarity(known.obs, len(transitions))
+    evidence = Evidence(model, contexts, transitions, first, floor, familiar, generator)
     weights = evidence.weights[evidence.held_out]
     if changes is None:
         possible = default_changes(model, transitions)
@@ -428,13 +429,19 @@ def _in_the_mean(
     if not _is_rare(p_value):
         return chosen, p_value if chosen is none else None
     for each in sorted(found, key=lambda each: (each.level, each.loss)):
-        moved = each.change.identity().to(each.parameters) != each.parameters
         possible = each.known_task == none.known_task and each.loss <= none.loss
-        if possible and each.level <= _TOLD and bool(moved.any()):
+        if possible and each.level <= _TOLD and _worth_a_word(each, new):
             with_it = score_test(none.model, none.context, stored, new, of_new=each.model)
             if not _is_rare(with_it):
                 return each, with_it
     return (none, p_value) if chosen.level <= _TOLD else (chosen, None)
+
+
+def _worth_a_word(one: Explanation, new: Transitions) -> bool:
+    """Whether a change as it was fitted moves commands or observations by more than a little."""
+    executed = one.change.executed(one.parameters, new.act) - new.act
+    shown = one.change.restored(one.parameters, new.obs) - new.obs
+    return bool(shown.any()) or bool(executed.abs().mean(0).max() >= _SHIFTED)
 
 
 def _is_rare(p_value: float | None) -> bool:

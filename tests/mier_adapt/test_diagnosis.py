@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mier_adapt import Transitions
-from mier_adapt._evidence import Evidence, familiarity
+from mier_adapt._evidence import Evidence
+from mier_adapt._familiarity import Familiarity
 from mier_adapt.changes import (
     Actuators,
     Change,
@@ -188,17 +189,16 @@ def test_where_known_tasks_have_never_been_the_model_has_less_of_a_say() -> None
 
 def test_familiarity_is_one_where_known_tasks_have_been_and_falls_with_the_distance() -> None:
     known, new = gathered(900).obs.unflatten(0, (3, 300)), gathered(300).obs
-    inside = familiarity(new, known)
-    assert (inside == 1).float().mean() > 0.9
-    outside = familiarity(new + 10, known)
+    familiar = Familiarity(known, 300)
+    assert (familiar(new) == 1).float().mean() > 0.9
+    assert torch.equal(familiar(new)[:2], familiar(new[:2]))  # each by itself
+    outside = familiar(new + 10)
     assert outside.max() < 0.3
-    torch.testing.assert_close(
-        familiarity(new + 1_000, known).mean(), outside.mean() / 100, rtol=1, atol=0
-    )
+    torch.testing.assert_close(familiar(new + 1_000).mean(), outside.mean() / 100, rtol=1, atol=0)
     units = torch.tensor([1e3, 1.0, 1e-4, 0.0])  # the last one shows the same everywhere
     torch.testing.assert_close(
-        familiarity((new + 10) * units + 5, known * units + 5),
-        familiarity((new + 10)[:, :3], known[..., :3]),
+        Familiarity(known * units + 5, 300)((new + 10) * units + 5),
+        Familiarity(known[..., :3], 300)((new + 10)[:, :3]),
         rtol=1e-3,
         atol=1e-3,
     )
@@ -210,8 +210,8 @@ def test_a_change_of_sensors_may_not_make_strange_what_looks_familiar(shift, est
 
     def evidence(transitions):
         started = torch.zeros(len(transitions), dtype=torch.bool)
-        stored = gathered(400).obs.unsqueeze(0)
-        return Evidence(Robot(), torch.zeros(1, 0), transitions, started, 0.0, stored, None)
+        familiar = Familiarity(gathered(400).obs.unsqueeze(0), len(transitions))
+        return Evidence(Robot(), torch.zeros(1, 0), transitions, started, 0.0, familiar, None)
 
     shifted = torch.full_like(sensors.identity(), shift)
     assert evidence(shown).estranges(sensors, shifted) == estranges
@@ -224,7 +224,7 @@ def test_a_change_of_sensors_may_not_make_strange_what_looks_familiar(shift, est
     "known", [torch.zeros(2, 50, OBS), torch.randn(1, 1, OBS)], ids=["at rest", "a single one"]
 )
 def test_without_anything_to_compare_with_all_are_familiar(known) -> None:
-    assert (familiarity(gathered(20).obs, known) == 1).all()
+    assert (Familiarity(known, 20)(gathered(20).obs) == 1).all()
 
 
 def test_a_model_without_gradients_is_refused_where_they_are_needed() -> None:

@@ -82,12 +82,16 @@ def test_what_moves_every_step_a_little_is_told(pull) -> None:
 
 def test_a_change_that_leaves_no_mean_error_is_told_as_what_it_is() -> None:
     """A motor that is a little weak wins less than what is forgiven, and is no other dynamics."""
-    known, new = walked(40 * LENGTH, 0, drift=0.001), walked(LENGTH, 1, gains=(1, 0.97, 1))
+
+    class Unsure(Robot):
+        std = 0.12
+
+    known, new = walked(40 * LENGTH, 0, drift=0.001), walked(LENGTH, 1, gains=(1, 0.86, 1))
     options = {"known": Transitions.stack([known])}
 
     def told(same_policy):
         generator = torch.Generator().manual_seed(0)
-        return diagnose(Robot(), new, **options, same_policy=same_policy, generator=generator)
+        return diagnose(Unsure(), new, **options, same_policy=same_policy, generator=generator)
 
     assert told(False).sentences == ("nothing changed",)
     diagnosis = told(True)
@@ -95,7 +99,7 @@ def test_a_change_that_leaves_no_mean_error_is_told_as_what_it_is() -> None:
     assert diagnosis.p_value > 1e-4
     assert diagnosis.changed
     undone = diagnosis.compensation.act_matrix
-    np.testing.assert_allclose(np.diag(undone), (1, 0.97, 1), atol=0.015)
+    np.testing.assert_allclose(np.diag(undone), (1, 0.86, 1), atol=0.03)
 
 
 def test_no_change_stays_none(known) -> None:
