@@ -1,4 +1,4 @@
-"""Familiarity: have known tasks been where a new one is? Elsewhere a model guesses, sure as ever."""
+"""Familiarity: were known tasks ever where a new one is? Elsewhere a model guesses, and is sure."""
 
 import torch
 
