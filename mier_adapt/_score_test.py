@@ -16,7 +16,7 @@ from mier_adapt.transitions import Transitions
 
 FEWEST, _MOST = 20, 100
 """Stretches of the known task, its latest, that say how far the mean of one strays."""
-_LENGTH = 100
+_LENGTH = 50
 """Transitions of a stretch, where there are too few known ones for one as long as the new ones."""
 _IN_ORDER = 0.5
 """Share of the known ones that follow on the one before: rows of robots side by side do not."""

@@ -250,11 +250,12 @@ def diagnose(
     but for ``margin`` or ``share``, or two standard errors.
 
     Other masses, friction or gravity may move each step by less than the model errs, but all of
-    them the same way, or by the same share. So with ``same_policy``, and 2,000 transitions of each
-    known task, or 20 times as many as are new, the mean error decides where "nothing changed" comes
-    within 3 units of the loss in known tasks: the simplest hypothesis wins that is true of it, too;
-    where none is, something in the dynamics changed. Where more are new, their latest are asked, a
-    twentieth as many as are known.
+    them the same way, or by the same share. So with ``same_policy``, and 1,000 transitions of each
+    known task, or 20 times as many as are new, the mean error is asked where "nothing changed"
+    comes within 3 units of the loss in known tasks. Where it refutes that, the simplest change of
+    motors or sensors that it does not refute wins; where it refutes them all and nothing else was
+    chosen, something in the dynamics changed. Of more new ones, the latest are asked, a twentieth
+    as many as are known.
 
     What the model predicts far from where known tasks have been counts less, by the distance of an
     observation to their nearest one: a robot that has fallen tells little of why it fell. Sensors
@@ -419,8 +420,9 @@ def _in_the_mean(
 ) -> tuple[Explanation, float | None]:
     """What the mean error leaves of a small change, and how probable it is under that.
 
-    Where it refutes "nothing changed", the simplest change that it does not refute is chosen; where
-    it refutes all that it can tell from others, none of them.
+    Where it refutes "nothing changed", the simplest change that it does not refute is chosen. Where
+    it refutes all that it can tell from others, as it does where gains are not quite right, what
+    was chosen stays.
     """
     none = found[0]
     assert none.known_task is not None
@@ -434,7 +436,7 @@ def _in_the_mean(
             with_it = score_test(none.model, none.context, stored, new, of_new=each.model)
             if not _is_rare(with_it):
                 return each, with_it
-    return (none, p_value) if chosen.level <= _TOLD else (chosen, None)
+    return chosen, p_value if chosen is none else None
 
 
 def _worth_a_word(one: Explanation, new: Transitions) -> bool:

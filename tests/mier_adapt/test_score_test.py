@@ -121,7 +121,7 @@ def test_single_rows_do_not_decide(known) -> None:
 
 def test_it_is_not_asked_where_it_says_nothing(known) -> None:
     new = walked(LENGTH, 1)
-    assert score_test(Robot(), NONE, known[: 19 * LENGTH], new) is None
+    assert score_test(Robot(), NONE, known[: 9 * LENGTH], new) is None
     shuffled = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))]
     assert score_test(Robot(), NONE, shuffled, new) is None
     resting = known._map(torch.zeros_like)  # and predicted without any error
@@ -142,8 +142,8 @@ def test_of_new_ones_the_latest_for_which_there_are_enough_known(known) -> None:
     found = score_test(Robot(), NONE, known, new)
     assert found == score_test(Robot(), NONE, known, new[-2 * LENGTH :])
     assert found < 1e-4
-    assert score_test(Robot(), NONE, known[: 20 * LENGTH], new) is not None
-    assert score_test(Robot(), NONE, known[: 19 * LENGTH], new) is None
+    assert score_test(Robot(), NONE, known[: 10 * LENGTH], new) is not None
+    assert score_test(Robot(), NONE, known[: 9 * LENGTH], new) is None
 
 
 class Rewarded(Robot):
