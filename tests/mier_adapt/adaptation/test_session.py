@@ -189,7 +189,7 @@ def test_behind_motors_that_are_too_weak_it_learns_what_they_can(trained_on):
 
 
 def test_what_shows_in_no_single_step_is_learned_and_not_forgotten():
-    whole, env = windy(0.03)
+    whole, env = windy(-0.03)
     session = session_of(whole, STRUCTURED)
     said = live(session, env, 12)
     first = next(number for number, each in enumerate(said) if "in the dynamics changed" in each)

@@ -202,13 +202,13 @@ def test_sources_of_ones_own_speak_of_the_robot_as_it_is(trained_on):
 
 
 class Windy(DriftEnv):
-    """Blown about, and blown along by less than that."""
+    """Blown about, and away from home, or back, by less than that."""
 
     wind = 0.0
 
     def step(self, action):
         _, _, _, truncated, info = super().step(action)
-        wind = self.wind * np.array([1, 1, -1])  # which no motor could do
+        wind = self.wind * np.sign(self._state)  # which neither motors nor sensors could do
         blown = wind + DriftModel.std * self.np_random.normal(size=OBS_DIM)
         self._state = (self._state + blown).astype(np.float32)
         ended = bool(np.abs(self._state).max() > 4)
