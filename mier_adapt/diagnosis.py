@@ -428,9 +428,8 @@ def _in_the_mean(
     assert none.known_task is not None
     stored = known[none.known_task]
     p_value = score_test(none.model, none.context, stored, new)
-    if not _is_rare(p_value):
-        return chosen, p_value if chosen is none else None
-    for each in sorted(found, key=lambda each: (each.level, each.loss)):
+    others = sorted(found, key=lambda each: (each.level, each.loss)) if _is_rare(p_value) else []
+    for each in others:
         possible = each.known_task == none.known_task and each.loss <= none.loss
         if possible and each.level <= _TOLD and _worth_a_word(each, new):
             with_it = score_test(none.model, none.context, stored, new, of_new=each.model)
