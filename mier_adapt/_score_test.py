@@ -57,8 +57,7 @@ def score_test(
     """
     length = min(len(new), max(_LENGTH, len(known) // FEWEST))
     new, count = new[-length:], min(len(known) // length, _MOST)
-    goes_on = (known.obs[1:] == known.obs_next[:-1]).all(-1)
-    if count < FEWEST or goes_on.float().mean() < _IN_ORDER:
+    if count < FEWEST or known.follows.float().mean() < _IN_ORDER:
         return None
     scores = _scores(model, known[-count * length :], context)
     middle = scores.median(0).values

@@ -312,8 +312,8 @@ def diagnose(
         names = names or [f"number {task}" for task in range(len(contexts))]
     transitions = transitions.detach()
 
-    goes_on = (transitions.obs[1:] == transitions.obs_next[:-1]).all(-1)
-    first = torch.cat((torch.ones_like(goes_on[:1]), ~goes_on))
+    follows = transitions.follows
+    first = torch.cat((torch.ones_like(follows[:1]), ~follows))
     floor, familiar = 0.0, None
     if known is not None:
         if known.rew.ndim != 2 or len(known) != len(contexts):

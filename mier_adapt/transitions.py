@@ -152,6 +152,16 @@ class Transitions:
         )
         return type(self)(obs, act, rew, obs_next, self.terminated.to(device=device))
 
+    @property
+    def follows(self) -> Bool[Tensor, "*axes B_1"]:
+        """Which of them but the first are of the same episode as the one before, in their order.
+
+        An episode begins after a termination, and where an observation is not the one that the
+        transition before led to: what a time limit cut is told by that alone.
+        """
+        goes_on = (self.obs[..., 1:, :] == self.obs_next[..., :-1, :]).all(-1)
+        return goes_on & ~self.terminated[..., :-1]
+
     def detach(self) -> Self:
         """The same values as constants; those of torch's inference mode are copied out of it."""
         return self._map(lambda v: v.clone() if v.is_inference() else v.detach())

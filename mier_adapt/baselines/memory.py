@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 
 from mier_adapt._typing import Bool, Float, Tensor
-from mier_adapt.transitions import Transitions
 
 
 class MemoryActor(ABC):
@@ -88,14 +87,3 @@ class MemoryActor(ABC):
             self.memory = {
                 name: known.repeat_interleave(each, 0) for name, known in self.memory.items()
             }
-
-
-def follows(transitions: Transitions) -> Bool[Tensor, "N B_1"]:
-    """Which of ``(N, B, ...)`` transitions but the first are of the episode before them.
-
-    An episode begins after a termination, and where an observation is not the one that the
-    transition before it led to. So transitions, which do not say where a time limit cut an episode,
-    tell it nevertheless.
-    """
-    goes_on = (transitions.obs[:, 1:] == transitions.obs_next[:, :-1]).all(-1)
-    return goes_on & ~transitions.terminated[:, :-1]

@@ -17,7 +17,7 @@ from mier_adapt._checks import Count, NonNegative, Positive, PositiveShare, Size
 from mier_adapt._typing import Bool, Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.baselines.density_ratio import effective_sample_size, log_ratio
-from mier_adapt.baselines.memory import MemoryActor, follows
+from mier_adapt.baselines.memory import MemoryActor
 from mier_adapt.baselines.networks import perceptron
 from mier_adapt.baselines.references import RandomActor
 from mier_adapt.baselines.runs import (
@@ -119,7 +119,7 @@ class Steps:
 
 def steps_of(stretches: Transitions) -> Steps:
     """The last transition of each stretch ``(N, H + 1, ...)``, with those of its episode before."""
-    same_episode = follows(stretches).int().flip(1).cumprod(1).flip(1)
+    same_episode = stretches.follows.int().flip(1).cumprod(1).flip(1)
     seen = torch.cat((stretches.act, stretches.rew.unsqueeze(-1), stretches.obs), -1)
     history = torch.where(same_episode.unsqueeze(-1) > 0, seen[:, :-1], 0.0)
     return Steps(

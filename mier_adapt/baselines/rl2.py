@@ -22,7 +22,7 @@ from mier_adapt._checks import (
 )
 from mier_adapt._typing import Bool, Float, Tensor
 from mier_adapt.agents.environments import FamilyEnvs
-from mier_adapt.baselines.memory import MemoryActor, follows
+from mier_adapt.baselines.memory import MemoryActor
 from mier_adapt.baselines.policy_gradients import Gaussian, clipped_objective, discounted
 from mier_adapt.baselines.runs import (
     BaselineConfig,
@@ -82,11 +82,12 @@ class Rl2Config(BaselineConfig):
 def seen_in(trials: Transitions) -> Float[Tensor, "T B I"]:
     """What is seen at each step of T trials: observation, last action, last reward, and a flag.
 
-    The flag says that an episode begins: at the start, and where none ``follows``.
+    The flag says that an episode begins: at the start, and where one does not follow (see
+    :attr:`.Transitions.follows`).
 
     Departs from the paper: the flag is up at a trial's first step, too.
     """
-    begins = F.pad((~follows(trials)).to(trials.rew), (1, 0), value=1.0)
+    begins = F.pad((~trials.follows).to(trials.rew), (1, 0), value=1.0)
     last_act = F.pad(trials.act[:, :-1], (0, 0, 1, 0))
     last_rew = F.pad(trials.rew[:, :-1], (1, 0))
     return torch.cat((trials.obs, last_act, last_rew.unsqueeze(-1), begins.unsqueeze(-1)), -1)

@@ -121,7 +121,7 @@ def to_minari(
             f"transitions, got {truncated.shape} and {truncated.dtype}."
         )
     over = terminated if truncated is None else terminated | truncated
-    goes_on = ~over[:-1] & (obs[1:] == obs_next[:-1]).all(axis=1)
+    goes_on = transitions.follows.cpu().numpy() & ~over[:-1]
     starts = [0, *(np.flatnonzero(~goes_on) + 1).tolist(), len(obs)]
     episodes = []
     for number, (start, end) in enumerate(itertools.pairwise(starts)):

@@ -67,6 +67,18 @@ def test_selects_by_indices_and_by_mask():
     assert torch.equal(transitions[mask].obs, transitions.obs[[0, 3, 5]])
 
 
+def test_episodes_are_told_apart():
+    """The second ends its episode for good, the fourth is cut, and one begins where it ended."""
+    trial = Transitions(
+        obs=torch.tensor([0.0, 1.0, 5.0, 6.0, 8.0]).reshape(1, 5, 1),
+        act=torch.zeros(1, 5, 1),
+        rew=torch.zeros(1, 5),
+        obs_next=torch.tensor([1.0, 5.0, 6.0, 7.0, 9.0]).reshape(1, 5, 1),
+        terminated=torch.tensor([[False, True, False, False, False]]),
+    )
+    assert trial.follows.tolist() == [[True, False, True, False]]
+
+
 def test_moving_to_the_device_where_it_is_copies_nothing():
     transitions = random_transitions(2)
     assert transitions.to("cpu").obs.data_ptr() == transitions.obs.data_ptr()

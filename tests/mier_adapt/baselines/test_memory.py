@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mier_adapt import Transitions
-from mier_adapt.baselines.memory import MemoryActor, follows
+from mier_adapt.baselines.memory import MemoryActor
 from mier_adapt.protocols import Actor
 
 
@@ -49,15 +48,3 @@ def test_an_actor_that_is_not_told_what_came_of_its_action_refuses_to_go_on():
     actor.act(obs, explore=False)
     with pytest.raises(RuntimeError, match=r"^Counting\.act expected remember"):
         actor.act(obs, explore=False)
-
-
-def test_episodes_are_told_apart():
-    """The second ends its episode for good, the fourth is cut, and one begins where it ended."""
-    trial = Transitions(
-        obs=torch.tensor([0.0, 1.0, 5.0, 6.0, 8.0]).reshape(1, 5, 1),
-        act=torch.zeros(1, 5, 1),
-        rew=torch.zeros(1, 5),
-        obs_next=torch.tensor([1.0, 5.0, 6.0, 7.0, 9.0]).reshape(1, 5, 1),
-        terminated=torch.tensor([[False, True, False, False, False]]),
-    )
-    assert follows(trial).tolist() == [[True, False, True, False]]
