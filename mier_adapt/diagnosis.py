@@ -326,68 +326,14 @@ def diagnose(
             floor = float(alone.losses(known, contexts).median())
         familiar = Familiarity(known.obs, len(transitions))
     evidence = Evidence(model, contexts, transitions, first, floor, familiar, generator)
-    weights = evidence.weights[evidence.held_out]
     if changes is None:
         possible = default_changes(model, transitions)
         changes = [each for each in possible if evidence.gradients or not each.trained]
-    tried = [NOTHING, *changes]
-    fits = [(each, *evidence.fit(each)) for each in tried]
-    losses = [evidence.held_out_losses(*each) for each in fits]
-    for number, (change, parameters, _) in enumerate(fits):
-        if evidence.estranges(change, parameters):
-            losses[number] = losses[0]
-    flattery: list[float] = [0.0] * len(fits)
-    known_loss = None
-    if known is not None:
-        task = fits[min(range(len(fits)), key=lambda each: float(losses[each] @ weights))][2]
-        same = known[task][-len(transitions) :]
-        unbroken = torch.zeros_like(same.terminated)
-        control = Evidence(model, contexts[[task]], same, unbroken, floor, None, generator)
-        flattery, known_loss = control.flattery(tried)
-    found = [
-        Explanation(
-            name=change.name or "nothing changed",
-            model=model if change is NOTHING else ChangedModel(model, change, parameters),
-            context=contexts[task],
-            change=change,
-            parameters=parameters,
-            level=change.level,
-            known_task=task,
-            losses=each + won,
-            weights=weights,
-        )
-        for (change, parameters, task), each, won in zip(fits, losses, flattery, strict=True)
-    ]
-    for name, fitter in others.items():
-        other, context = fitter(transitions[evidence.train])
-        alone = ChangedModel(other, NOTHING, context[:0].unsqueeze(0))
-        with torch.no_grad():
-            judged = alone.losses(
-                transitions[evidence.held_out]._map(lambda each: each.unsqueeze(0)),
-                context.unsqueeze(0),
-            )[0]
-        found.append(
-            Explanation(
-                name=name,
-                model=other,
-                context=context,
-                change=NOTHING,
-                parameters=NOTHING.identity(),
-                level=_LAST,
-                known_task=None,
-                losses=softened(judged, floor),
-                weights=weights,
-            )
-        )
+    found, known_loss = _explanations(evidence, [NOTHING, *changes], known)
+    found += [_explanation(name, fitter, evidence) for name, fitter in others.items()]
     best = min(found, key=lambda each: each.loss)
     found = [_compared(each, best) for each in found]
-    enough = max(best.loss, -math.inf if known_loss is None else known_loss)
-    allowed = enough + max(margin, share * (found[0].loss - enough))
-    good = [
-        each for each in found if each.loss <= allowed or each.worse <= _ERRORS * each.worse_error
-    ]
-    simplest = min(each.level for each in good)
-    chosen = min((each for each in good if each.level == simplest), key=lambda each: each.loss)
+    chosen = _simplest(found, best, known_loss, margin, share)
     p_value = None
     small = known_loss is not None and found[0].loss <= known_loss + _AS_WELL
     if same_policy and small and known is not None and evidence.gradients:
@@ -413,6 +359,84 @@ def diagnose(
         compensation=undone,
         p_value=p_value,
     )
+
+
+def _explanations(
+    evidence: Evidence, changes: Sequence[Change], known: Transitions | None
+) -> tuple[list[Explanation], float | None]:
+    """What each change explains, less what it wins in a known task; the loss of none in that."""
+    fits = [(each, *evidence.fit(each)) for each in changes]
+    losses = [evidence.held_out_losses(*each) for each in fits]
+    for number, (change, parameters, _) in enumerate(fits):
+        if evidence.estranges(change, parameters):
+            losses[number] = losses[0]
+    weights = evidence.weights[evidence.held_out]
+    flattery: list[float] = [0.0] * len(fits)
+    known_loss = None
+    if known is not None:
+        task = fits[min(range(len(fits)), key=lambda each: float(losses[each] @ weights))][2]
+        same = known[task][-len(evidence.transitions) :]
+        unbroken = torch.zeros_like(same.terminated)
+        contexts, generator = evidence.contexts[[task]], evidence.generator
+        control = Evidence(
+            evidence.model, contexts, same, unbroken, evidence.floor, None, generator
+        )
+        flattery, known_loss = control.flattery(changes)
+    found = []
+    for (change, parameters, task), each, won in zip(fits, losses, flattery, strict=True):
+        model = evidence.model
+        if change is not NOTHING:
+            model = ChangedModel(model, change, parameters)
+        found.append(
+            Explanation(
+                name=change.name or "nothing changed",
+                model=model,
+                context=evidence.contexts[task],
+                change=change,
+                parameters=parameters,
+                level=change.level,
+                known_task=task,
+                losses=each + won,
+                weights=weights,
+            )
+        )
+    return found, known_loss
+
+
+def _explanation(name: str, fitter: Fitter, evidence: Evidence) -> Explanation:
+    """What a hypothesis explains that is no change of a known task."""
+    model, context = fitter(evidence.transitions[evidence.train])
+    alone = ChangedModel(model, NOTHING, context[:0].unsqueeze(0))
+    judged = evidence.transitions[evidence.held_out]._map(lambda each: each.unsqueeze(0))
+    with torch.no_grad():
+        (losses,) = alone.losses(judged, context.unsqueeze(0))
+    return Explanation(
+        name=name,
+        model=model,
+        context=context,
+        change=NOTHING,
+        parameters=NOTHING.identity(),
+        level=_LAST,
+        known_task=None,
+        losses=softened(losses, evidence.floor),
+        weights=evidence.weights[evidence.held_out],
+    )
+
+
+def _simplest(
+    found: Sequence[Explanation],
+    best: Explanation,
+    known_loss: float | None,
+    margin: float,
+    share: float,
+) -> Explanation:
+    """The best of the simplest ones that are not worse than the best of all."""
+    enough = max(best.loss, -math.inf if known_loss is None else known_loss)
+    allowed = enough + max(margin, share * (found[0].loss - enough))
+    good = [
+        each for each in found if each.loss <= allowed or each.worse <= _ERRORS * each.worse_error
+    ]
+    return min(good, key=lambda each: (each.level, each.loss))
 
 
 def _in_the_mean(
