@@ -1,6 +1,7 @@
 """A task's transitions as evidence for and against changes: search, gradients, held-out losses."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +27,8 @@ _WORTH = 0.15
 """Loss that a parameter has to save to be moved."""
 _STEPS, _LR, _SHRINKAGE = 80, 0.05, 0.02
 """Adam's on a change's parameters, and the weight of their squared distance from the start."""
+_HALVED = (20, 40)
+"""Steps at which the worse half of what they started from is given up."""
 _MANY = 200
 """Parameters from which on a third of the step size is taken: a residual's."""
 _STILL_FAMILIAR = 0.5
@@ -154,11 +157,11 @@ class Evidence:
         parameters, tasks = self.search(change)
         if bool(change.free(change.identity()).any()):
             # Signs and orders may have been misled by what only gradients find.
-            parameters = torch.cat((change.identity().to(parameters).unsqueeze(0), parameters))
-            tasks = torch.cat((self.search(NOTHING)[1][:1], tasks))
-        parameters = self.descend(change, parameters, self.contexts[tasks], self.train[:_FITTED])
-        best = int(self.scores(change, parameters, tasks, self.train).argmin())
-        return parameters[best], int(tasks[best])
+            none, task = change.identity().to(parameters), self.search(NOTHING)[1][:1]
+            if not ((parameters == none).all(-1) & (tasks == task)).any():
+                parameters = torch.cat((none.unsqueeze(0), parameters))
+                tasks = torch.cat((task, tasks))
+        return self.descend(change, parameters, tasks, self.train[:_FITTED])
 
     def search(self, change: Change) -> tuple[Float[Tensor, "N P"], Int[Tensor, " N"]]:
         """The most promising parameters and known tasks: a beam through a change's alternatives."""
@@ -174,21 +177,23 @@ class Evidence:
             parameters = change.identity().to(self.contexts).expand(len(tasks), -1)
         rows = self.train[:_SEARCHED]
         scores = self.scores(change, parameters, tasks, rows)
+        tried = {
+            (task, *own.tolist()) for own, task in zip(parameters, tasks.tolist(), strict=True)
+        }
         best = scores.argsort()[:_BEAM]
         parameters, tasks, scores = parameters[best], tasks[best], scores[best]
-        tried: set[tuple[float, ...]] = set()
         while True:
-            candidates = [
-                (other, task)
+            candidates = {
+                (task, *other.tolist()): other
                 for own, task in zip(parameters, tasks.tolist(), strict=True)
                 for other in change.alternatives(own)
-            ]
-            candidates = [each for each in candidates if (each[1], *each[0].tolist()) not in tried]
+            }
+            candidates = {key: other for key, other in candidates.items() if key not in tried}
             if not candidates:
                 break
-            tried |= {(task, *other.tolist()) for other, task in candidates}
-            others = torch.stack([other for other, _ in candidates])
-            of = tasks.new_tensor([task for _, task in candidates])
+            tried |= candidates.keys()
+            others = torch.stack(list(candidates.values()))
+            of = tasks.new_tensor([key[0] for key in candidates])
             found = self.scores(change, others, of, rows)
             better = bool(found.min() < scores[0])
             best = torch.cat((scores, found)).argsort()[:_BEAM]
@@ -200,16 +205,19 @@ class Evidence:
         return parameters, tasks
 
     def descend(
-        self, change: Change, start: Float[Tensor, "N P"], contexts: Tensor, rows: Tensor
-    ) -> Float[Tensor, "N P"]:
-        """Follow gradients from these parameters.
+        self, change: Change, start: Float[Tensor, "N P"], tasks: Int[Tensor, " N"], rows: Tensor
+    ) -> tuple[Float[Tensor, " P"], int]:
+        """The best of what gradients lead to from these parameters, and its known task.
+
+        The worse half is given up twice on the way.
 
         Raises:
             TypeError: If the model's loss has no gradient.
         """
         free = change.free(start)
         if not bool(free.any()):
-            return start
+            best = int(self.scores(change, start, tasks, self.train).argmin())
+            return start[best], int(tasks[best])
         if not self.gradients:
             raise TypeError(
                 f"diagnose expected a model whose loss torch can differentiate by transitions, to "
@@ -217,17 +225,27 @@ class Evidence:
                 "only changes that are not trained."
             )
         some = self.of(change, rows)
-        theta = start.clone().requires_grad_()
+        each = [one.clone().requires_grad_() for one in start]  # Adam's state is each one's own
+        left = torch.arange(len(each), device=start.device)
         lr = _LR if start.shape[-1] < _MANY else _LR / 3
-        optimizer = torch.optim.Adam([theta], lr=lr)
+        optimizer = torch.optim.Adam(each)
         for step in range(_STEPS):
+            theta = torch.stack([each[number] for number in left])
+            if step in _HALVED and len(left) > 1:
+                better = self.scores(change, theta, tasks[left], self.train).argsort()
+                better = better[: (len(left) + 1) // 2]
+                left, theta = left[better], theta[better]
+            optimizer.zero_grad()  # of those given up, which stay
             optimizer.param_groups[0]["lr"] = lr * min(1.0, 2 * (1 - step / _STEPS))
-            loss = self._mean(self.losses(change, theta, contexts, some), rows)
-            loss = loss + _SHRINKAGE * (theta - start).square().sum(-1)
+            loss = self._mean(self.losses(change, theta, self.contexts[tasks[left]], some), rows)
+            loss = loss + _SHRINKAGE * (theta - start[left]).square().sum(-1)
             (grad,) = torch.autograd.grad(loss.sum(), theta)
-            theta.grad = grad * free
+            for number, own in zip(left, grad * free[left], strict=True):
+                each[number].grad = own
             optimizer.step()
-        return theta.detach()
+        theta = torch.stack([each[number] for number in left]).detach()
+        best = int(self.scores(change, theta, tasks[left], self.train).argmin())
+        return theta[best], int(tasks[left[best]])
 
     def polished(
         self, change: Change, parameters: Float[Tensor, " P"], task: int
@@ -235,19 +253,19 @@ class Evidence:
         """Fitted to all of the transitions, at simple values where these do as well."""
         rows = torch.cat((self.train, self.held_out))
         tasks = rows.new_tensor([task, task])
-        (exact,) = self.descend(change, parameters.unsqueeze(0), self.contexts[tasks[:1]], rows)
+        exact, _ = self.descend(change, parameters.unsqueeze(0), tasks[:1], rows)
         both = torch.stack((exact, change.rounded(exact)))
         scores = self.scores(change, both, tasks, rows)
         return both[int(scores[1] <= scores[0])]
 
-    def flattery(self, changes: list[Change]) -> tuple[list[float], float]:
+    def flattery(self, changes: Sequence[Change]) -> tuple[list[float], float]:
         """What each change wins over none where nothing changed, and the loss of none."""
         none = self.held_out_losses(NOTHING, NOTHING.identity(), 0)
         rows = self.train[:_FITTED]
         won = []
         for change in changes:
             start = change.identity().to(self.contexts).unsqueeze(0)
-            (parameters,) = self.descend(change, start, self.contexts[:1], rows)
+            parameters, _ = self.descend(change, start, rows.new_zeros(1), rows)
             fitted = self.held_out_losses(change, parameters, 0)
             won.append(max(0.0, float((none - fitted).mean())))
         return won, float(none.mean())

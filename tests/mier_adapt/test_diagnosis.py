@@ -160,6 +160,15 @@ def test_another_hypothesis_wins_only_where_changes_do_not_explain() -> None:
     assert given == [96, 96]  # the training part alone
 
 
+def test_what_is_reached_in_two_ways_is_one_start() -> None:
+    transitions = gathered(gain=(1, 0.5, -1, 1))
+    started = torch.zeros(len(transitions), dtype=torch.bool)
+    evidence = Evidence(Robot(), torch.zeros(1, 0), transitions, started, 0.0, None, None)
+    starts, _ = evidence.search(Sensors(OBS, "gains", sparse=True))
+    assert starts[0].tolist() == [1, 2, -1, 1]
+    assert len(starts) == len(starts.unique(dim=0)) == 3
+
+
 class KnowsWhereItHasBeen(Robot):
     """Elsewhere it errs, ever more, and all the same is as sure of itself."""
 
