@@ -252,11 +252,23 @@ class Evidence:
     ) -> Float[Tensor, " P"]:
         """Fitted to all of the transitions, at simple values where these do as well."""
         rows = torch.cat((self.train, self.held_out))
-        tasks = rows.new_tensor([task, task])
-        exact, _ = self.descend(change, parameters.unsqueeze(0), tasks[:1], rows)
+        task_of = rows.new_tensor([task])
+        exact, _ = self.descend(change, parameters.unsqueeze(0), task_of, rows)
         both = torch.stack((exact, change.rounded(exact)))
-        scores = self.scores(change, both, tasks, rows)
-        return both[int(scores[1] <= scores[0])]
+        scores = self.scores(change, both, task_of.expand(2), rows)
+        best = int(scores[1] <= scores[0])
+        found, score = both[best], scores[best]
+        none, free = change.identity().to(found), change.free(found)
+        while len(found) < _MANY:  # what does not save what it costs is as it was
+            moved = (free & (found != none)).nonzero().flatten()
+            without = torch.where(torch.eye(len(found)).to(moved)[moved] > 0, none, found)
+            if not len(moved):
+                break
+            scores = self.scores(change, without, task_of.expand(len(moved)), rows)
+            if not scores.min() < score:
+                break
+            found, score = without[scores.argmin()], scores.min()
+        return found
 
     def flattery(self, changes: Sequence[Change]) -> tuple[list[float], float]:
         """What each change wins over none where nothing changed, and the loss of none."""

@@ -169,6 +169,17 @@ def test_what_is_reached_in_two_ways_is_one_start() -> None:
     assert len(starts) == len(starts.unique(dim=0)) == 3
 
 
+def test_a_parameter_that_saves_nothing_is_as_it_was() -> None:
+    """Of a motor that never moved any gain is as good."""
+    gains = Actuators(ACT, "gains")
+    transitions = gathered(matrix=np.diag([1, 1, 0.4]), still=[1])
+    started = torch.zeros(len(transitions), dtype=torch.bool)
+    evidence = Evidence(Robot(), torch.zeros(1, 0), transitions, started, 0.0, None, None)
+    found = evidence.polished(gains, torch.tensor([1.0, 1.5, 0.5]), 0)
+    np.testing.assert_allclose(found, (1, 1, 0.4), atol=0.01)
+    assert found[:2].tolist() == [1, 1]
+
+
 class KnowsWhereItHasBeen(Robot):
     """Elsewhere it errs, ever more, and all the same is as sure of itself."""
 
