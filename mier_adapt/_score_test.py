@@ -7,6 +7,7 @@ far it strays where nothing changed, stretches of the known task show.
 """
 
 import dataclasses
+from dataclasses import dataclass
 
 import torch
 
@@ -26,15 +27,50 @@ _SHRINKAGE = 0.3
 """Of correlations towards none: there are about as many stretches as dimensions."""
 
 
+@dataclass(frozen=True, eq=False)
+class ScoreTest:
+    """What came of it; see :func:`score_test`."""
+
+    context: Float[Tensor, " C"]
+    """The known task's."""
+    new: Transitions
+    """The latest of the new ones."""
+    middle: Float[Tensor, " Y"]
+    """Median gradient of the known task's."""
+    tail: Float[Tensor, " Y"]
+    """The unit of each dimension: how far its gradients stray."""
+    stretches: Float[Tensor, "S V"]
+    """Mean gradients of the known task's stretches, in these units, where any strays."""
+    usual: Float[Tensor, " S"]
+    """How far each of these is from all others."""
+
+    def distance(self, model: TaskModel) -> Float[Tensor, ""]:
+        """How far the new ones are from the known task's stretches, where this model predicts."""
+        scores = _scores(model, self.new, self.context)
+        return _distance(self.means(scores)[0], self.stretches)
+
+    def means(self, scores: Float[Tensor, "B Y"]) -> Float[Tensor, "S V"]:
+        """Of stretches as long as the new one."""
+        unit = ((scores - self.middle) / self.tail)[:, self.tail > 0]
+        unit = unit.clamp(-_CLIPPED, _CLIPPED).double()
+        return unit.reshape(-1, len(self.new), unit.shape[-1]).mean(1)
+
+    def p_value(self, model: TaskModel) -> float:
+        """Probability that a stretch of the known task is as far away as the new one."""
+        average, variance = self.usual.mean(), self.usual.var()
+        shape = average.square() / variance
+        return float(torch.special.gammaincc(shape, self.distance(model) * average / variance))
+
+    def left(self, model: TaskModel, of: TaskModel) -> float:
+        """Share of what is unusual in the distance by ``of`` that is left by ``model``."""
+        usual = self.usual.mean()
+        return float((self.distance(model) - usual) / (self.distance(of) - usual))
+
+
 def score_test(
-    model: TaskModel,
-    context: Float[Tensor, " C"],
-    known: Transitions,
-    new: Transitions,
-    *,
-    of_new: TaskModel | None = None,
-) -> float | None:
-    """Probability that a stretch of the known task errs on the mean as far as the new one.
+    model: TaskModel, context: Float[Tensor, " C"], known: Transitions, new: Transitions
+) -> ScoreTest | None:
+    """Ask whether a stretch of the known task errs on the mean as far as the new one.
 
     Rao's score test of a residual that is constant and in proportion to an observation's change,
     its distribution taken from the known task: Hotelling's statistic of each stretch against all
@@ -46,7 +82,6 @@ def score_test(
         known: Its transitions, ``(B, ...)``, in order, by the policy that gathered the new ones.
         new: The new ones, ``(N, ...)``, in order, of which the latest are taken, a twentieth as
             many as the known ones.
-        of_new: Model of the new ones, which supposes a change; by default the known task's.
 
     Returns:
         None where the known ones are too few, in no order, predicted without any error, or again
@@ -62,26 +97,19 @@ def score_test(
     scores = _scores(model, known[-count * length :], context)
     middle = scores.median(0).values
     tail = (scores - middle).abs().kthvalue(round(_TAIL * len(scores)), 0).values
-    varies = tail > 0
-    if not varies.any():
+    if not (tail > 0).any():
         return None
-
-    def mean(each: Tensor) -> Tensor:
-        unit = ((each - middle) / tail)[:, varies].clamp(-_CLIPPED, _CLIPPED).double()
-        return unit.reshape(-1, length, unit.shape[-1]).mean(1)
-
-    stretches, own = mean(scores), mean(_scores(of_new or model, new, context))
+    test = ScoreTest(context, new, middle, tail, scores[:0], scores[:0, 0])
+    stretches = test.means(scores)
     usual = torch.stack(
         [
             _distance(one, torch.cat((stretches[:number], stretches[number + 1 :])))
             for number, one in enumerate(stretches)
         ]
     )
-    average, variance = usual.mean(), usual.var()
-    if not variance > 0:  # NaN, where stretches are all the same
+    if not usual.var() > 0:  # NaN, where stretches are all the same
         return None
-    shape = average.square() / variance
-    return float(torch.special.gammaincc(shape, _distance(own[0], stretches) * average / variance))
+    return dataclasses.replace(test, stretches=stretches, usual=usual)
 
 
 def _scores(

@@ -174,9 +174,8 @@ class Diagnosis:
     """What undoes it in front of a policy of the known task, which :attr:`Explanation.context` of
     the chosen explanation tells from others; None where no map of actions and observations does."""
     p_value: float | None = None
-    """Of the mean error that the chosen explanation leaves, where the change is small: whether a
-    known task has as large a one; see ``same_policy`` of :func:`mier_adapt.diagnose`. None if not
-    asked."""
+    """Probability that a known task's mean error is as large as that of "nothing changed", where
+    that is chosen; see ``same_policy`` of :func:`mier_adapt.diagnose`. None if not asked."""
 
     @property
     def changed(self) -> bool:
@@ -252,10 +251,10 @@ def diagnose(
     Other masses, friction or gravity may move each step by less than the model errs, but all of
     them the same way, or by the same share. So with ``same_policy``, and 1,000 transitions of each
     known task, or 20 times as many as are new, the mean error is asked where "nothing changed"
-    comes within 3 units of the loss in known tasks. Where it refutes that, the simplest change of
-    motors or sensors that it does not refute wins; where it refutes them all and nothing else was
-    chosen, something in the dynamics changed. Of more new ones, the latest are asked, a twentieth
-    as many as are known.
+    comes within 3 units of the loss in known tasks. Where it refutes that, a change of motors or
+    sensors has to leave no more than a quarter of it: the chosen one, or the simplest; where none
+    does, something in the dynamics changed. Of more new ones, the latest are asked, a twentieth as
+    many as are known.
 
     What the model predicts far from where known tasks have been counts less, by the distance of an
     observation to their nearest one: a robot that has fallen tells little of why it fell. Sensors
@@ -333,15 +332,12 @@ def diagnose(
     found += [_explanation(name, fitter, evidence) for name, fitter in others.items()]
     best = min(found, key=lambda each: each.loss)
     found = [_compared(each, best) for each in found]
-    chosen = _simplest(found, best, known_loss, margin, share)
+    chosen = _polished(_simplest(found, best, known_loss, margin, share), found[0], evidence)
     p_value = None
     small = known_loss is not None and found[0].loss <= known_loss + _AS_WELL
     if same_policy and small and known is not None and evidence.gradients:
-        chosen, p_value = _in_the_mean(chosen, found, known, transitions)
-    if chosen.change is not NOTHING and chosen.known_task is not None:
-        parameters = evidence.polished(chosen.change, chosen.parameters, chosen.known_task)
-        changed = ChangedModel(model, chosen.change, parameters)
-        chosen = dataclasses.replace(chosen, model=changed, parameters=parameters)
+        left, p_value = _in_the_mean(chosen, found, known, transitions)
+        chosen = left if left is chosen else _polished(left, found[0], evidence)
     gains: tuple[Estimate, ...] = ()
     if chosen.known_task is not None:
         estimates = evidence.gain_errors(chosen.change, chosen.parameters, chosen.context)
@@ -436,30 +432,55 @@ def _simplest(
     good = [
         each for each in found if each.loss <= allowed or each.worse <= _ERRORS * each.worse_error
     ]
-    return min(good, key=lambda each: (each.level, each.loss))
+    chosen = min(good, key=lambda each: (each.level, each.loss))
+    return chosen
+
+
+def _polished(one: Explanation, none: Explanation, evidence: Evidence) -> Explanation:
+    """The same, fitted to all transitions, or none where nothing is left of it."""
+    if one.change is NOTHING or one.known_task is None:
+        return one
+    change, new = one.change, evidence.transitions
+    parameters = evidence.polished(change, one.parameters, one.known_task)
+    added = change.residual(parameters, new.obs, new.act)
+    same_act = torch.equal(change.executed(parameters, new.act), new.act)
+    same_obs = torch.equal(change.restored(parameters, new.obs), new.obs)
+    if same_act and same_obs and added is None and not change.lag:
+        return none
+    changed = ChangedModel(evidence.model, change, parameters)
+    return dataclasses.replace(one, model=changed, parameters=parameters)
 
 
 def _in_the_mean(
     chosen: Explanation, found: Sequence[Explanation], known: Transitions, new: Transitions
 ) -> tuple[Explanation, float | None]:
-    """What the mean error leaves of a small change, and how probable it is under that.
+    """What the mean error leaves of a small change, and how probable it is where none is left.
 
-    Where it refutes "nothing changed", the simplest change that it does not refute is chosen. Where
-    it refutes all that it can tell from others, as it does where gains are not quite right, what
-    was chosen stays.
+    Where it refutes "nothing changed", a change of motors or sensors has to explain most of it: the
+    chosen one, or the simplest. Where none does, something else changed.
     """
     none = found[0]
     assert none.known_task is not None
-    stored = known[none.known_task]
-    p_value = score_test(none.model, none.context, stored, new)
-    others = sorted(found, key=lambda each: (each.level, each.loss)) if _is_rare(p_value) else []
-    for each in others:
-        possible = each.known_task == none.known_task and each.loss <= none.loss
-        if possible and each.level <= _TOLD and _worth_a_word(each, new):
-            with_it = score_test(none.model, none.context, stored, new, of_new=each.model)
-            if not _is_rare(with_it):
-                return each, with_it
-    return chosen, p_value if chosen is none else None
+    if chosen.change.lag or not _is_interface(chosen, new):
+        return chosen, None
+    test = score_test(none.model, none.context, known[none.known_task], new)
+    p_value = None if test is None else test.p_value(none.model)
+    if test is None or not _is_rare(p_value):
+        return chosen, p_value if chosen is none else None
+    others = sorted(found, key=lambda each: (each.level, each.loss))
+    others = [each for each in others if each.level <= _TOLD and each.loss <= none.loss]
+    for each in (chosen, *others):
+        possible = each.known_task == none.known_task and _worth_a_word(each, new)
+        if possible and test.left(each.model, none.model) <= _MOST_LEFT:
+            return each, None
+    return none, p_value
+
+
+def _is_interface(one: Explanation, new: Transitions) -> bool:
+    """Whether it supposes the known task behind other motors or sensors, if anything."""
+    if one.known_task is None:
+        return False
+    return one.change.residual(one.parameters, new.obs, new.act) is None
 
 
 def _worth_a_word(one: Explanation, new: Transitions) -> bool:
