@@ -48,8 +48,11 @@ _RARE = 1e-4
 _UNTOLD = 0.25
 """Standard error of a gain from which on the transitions do not tell it."""
 
-_TOLD, _LAST = 3, 6
-"""Levels of the last changes that the mean error tells from others, and of what is no change."""
+_TOLD, _MANY_NUMBERS, _LAST = 3, 5, 6
+"""Levels of the last changes that the mean error tells from others, of those with a number for each
+pair of motors or more, and of what is no change."""
+_BY_SIGNS = 0.5
+"""Share of what is to be explained from which on signs or orders win over many numbers."""
 _STILL = 1e-3
 """Standard deviation of a motor's commands below which nothing can be told of it."""
 _MIXED, _DEAD, _SHIFTED = 0.1, 0.1, 0.05
@@ -246,7 +249,8 @@ def diagnose(
     transition by transition. What one wins over "nothing changed" where indeed nothing did, on a
     known task's transitions, is taken off what it wins here. The first, and so the simplest, is
     chosen of those that explain as well as the model explains known tasks, or as the best one does,
-    but for ``margin`` or ``share``, or two standard errors.
+    but for ``margin`` or ``share``, or two standard errors; before one with many numbers is, signs
+    or orders that explain half as much.
 
     Other masses, friction or gravity may move each step by less than the model errs, but all of
     them the same way, or by the same share. So with ``same_policy``, and 1,000 transitions of each
@@ -433,6 +437,11 @@ def _simplest(
         each for each in found if each.loss <= allowed or each.worse <= _ERRORS * each.worse_error
     ]
     chosen = min(good, key=lambda each: (each.level, each.loss))
+    if chosen.level >= _MANY_NUMBERS:
+        # Signs and orders have no numbers that could be fitted to what the model does not know.
+        most = found[0].loss - _BY_SIGNS * (found[0].loss - enough)
+        signs = [each for each in found if each.level == 1 and each.loss < most]
+        chosen = min(signs, key=lambda each: each.loss, default=chosen)
     return chosen
 
 

@@ -102,6 +102,13 @@ def test_shifted_motors_are_not_called_weak_as_well() -> None:
     assert all("shifted" in each for each in said)
 
 
+def test_signs_that_explain_most_are_told_where_only_many_numbers_explain_more() -> None:
+    diagnosis = found(gathered(matrix=np.diag([1, -1, 1]), pull=0.1))
+    assert diagnosis.sentences[0].startswith("motor 2 is reversed")
+    assert diagnosis.explanations[-1].loss < diagnosis.chosen.loss - 10  # the residual
+    assert not diagnosis.explained
+
+
 class TwoRobots(Robot):
     """The context says which way all motors are wired."""
 
