@@ -23,8 +23,8 @@ _SEARCHED, _FITTED = 128, 192
 """Transitions on which alternatives are compared, and on which gradients are taken."""
 _BEAM = 3
 """Alternatives that are kept while others are tried."""
-_WORTH = 0.15
-"""Loss that a parameter has to save to be moved."""
+_WORTH, _WORTH_KEEPING = 0.15, 0.1
+"""Loss that a parameter has to save to be moved, and to stay so once it is fitted."""
 _STEPS, _LR, _SHRINKAGE = 80, 0.05, 0.02
 """Adam's on a change's parameters, and the weight of their squared distance from the start."""
 _HALVED = (20, 40)
@@ -265,7 +265,7 @@ class Evidence:
             if not len(moved):
                 break
             scores = self.scores(change, without, task_of.expand(len(moved)), rows)
-            if not scores.min() < score:
+            if not scores.min() + _WORTH < score + _WORTH_KEEPING:
                 break
             found, score = without[scores.argmin()], scores.min()
         return found

@@ -187,6 +187,21 @@ def test_a_parameter_that_saves_nothing_is_as_it_was() -> None:
     assert found[:2].tolist() == [1, 1]
 
 
+@pytest.mark.parametrize(("std", "kept"), [(0.6, 0.2), (0.8, 0)])
+def test_a_fitted_parameter_is_kept_for_a_little_less_than_it_takes_to_move_one(std, kept) -> None:
+    """Saved are 0.13 and 0.08; a search moves what saves 0.15."""
+
+    class Unsure(Robot):
+        pass
+
+    Unsure.std = std
+    offset, transitions = Actuators(ACT, "offset"), gathered(offset=(0.0, 0.2, 0.0))
+    started = torch.zeros(len(transitions), dtype=torch.bool)
+    evidence = Evidence(Unsure(), torch.zeros(1, 0), transitions, started, 0.0, None, None)
+    found = evidence.polished(offset, torch.tensor([0.0, 0.2, 0.0]), 0)
+    np.testing.assert_allclose(found, (0, kept, 0), atol=0.01)
+
+
 class KnowsWhereItHasBeen(Robot):
     """Elsewhere it errs, ever more, and all the same is as sure of itself."""
 
