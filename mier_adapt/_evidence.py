@@ -216,8 +216,7 @@ class Evidence:
         """
         free = change.free(start)
         if not bool(free.any()):
-            best = int(self.scores(change, start, tasks, self.train).argmin())
-            return start[best], int(tasks[best])
+            return self._best(change, start, tasks)
         if not self.gradients:
             raise TypeError(
                 f"diagnose expected a model whose loss torch can differentiate by transitions, to "
@@ -244,13 +243,23 @@ class Evidence:
                 each[number].grad = own
             optimizer.step()
         theta = torch.stack([each[number] for number in left]).detach()
-        best = int(self.scores(change, theta, tasks[left], self.train).argmin())
-        return theta[best], int(tasks[left[best]])
+        return self._best(change, theta, tasks[left])
+
+    def _best(
+        self, change: Change, parameters: Float[Tensor, "N P"], tasks: Int[Tensor, " N"]
+    ) -> tuple[Float[Tensor, " P"], int]:
+        best = 0
+        if len(parameters) > 1:
+            best = int(self.scores(change, parameters, tasks, self.train).argmin())
+        return parameters[best], int(tasks[best])
 
     def polished(
         self, change: Change, parameters: Float[Tensor, " P"], task: int
     ) -> Float[Tensor, " P"]:
-        """Fitted to all of the transitions, at simple values where these do as well."""
+        """Fitted to all of the transitions, at simple values where these do as well.
+
+        What does not save what it costs is as it was.
+        """
         rows = torch.cat((self.train, self.held_out))
         task_of = rows.new_tensor([task])
         exact, _ = self.descend(change, parameters.unsqueeze(0), task_of, rows)
@@ -258,13 +267,13 @@ class Evidence:
         scores = self.scores(change, both, task_of.expand(2), rows)
         best = int(scores[1] <= scores[0])
         found, score = both[best], scores[best]
+        if len(found) >= _MANY:
+            return found
         none, free = change.identity().to(found), change.free(found)
-        while len(found) < _MANY:  # what does not save what it costs is as it was
-            moved = (free & (found != none)).nonzero().flatten()
-            without = torch.where(torch.eye(len(found)).to(moved)[moved] > 0, none, found)
-            if not len(moved):
-                break
-            scores = self.scores(change, without, task_of.expand(len(moved)), rows)
+        while bool((moved := free & (found != none)).any()):
+            alone = torch.diag(moved)[moved]  # each of them, in a row of its own
+            without = torch.where(alone, none, found)
+            scores = self.scores(change, without, task_of.expand(len(without)), rows)
             if not scores.min() + _WORTH < score + _WORTH_KEEPING:
                 break
             found, score = without[scores.argmin()], scores.min()

@@ -43,28 +43,22 @@ class ScoreTest:
     """Mean gradients of the known task's stretches, in these units, where any strays."""
     usual: Float[Tensor, " S"]
     """How far each of these is from all others."""
+    distance: Float[Tensor, ""]
+    """How far the new ones are from these, as the known task's model predicts them."""
 
-    def distance(self, model: TaskModel) -> Float[Tensor, ""]:
-        """How far the new ones are from the known task's stretches, where this model predicts."""
-        scores = _scores(model, self.new, self.context)
-        return _distance(self.means(scores)[0], self.stretches)
-
-    def means(self, scores: Float[Tensor, "B Y"]) -> Float[Tensor, "S V"]:
-        """Of stretches as long as the new one."""
-        unit = ((scores - self.middle) / self.tail)[:, self.tail > 0]
-        unit = unit.clamp(-_CLIPPED, _CLIPPED).double()
-        return unit.reshape(-1, len(self.new), unit.shape[-1]).mean(1)
-
-    def p_value(self, model: TaskModel) -> float:
+    @property
+    def p_value(self) -> float:
         """Probability that a stretch of the known task is as far away as the new one."""
         average, variance = self.usual.mean(), self.usual.var()
         shape = average.square() / variance
-        return float(torch.special.gammaincc(shape, self.distance(model) * average / variance))
+        return float(torch.special.gammaincc(shape, self.distance * average / variance))
 
-    def left(self, model: TaskModel, of: TaskModel) -> float:
-        """Share of what is unusual in the distance by ``of`` that is left by ``model``."""
+    def left(self, model: TaskModel) -> float:
+        """Share of what is unusual in the distance that is left where this model predicts."""
+        scores = _scores(model, self.new, self.context)
+        (mean,) = _means(scores, self.middle, self.tail, len(self.new))
         usual = self.usual.mean()
-        return float((self.distance(model) - usual) / (self.distance(of) - usual))
+        return float((_distance(mean, self.stretches) - usual) / (self.distance - usual))
 
 
 def score_test(
@@ -99,8 +93,7 @@ def score_test(
     tail = (scores - middle).abs().kthvalue(round(_TAIL * len(scores)), 0).values
     if not (tail > 0).any():
         return None
-    test = ScoreTest(context, new, middle, tail, scores[:0], scores[:0, 0])
-    stretches = test.means(scores)
+    stretches = _means(scores, middle, tail, length)
     usual = torch.stack(
         [
             _distance(one, torch.cat((stretches[:number], stretches[number + 1 :])))
@@ -109,7 +102,8 @@ def score_test(
     )
     if not usual.var() > 0:  # NaN, where stretches are all the same
         return None
-    return dataclasses.replace(test, stretches=stretches, usual=usual)
+    (mean,) = _means(_scores(model, new, context), middle, tail, length)
+    return ScoreTest(context, new, middle, tail, stretches, usual, _distance(mean, stretches))
 
 
 def _scores(
@@ -124,6 +118,17 @@ def _scores(
     if obs_next is not None:
         found += [obs_next, obs_next * (transitions.obs_next - transitions.obs)]
     return torch.cat(found, -1)
+
+
+def _means(
+    scores: Float[Tensor, "B Y"],
+    middle: Float[Tensor, " Y"],
+    tail: Float[Tensor, " Y"],
+    length: int,
+) -> Float[Tensor, "S V"]:
+    """Of stretches, in units of the tail, in the dimensions that have one."""
+    unit = ((scores - middle) / tail)[:, tail > 0].clamp(-_CLIPPED, _CLIPPED).double()
+    return unit.reshape(-1, length, unit.shape[-1]).mean(1)
 
 
 def _distance(one: Float[Tensor, " Y"], others: Float[Tensor, "S Y"]) -> Float[Tensor, ""]:

@@ -473,14 +473,14 @@ def _in_the_mean(
     if chosen.change.lag or not _is_interface(chosen, new):
         return chosen, None
     test = score_test(none.model, none.context, known[none.known_task], new)
-    p_value = None if test is None else test.p_value(none.model)
+    p_value = None if test is None else test.p_value
     if test is None or not _is_rare(p_value):
         return chosen, p_value if chosen is none else None
     others = sorted(found, key=lambda each: (each.level, each.loss))
     others = [each for each in others if each.level <= _TOLD and each.loss <= none.loss]
     for each in (chosen, *others):
         possible = each.known_task == none.known_task and _worth_a_word(each, new)
-        if possible and test.left(each.model, none.model) <= _MOST_LEFT:
+        if possible and test.left(each.model) <= _MOST_LEFT:
             return each, None
     return none, p_value
 

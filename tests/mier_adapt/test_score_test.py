@@ -36,8 +36,7 @@ def walked(count, seed, *, pull=0.0, drift=0.0, gains=(1.0, 1.0, 1.0)):
 
 def p_value(known, new, model=None):
     """Of the same robot, or of this model's."""
-    model = model or Robot()
-    return score_test(model, NONE, known, new).p_value(model)
+    return score_test(model or Robot(), NONE, known, new).p_value
 
 
 @pytest.fixture(scope="module")
