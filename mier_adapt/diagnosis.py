@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from mier_adapt._familiarity import Familiarity
 from mier_adapt._products import quick_products
 from mier_adapt._score_test import score_test
 from mier_adapt._typing import Float, Tensor
+from mier_adapt._words import SHIFTED, Estimate, motors_in_words, sensors_in_words
 from mier_adapt.changes import (
     Actuators,
     Change,
@@ -45,8 +46,6 @@ _AS_WELL, _MOST_LEFT = 3.0, 0.25
 explained that may be left: in states that known tasks rarely met, the model errs."""
 _RARE = 1e-4
 """Probability of a mean error on the known task below which that is not it."""
-_UNTOLD = 0.25
-"""Standard error of a gain from which on the transitions do not tell it."""
 
 _TOLD, _MANY_NUMBERS, _LAST = 3, 5, 6
 """Levels of the last changes that the mean error tells from others, of those with a number for each
@@ -55,8 +54,11 @@ _BY_SIGNS = 0.5
 """Share of what is to be explained from which on signs or orders win over many numbers."""
 _STILL = 1e-3
 """Standard deviation of a motor's commands below which nothing can be told of it."""
-_MIXED, _DEAD, _SHIFTED = 0.1, 0.1, 0.05
-"""Shares of a motor's strength, and shifts, that are worth a word."""
+
+_DYNAMICS = (
+    "something in the dynamics changed that is no matter of actuators or sensors (masses, "
+    "friction or the like)"
+)
 
 Fitter = Callable[[Transitions], tuple[TaskModel, Tensor]]
 """Fits another hypothesis to some transitions ``(B, ...)``: a model and the context that it has."""
@@ -139,21 +141,6 @@ def default_changes(model: TaskModel, transitions: Transitions) -> list[Change]:
 def _positive_std(values: Tensor) -> Tensor:
     std = values.std(0)
     return torch.where(std > 0, std, torch.ones_like(std))
-
-
-class Estimate(NamedTuple):
-    """A number and its standard error; infinite where the transitions do not tell."""
-
-    value: float
-    error: float
-
-    @property
-    def told(self) -> bool:
-        """Whether the transitions tell it."""
-        return self.error < _UNTOLD
-
-    def __str__(self) -> str:
-        return f"{self.value:.2f} ± {self.error:.2f}" if self.told else "not told"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -496,7 +483,7 @@ def _worth_a_word(one: Explanation, new: Transitions) -> bool:
     """Whether a change as it was fitted moves commands or observations by more than a little."""
     executed = one.change.executed(one.parameters, new.act) - new.act
     shown = one.change.restored(one.parameters, new.obs) - new.obs
-    return bool(shown.any()) or bool(executed.abs().mean(0).max() >= _SHIFTED)
+    return bool(shown.any()) or bool(executed.abs().mean(0).max() >= SHIFTED)
 
 
 def _is_rare(p_value: float | None) -> bool:
@@ -539,14 +526,6 @@ def _compared(one: Explanation, best: Explanation) -> Explanation:
     return dataclasses.replace(one, worse=float(worse), worse_error=float(error))
 
 
-# Words ----------------------------------------------------------------------------------------
-
-_DYNAMICS = (
-    "something in the dynamics changed that is no matter of actuators or sensors (masses, "
-    "friction or the like)"
-)
-
-
 def _sentences(
     chosen: Explanation,
     motors: Affine | None,
@@ -574,78 +553,11 @@ def _sentences(
         said.append(f"it is nearest to {known}")
     parts = change.parts(parameters) if isinstance(change, Together) else [(change, parameters)]
     if motors is not None:
-        said += _motors(*motors, gains)
+        said += motors_in_words(*motors, gains)
     if sensors is not None:
-        said += _sensors(*sensors)
+        said += sensors_in_words(*sensors)
     if change.lag:
         said.append(f"actions arrive {change.lag} step late")
     if any(isinstance(each, LinearResidual) for each, _ in parts):
         said.append(_DYNAMICS)
     return tuple(said or [f"{change.name} explains it"])
-
-
-def _motors(matrix: Tensor, offset: Tensor, gains: tuple[Estimate, ...]) -> list[str]:
-    """What happened to motors, from what they execute: ``matrix act + offset``."""
-    dim = len(matrix)
-    diagonal = matrix.diagonal()
-    if dim > 1 and bool(((matrix - diagonal[0] * torch.eye(dim).to(matrix)).abs() < 1e-3).all()):
-        common = float(diagonal[0])
-        if abs(abs(common) - 1) >= 1e-3:
-            return [f"all motors are at {common:.2f} of their strength", *_offsets(offset)]
-    said = []
-    for number, row in enumerate(matrix):
-        own = float(row[number])
-        told = ""
-        if number < len(gains) and gains[number].told and own:
-            told = f" (gain {Estimate(own * gains[number].value, abs(own) * gains[number].error)})"
-        others = (row.abs() > _MIXED).nonzero().flatten().tolist()
-        motor = f"motor {number + 1}"
-        if others in ([], [number]):
-            if abs(own) < _DEAD:
-                said.append(f"{motor} is dead")
-            elif own < 0:
-                weak = f" and at {-own:.2f} of its strength" if own > -1 + _MIXED else ""
-                said.append(f"{motor} is reversed{weak}{told}")
-            elif abs(own - 1) >= _MIXED:
-                said.append(f"{motor} is at {own:.2f} of its strength{told}")
-        elif len(others) == 1:
-            how = "" if float(row[others[0]]) > 0 else ", reversed"
-            at = abs(float(row[others[0]]))
-            weak = f" at {at:.2f} of its strength" if abs(at - 1) >= _MIXED else ""
-            said.append(f"{motor} follows what is meant for motor {others[0] + 1}{how}{weak}")
-        else:
-            mix = " ".join(f"{float(row[other]):+.2f} a{other + 1}" for other in others)
-            said.append(f"{motor} executes a mixture, {mix}")
-    if said and len(said) < dim:
-        said[-1] += "; the others are as they were"
-    return said + _offsets(offset)
-
-
-def _offsets(offset: Tensor) -> list[str]:
-    return [
-        f"motor {number} is shifted by {value:+.2f}"
-        for number, value in enumerate(offset.tolist(), start=1)
-        if abs(value) >= _SHIFTED
-    ]
-
-
-def _sensors(matrix: Tensor, offset: Tensor) -> list[str]:
-    """What happened to sensors, from what the known robot would have shown."""
-    said = []
-    for number, row in enumerate(matrix):
-        (others,) = (row.abs() > 1e-3).nonzero(as_tuple=True)
-        sensor = f"sensor {number + 1}"
-        own = float(row[number])
-        if others.tolist() == [number]:
-            if own < 0:
-                said.append(f"{sensor} is reversed")
-            if abs(abs(own) - 1) > 1e-3:
-                said.append(f"{sensor} shows {1 / abs(own):.2f} times what it did")
-        elif len(others) == 1:
-            sign = "minus " if float(row[others[0]]) < 0 else ""
-            said.append(f"sensor {int(others[0]) + 1} shows {sign}what {sensor} did")
-        else:
-            said.append(f"what {sensor} did show is spread over {[int(o) + 1 for o in others]}")
-        if shift := float(offset[number]):
-            said.append(f"{sensor} is shifted by {-shift / own if own else -shift:+.3g}")
-    return said
