@@ -154,14 +154,32 @@ class Evidence:
 
     def fit(self, change: Change) -> tuple[Float[Tensor, " P"], int]:
         """A change's best parameters, and which known task it makes of the new one."""
+        rows = self.train[:_FITTED]
         parameters, tasks = self.search(change)
-        if bool(change.free(change.identity()).any()):
+        trained = bool(change.free(change.identity()).any())
+        if trained:
             # Signs and orders may have been misled by what only gradients find.
             none, task = change.identity().to(parameters), self.search(NOTHING)[1][:1]
             if not ((parameters == none).all(-1) & (tasks == task)).any():
                 parameters = torch.cat((none.unsqueeze(0), parameters))
                 tasks = torch.cat((task, tasks))
-        return self.descend(change, parameters, tasks, self.train[:_FITTED])
+        found, known_task = self.descend(change, parameters, tasks, rows)
+        if trained and len(others := self._better(change, found, known_task)):
+            tasks = tasks.new_tensor([known_task])
+            again, _ = self.descend(change, others, tasks.expand(len(others)), rows)
+            return self._best(change, torch.stack((found, again)), tasks.expand(2))
+        return found, known_task
+
+    @torch.no_grad()
+    def _better(
+        self, change: Change, parameters: Float[Tensor, " P"], task: int
+    ) -> Float[Tensor, "N P"]:
+        """The best few of a change's alternatives that do better than these parameters."""
+        rows = self.train[:_SEARCHED]
+        each = torch.cat((parameters.unsqueeze(0), change.alternatives(parameters)))
+        scores = self.scores(change, each, rows.new_tensor([task]).expand(len(each)), rows)
+        best = scores.argsort(stable=True)[:_BEAM]
+        return each[best[scores[best] < scores[0]]]
 
     def search(self, change: Change) -> tuple[Float[Tensor, "N P"], Int[Tensor, " N"]]:
         """The most promising parameters and known tasks: a beam through a change's alternatives."""

@@ -167,6 +167,17 @@ def test_another_hypothesis_wins_only_where_changes_do_not_explain() -> None:
     assert given == [96, 96]  # the training part alone
 
 
+def test_signs_are_tried_again_where_a_gain_has_been_fitted() -> None:
+    change = Together(Actuators(ACT, "signs"), Actuators(ACT, "gain"))
+    transitions = gathered(matrix=0.6 * np.diag([1, -1, 1]))
+    started = torch.zeros(len(transitions), dtype=torch.bool)
+    evidence = Evidence(Robot(), torch.zeros(1, 0), transitions, started, 0.0, None, None)
+    none = change.identity().unsqueeze(0), torch.tensor([0])
+    evidence.search = lambda change: none  # which was misled by the motors' strength
+    found, _ = evidence.fit(change)
+    np.testing.assert_allclose(found, (1, -1, 1, 0.6), atol=0.01)
+
+
 def test_what_is_reached_in_two_ways_is_one_start() -> None:
     transitions = gathered(gain=(1, 0.5, -1, 1))
     started = torch.zeros(len(transitions), dtype=torch.bool)
