@@ -51,7 +51,8 @@ _TOLD, _MANY_NUMBERS, _LAST = 3, 5, 6
 """Levels of the last changes that the mean error tells from others, of those with a number for each
 pair of motors or more, and of what is no change."""
 _BY_SIGNS = 0.5
-"""Share of what is to be explained from which on signs or orders win over many numbers."""
+"""Share of what is to be explained from which on signs or orders win over many numbers, and of the
+mean error from which on they are told."""
 _STILL = 1e-3
 """Standard deviation of a motor's commands below which nothing can be told of it."""
 
@@ -234,18 +235,19 @@ def diagnose(
     Every change is fitted to 80% of them behind every known task at once: signs and orders by
     trying, the rest by gradients from the most promising. On the other 20% hypotheses are compared
     transition by transition. What one wins over "nothing changed" where indeed nothing did, on a
-    known task's transitions, is taken off what it wins here. The first, and so the simplest, is
-    chosen of those that explain as well as the model explains known tasks, or as the best one does,
-    but for ``margin`` or ``share``, or two standard errors; before one with many numbers is, signs
-    or orders that explain half as much.
+    known task's transitions, is taken off what it wins here. The simplest is chosen of those that
+    explain as well as the model explains known tasks, or as the best one does, but for ``margin``
+    or ``share``, or two standard errors; where something changed, half of it is left at most. Of
+    those as simple the first is taken that is not worse by two standard errors: motors come before
+    sensors. Before one with many numbers come signs or orders that explain half as much.
 
     Other masses, friction or gravity may move each step by less than the model errs, but all of
     them the same way, or by the same share. So with ``same_policy``, and 1,000 transitions of each
     known task, or 20 times as many as are new, the mean error is asked where "nothing changed"
     comes within 3 units of the loss in known tasks. Where it refutes that, a change of motors or
-    sensors has to leave no more than a quarter of it: the chosen one, or the simplest; where none
-    does, something in the dynamics changed. Of more new ones, the latest are asked, a twentieth as
-    many as are known.
+    sensors has to leave no more than a quarter of it, signs or orders half: the chosen one, or the
+    simplest; where none does, something in the dynamics changed. Of more new ones, the latest are
+    asked, a twentieth as many as are known.
 
     What the model predicts far from where known tasks have been counts less, by the distance of an
     observation to their nearest one: a robot that has fallen tells little of why it fell. Sensors
@@ -417,19 +419,38 @@ def _simplest(
     margin: float,
     share: float,
 ) -> Explanation:
-    """The best of the simplest ones that are not worse than the best of all."""
+    """The first of the simplest ones that are not worse than the best of all."""
     enough = max(best.loss, -math.inf if known_loss is None else known_loss)
-    allowed = enough + max(margin, share * (found[0].loss - enough))
-    good = [
-        each for each in found if each.loss <= allowed or each.worse <= _ERRORS * each.worse_error
-    ]
-    chosen = min(good, key=lambda each: (each.level, each.loss))
+    missing = found[0].loss - enough
+
+    def good(left: float) -> list[Explanation]:
+        return [
+            each
+            for each in found
+            if each.loss <= enough + left or each.worse <= _ERRORS * each.worse_error
+        ]
+
+    left = max(margin, share * missing)
+    simple = good(left)
+    if simple[0] is not found[0]:  # something changed: how much of it may be left?
+        simple = good(min(left, missing / 2))
+    level = min(each.level for each in simple)
+    simple = [each for each in simple if each.level == level]
+    chosen = min(simple, key=lambda each: each.loss)
+    if level < _MANY_NUMBERS:
+        # Motors before sensors, signs before orders.
+        chosen = next(each for each in simple if _as_good(each, chosen))
     if chosen.level >= _MANY_NUMBERS:
         # Signs and orders have no numbers that could be fitted to what the model does not know.
         most = found[0].loss - _BY_SIGNS * (found[0].loss - enough)
         signs = [each for each in found if each.level == 1 and each.loss < most]
         chosen = min(signs, key=lambda each: each.loss, default=chosen)
     return chosen
+
+
+def _as_good(one: Explanation, best: Explanation) -> bool:
+    compared = _compared(one, best)
+    return compared.worse <= _ERRORS * compared.worse_error
 
 
 def _polished(one: Explanation, none: Explanation, evidence: Evidence) -> Explanation:
@@ -467,7 +488,8 @@ def _in_the_mean(
     others = [each for each in others if each.level <= _TOLD and each.loss <= none.loss]
     for each in (chosen, *others):
         possible = each.known_task == none.known_task and _worth_a_word(each, new)
-        if possible and test.left(each.model) <= _MOST_LEFT:
+        most = 1 - _BY_SIGNS if each.level == 1 else _MOST_LEFT
+        if possible and test.left(each.model) <= most:
             return each, None
     return none, p_value
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mier_adapt import Transitions
-from mier_adapt._evidence import Evidence
+from mier_adapt._evidence import NOTHING, Evidence
 from mier_adapt._familiarity import Familiarity
 from mier_adapt.changes import (
     Actuators,
@@ -19,7 +19,7 @@ from mier_adapt.changes import (
     Together,
 )
 from mier_adapt.compensation import Compensation
-from mier_adapt.diagnosis import diagnose
+from mier_adapt.diagnosis import Explanation, _compared, _simplest, diagnose
 
 from .doubles import ClosedForm
 
@@ -165,6 +165,44 @@ def test_another_hypothesis_wins_only_where_changes_do_not_explain() -> None:
     other = chosen(Transitions(plain.obs, plain.act, plain.rew, curved, plain.terminated))
     assert (other.name, type(other.model), other.known_task) == ("new weights", Pulled, None)
     assert given == [96, 96]  # the training part alone
+
+
+NAMES = ("nothing changed", "motors' signs", "sensors' signs", "one gain", "gains", "residual")
+LEVELS = (0, 1, 1, 2, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("losses", "chosen"),
+    [
+        # Sensors explain it as well as motors do, and a little better by chance.
+        ((9, 2.0, 1.9, 2.0, 2.0, 2.0), "motors' signs"),
+        ((9, 4.0, 1.9, 2.0, 2.0, 2.0), "sensors' signs"),
+        # What is to be explained is little, and one gain leaves most of it.
+        ((0.6, 0.6, 0.6, 0.45, 0.0, 0.0), "gains"),
+        ((0.4, 0.4, 0.4, 0.45, 0.0, 0.0), "nothing changed"),
+        ((9, 9, 9, 0.45, 0.0, 0.0), "one gain"),
+    ],
+)
+def test_the_first_of_the_simplest_that_explain_it_is_chosen(losses, chosen) -> None:
+    noise = torch.randn(len(NAMES), 40, generator=torch.Generator().manual_seed(0))
+    noise -= noise.mean(1, keepdim=True)
+    found = [
+        Explanation(
+            name=name,
+            model=Robot(),
+            context=torch.zeros(0),
+            change=NOTHING,
+            parameters=torch.zeros(0),
+            level=level,
+            known_task=0,
+            losses=loss + (0.5 if "signs" in name else 0.01) * each,
+            weights=torch.ones(40),
+        )
+        for name, level, loss, each in zip(NAMES, LEVELS, losses, noise, strict=True)
+    ]
+    best = min(found, key=lambda each: each.loss)
+    found = [_compared(each, best) for each in found]
+    assert _simplest(found, best, 0.0, 0.5, 0.15).name == chosen
 
 
 def test_signs_are_tried_again_where_a_gain_has_been_fitted() -> None:

@@ -127,6 +127,28 @@ def test_a_change_that_leaves_most_of_the_mean_error_is_not_it() -> None:
     assert diagnosis.compensation is None
 
 
+@pytest.mark.parametrize(("pull", "chosen"), [(0.02, "actuators signs"), (0.05, "nothing changed")])
+def test_signs_may_leave_half_of_the_mean_error(pull, chosen) -> None:
+    """A third of it, and all of it; they have no numbers that could be fitted to it."""
+
+    class Unsure(Robot):
+        std = 0.5
+
+    known, new = (
+        walked(count * LENGTH, seed, pull=pull, gains=gains, drift=0.001)
+        for count, seed, pull, gains in ((40, 0, 0.0, (1, 1, 1)), (1, 1, pull, (1, -1, 1)))
+    )
+    diagnosis = diagnose(
+        Unsure(),
+        new,
+        known=Transitions.stack([known]),
+        changes=[Actuators(ACT, "signs")],
+        same_policy=True,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert diagnosis.chosen.name == chosen
+
+
 def test_no_change_stays_none(known) -> None:
     stacked = Transitions.stack([known])
     new = walked(LENGTH, 3, drift=0.004)
