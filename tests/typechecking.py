@@ -44,8 +44,8 @@ def check(function: Callable[..., Any]) -> Callable[..., Any]:
     return beartype(conf=_conf(getattr(protocols, "TaskModel", None)))(function)
 
 
-CHECKED_CALLS = 30
-"""Of each function in each test: more than most properties are tried with examples."""
+CHECKED_CALLS = 100
+"""Of each function in each test: more than any property is tried with examples."""
 
 _jaxtyped = jaxtyping.jaxtyped
 _calls: Counter[Any] = Counter()
