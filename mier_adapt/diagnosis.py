@@ -424,11 +424,7 @@ def _simplest(
     missing = found[0].loss - enough
 
     def good(left: float) -> list[Explanation]:
-        return [
-            each
-            for each in found
-            if each.loss <= enough + left or each.worse <= _ERRORS * each.worse_error
-        ]
+        return [each for each in found if each.loss <= enough + left or _as_good(each)]
 
     left = max(margin, share * missing)
     simple = good(left)
@@ -439,17 +435,17 @@ def _simplest(
     chosen = min(simple, key=lambda each: each.loss)
     if level < _MANY_NUMBERS:
         # Motors before sensors, signs before orders.
-        chosen = next(each for each in simple if _as_good(each, chosen))
+        chosen = next(each for each in simple if _as_good(_compared(each, chosen)))
     if chosen.level >= _MANY_NUMBERS:
         # Signs and orders have no numbers that could be fitted to what the model does not know.
-        most = found[0].loss - _BY_SIGNS * (found[0].loss - enough)
+        most = found[0].loss - _BY_SIGNS * missing
         signs = [each for each in found if each.level == 1 and each.loss < most]
         chosen = min(signs, key=lambda each: each.loss, default=chosen)
     return chosen
 
 
-def _as_good(one: Explanation, best: Explanation) -> bool:
-    compared = _compared(one, best)
+def _as_good(compared: Explanation) -> bool:
+    """Whether it is no worse than what it was compared with, but for chance."""
     return compared.worse <= _ERRORS * compared.worse_error
 
 
