@@ -150,6 +150,19 @@ def _frozen(name: str, values: Any, axes: int) -> tuple[Any, ...]:
     return tuple(map(tuple, array.tolist())) if axes == 2 else tuple(array.tolist())
 
 
+def change_physics(model: mujoco.MjModel, change: RobotChange) -> None:
+    """Write a change's masses, damping, friction and gravity into ``model``."""
+    model.body_mass[:] *= change.mass
+    model.body_inertia[:] *= change.mass
+    model.dof_damping[:] *= change.damping
+    model.geom_friction[:] *= change.friction
+    model.opt.gravity[2] *= change.gravity
+    # What MuJoCo derives from masses: those of subtrees, inverse weights and so on.
+    mujoco.mj_setConst(model, mujoco.MjData(model))
+    # The unit of the solver's tolerance, which it sets only where it compiles a file.
+    model.stat.meaninertia = sum(model.dof_M0.tolist()) / model.nv
+
+
 class ChangedRobotEnv(MujocoEnv, EzPickle):
     r"""Go on although the robot is not the one that was trained.
 
@@ -290,16 +303,8 @@ class ChangedRobotEnv(MujocoEnv, EzPickle):
 
     # Hook of gymnasium's MujocoEnv
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
-        model, change = compile_file(self.fullpath), self._change
-        model.body_mass[:] *= change.mass
-        model.body_inertia[:] *= change.mass
-        model.dof_damping[:] *= change.damping
-        model.geom_friction[:] *= change.friction
-        model.opt.gravity[2] *= change.gravity
-        # What MuJoCo derives from masses: those of subtrees, inverse weights and so on.
-        mujoco.mj_setConst(model, mujoco.MjData(model))
-        # The unit of the solver's tolerance, which it sets only where it compiles a file.
-        model.stat.meaninertia = sum(model.dof_M0.tolist()) / model.nv
+        model = compile_file(self.fullpath)
+        change_physics(model, self._change)
         return simulation(model, width=self.width, height=self.height)
 
 
