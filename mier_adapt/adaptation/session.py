@@ -49,6 +49,7 @@ from mier_adapt.adaptation.stages import (
     suffices,
     train_on_synthetic,
 )
+from mier_adapt.adaptation.surprise import SURPRISING, Expectation
 from mier_adapt.adapted_policy import AdaptedPolicy
 from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig, ContinueConfig
@@ -64,17 +65,12 @@ _FILE = {"session": dict, "improved": [[int]], "lengths": [int], "drawn": dict}
 """What its file holds beside the transitions."""
 _logger = logging.getLogger(__name__)
 
-_CHUNK = 20
-"""Transitions in a row that are surprising together, or not."""
 _ALL = -1
 """In place of a number of updates, as long as an improvement is not over: it is no limit."""
 _ALIKE = 0.1
 """Difference of two compensations that is not worth an episode."""
 _MOST_REAL = 100_000
 """Real transitions that are learned from, the latest ones."""
-_SURPRISE = 3.0
-"""Loss above the highest so far, in nats, from which on transitions are of another task: what a
-diagnosis takes for explained stays below it."""
 
 
 class AdaptationSession:
@@ -358,7 +354,7 @@ class AdaptationSession:
         self._surprises: dict[int, float] = {}
         self._settled = self._relabeled = False
         self._diagnosed_at = 0
-        self._explains: _Explanation | None = None
+        self._expects: Expectation | None = None
         self.diagnosis: Diagnosis | None = None
         """What changed, once that was looked for."""
 
@@ -433,7 +429,7 @@ class AdaptationSession:
         self.diagnosis, self._diagnosed_at = diagnosis, len(found.real)
         self._settled = suffices(diagnosis, found) and not self._config.learn_always
         chosen = diagnosis.chosen
-        self._explains = _Explanation.of(chosen.model, chosen.context, found.real)
+        self._expects = Expectation.of(chosen.model, chosen.context, found.real)
 
     def _diagnose_again(self, found: Identified, generator: np.random.Generator) -> str:
         """Where there are twice as many transitions as the last time: what was too little then?"""
@@ -547,7 +543,9 @@ class AdaptationSession:
         made = start.evolved("continued", algorithm)
         with self._lock:
             progress.learn(made)
-            self._explains = _Explanation.of(fitted[0].model, fitted[0].context, found.real, start)
+            self._expects = Expectation.of(
+                fitted[0].model, fitted[0].context, found.real, start.compensation
+            )
         cut = f", by {taken} of {rounds.updates} updates" if taken < rounds.updates else ""
         return f"{said}learned from {len(known):,} real transitions{cut}"
 
@@ -559,13 +557,13 @@ class AdaptationSession:
         """
         fresh = range(max(self._looked_at, self._since), len(self._episodes))
         self._looked_at = len(self._episodes)
-        if self._explains is None or not fresh:
+        if self._expects is None or not fresh:
             return ""
         for number in fresh:
-            surprise = self._explains.surprise(self._episodes[number][0])
+            surprise = self._expects.surprise(self._episodes[number][0])
             self._surprises[number] = surprise
         new = 0  # surprising episodes in a row
-        while self._surprises.get(len(self._episodes) - 1 - new, -np.inf) >= _SURPRISE:
+        while self._surprises.get(len(self._episodes) - 1 - new, -np.inf) >= SURPRISING:
             new += 1
         if not new or (new == 1 and not self._is_another(self._episodes[-1][0], generator)):
             return ""
@@ -702,50 +700,6 @@ class _Limit:
             return True
         self.taken += 1
         return False
-
-
-class _Explanation:
-    """A model of the task as it is, and what its loss is there, at the most.
-
-    Args:
-        model: The model.
-        context: Under which it predicts the task.
-        highest: Loss of a few transitions in a row that is still usual.
-        start: In whose terms it speaks, where that is behind a compensation.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        context: torch.Tensor,
-        highest: float,
-        start: PolicyCandidate | None = None,
-    ) -> None:
-        self._model, self._context, self._start, self.highest = model, context, start, highest
-
-    @classmethod
-    def of(
-        cls,
-        model: Any,
-        context: torch.Tensor,
-        real: Transitions,
-        start: PolicyCandidate | None = None,
-    ) -> "_Explanation":
-        """By the transitions that it was fitted to."""
-        made = cls(model, context, 0.0, start)
-        made.highest = float(np.quantile(made._losses(real), 0.95))
-        return made
-
-    def surprise(self, fresh: Transitions) -> float:
-        """By how much, in nats, most of an episode is above what is usual."""
-        return float(np.median(self._losses(fresh))) - self.highest
-
-    @torch.no_grad()
-    def _losses(self, real: Transitions) -> list[float]:
-        known = real if self._start is None else in_known_terms(real, self._start.compensation)
-        starts = range(0, max(1, len(known) - _CHUNK + 1), _CHUNK)
-        chunks = (known[at : at + _CHUNK] for at in starts)
-        return [float(self._model.loss(chunk, self._context)) for chunk in chunks]
 
 
 def _actor(acting: Version | Actor) -> Actor:

@@ -215,7 +215,7 @@ def test_a_state_that_is_new_is_no_other_task(monkeypatch):
     env = drifting(30)
     live(session, env, 5)
     surprises = iter([0.0, 9.0, 0.0, 9.0, 9.0])
-    monkeypatch.setattr(sessions._Explanation, "surprise", lambda self, real: next(surprises))
+    monkeypatch.setattr(sessions.Expectation, "surprise", lambda self, real: next(surprises))
     monkeypatch.setattr(session, "_is_another", lambda *_: False)
     said = live(session, env, 5)
     assert ["changed again" in each for each in said] == [False] * 4 + [True]

@@ -1,0 +1,62 @@
+"""Surprise: whether fresh transitions are what a model of the task expects, or of another task."""
+
+from typing import Self
+
+import numpy as np
+import torch
+
+from mier_adapt.adaptation.known_terms import in_known_terms
+from mier_adapt.compensation import Compensation
+from mier_adapt.protocols import TaskModel
+from mier_adapt.transitions import Transitions
+
+SURPRISING = 3.0
+"""Loss above the highest so far, in nats, from which on transitions are of another task: what a
+diagnosis takes for explained stays below it."""
+_CHUNK = 20
+"""Transitions in a row that are surprising together, or not."""
+
+
+class Expectation:
+    """A model of the task as it is, and what its loss is there, at the most.
+
+    Args:
+        model: The model.
+        context: Under which it predicts the task, ``(C,)``.
+        highest: Loss of a few transitions in a row that is still usual.
+        compensation: Behind which the task is what the model speaks of.
+    """
+
+    def __init__(
+        self,
+        model: TaskModel,
+        context: torch.Tensor,
+        highest: float,
+        compensation: Compensation | None = None,
+    ) -> None:
+        self._model, self._context, self._compensation = model, context, compensation
+        self.highest = highest
+
+    @classmethod
+    def of(
+        cls,
+        model: TaskModel,
+        context: torch.Tensor,
+        real: Transitions,
+        compensation: Compensation | None = None,
+    ) -> Self:
+        """By the transitions that it was fitted to."""
+        made = cls(model, context, 0.0, compensation)
+        made.highest = float(np.quantile(made._losses(real), 0.95))
+        return made
+
+    def surprise(self, fresh: Transitions) -> float:
+        """By how much, in nats, most of an episode is above what is usual."""
+        return float(np.median(self._losses(fresh))) - self.highest
+
+    @torch.no_grad()
+    def _losses(self, real: Transitions) -> list[float]:
+        known = in_known_terms(real, self._compensation)
+        starts = range(0, max(1, len(known) - _CHUNK + 1), _CHUNK)
+        chunks = (known[at : at + _CHUNK] for at in starts)
+        return [float(self._model.loss(chunk, self._context)) for chunk in chunks]
