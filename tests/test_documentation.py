@@ -176,7 +176,7 @@ def test_examples_import_public_names_only(example):
 
 def test_private_and_unlisted_names_are_found():
     program = """
-import mier_adapt.cli.commands
+import mier_adapt.cli.entry
 import mier_adapt_envs as envs
 from mier_adapt import figures, load_run
 from mier_adapt._typing import Tensor
@@ -187,7 +187,7 @@ figures.plot_comparison, figures.plot_learning_curve, envs.Task, envs.robot, loa
     assert unlisted(program) == [
         "mier_adapt._typing.Tensor",
         "mier_adapt.agents.run.find_run",
-        "mier_adapt.cli.commands",
+        "mier_adapt.cli.entry",
         "mier_adapt.figures.plot_learning_curve",
         "mier_adapt_envs.robot",
     ]

@@ -1,4 +1,4 @@
-"""Families of one's own, for the command: modules that register them."""
+"""Families, for the command: those of one's own, and names and indices that are none."""
 
 import importlib
 import importlib.metadata
@@ -7,8 +7,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from mier_adapt.cli.words import UsageError
+import mier_adapt_envs
+from mier_adapt.cli.words import UsageError, require_known
 
 _logger = logging.getLogger(__name__)
 
@@ -38,6 +40,25 @@ def register_families(modules: Sequence[str]) -> None:
         except Exception as error:
             package = entry_point.dist.name if entry_point.dist else entry_point.name
             _logger.warning("The families of %s are left out: %s.", package, _told(error))
+
+
+def require_family(family: Any) -> None:
+    """Raise a UsageError that suggests the nearest family if there is no such one."""
+    try:
+        require_known("family", str(family), mier_adapt_envs.families())
+    except UsageError as error:
+        raise UsageError(
+            f"{error} One of your own: --import the module that registers it."
+        ) from error
+
+
+def require_task(index: int, known: range, family: str) -> None:
+    """Raise a UsageError if a family has no task of this index."""
+    if index not in known:
+        raise UsageError(
+            f"Expected --task from {known[0]} to {known[-1]}, got {index}. "
+            f"`mier-adapt tasks {family}` lists them."
+        )
 
 
 def _told(error: Exception) -> str:

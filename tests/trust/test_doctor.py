@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from mier_adapt import doctor
-from mier_adapt.cli import commands
+from mier_adapt.cli.commands.doctor import Doctor
 
 
 def test_it_prints_versions_devices_threads_and_checks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started = time.process_time()
-    code = commands.Doctor(out=tmp_path).run()
+    code = Doctor(out=tmp_path).run()
     assert time.process_time() - started < 60
     output = capsys.readouterr().out
     assert code == 0, output
@@ -47,7 +47,7 @@ def test_a_check_that_fails_is_an_answer(
     assert results["save and load"].result == "OSError: No space left on device"
     assert not results["render"].required
     assert "Slow!" in diagnosis.slow
-    assert commands.Doctor(out=tmp_path).run() == 1
+    assert Doctor(out=tmp_path).run() == 1
     output = capsys.readouterr().out
     assert "failed" in output
     assert "not here" in output

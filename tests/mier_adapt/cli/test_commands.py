@@ -22,7 +22,8 @@ from mier_adapt._storage.checkpoints import load_tree
 from mier_adapt.agents import films, presets, pretrained
 from mier_adapt.agents import run as runs
 from mier_adapt.agents.run import read_run_file
-from mier_adapt.cli import commands, terminal
+from mier_adapt.cli import terminal
+from mier_adapt.cli.commands import COMMANDS
 from mier_adapt.training.metrics import read_metrics
 
 from ..conftest import CHECKPOINT
@@ -352,7 +353,7 @@ def test_draws_learning_curves_and_returns_by_task(command, finished_run, tmp_pa
     assert "<svg" in (tmp_path / "curves.svg").read_text()
 
 
-@pytest.mark.parametrize("subcommand", commands._COMMANDS)
+@pytest.mark.parametrize("subcommand", COMMANDS)
 def test_the_help_of_a_subcommand_fits_a_terminal_and_gives_an_example(forked, subcommand):
     _, out, err = forked(HELP, subcommand)
     lines = out.splitlines()
@@ -362,16 +363,16 @@ def test_the_help_of_a_subcommand_fits_a_terminal_and_gives_an_example(forked, s
     # Every option says what it takes: a default, or that there is none.
     text = " ".join(line.strip("│ ") for line in lines)
     said = sum(text.count(each) for each in ("(default: ", "(required)", "(repeatable)"))
-    assert said == len(dataclasses.fields(commands._COMMANDS[subcommand]))
+    assert said == len(dataclasses.fields(COMMANDS[subcommand]))
     if subcommand in ("meta-train", "adapt"):  # and those of configurations are named
-        for field in commands._COMMANDS[subcommand].options()._fields:
+        for field in COMMANDS[subcommand].options()._fields:
             assert field.path[0] == "adapt" or field.name.rpartition(".")[2] in text
 
 
 def test_the_help_shows_each_subcommand_with_its_example(forked):
     _, out, err = forked(HELP)
     assert len(out.splitlines()) <= 48, err
-    for subcommand in commands._COMMANDS:
+    for subcommand in COMMANDS:
         assert f"Example: mier-adapt {subcommand} " in out
 
 

@@ -11,7 +11,8 @@ from mier_adapt._storage.checkpoints import load_tree
 from mier_adapt.agents import FamilyEnvs
 from mier_adapt.agents.evaluation import evaluation_record
 from mier_adapt.baselines import BASELINES, Pearl, PearlConfig, Rl2, Rl2Config
-from mier_adapt.cli import commands
+from mier_adapt.cli.arguments import METHODS
+from mier_adapt.cli.commands.meta_train import MetaTrain
 from mier_adapt.cli.tables import status_line
 from mier_adapt.training.metrics import read_metrics
 
@@ -59,7 +60,7 @@ def test_meta_trains_as_options_say_and_goes_on(command, run):
 @pytest.mark.parametrize("method", ["pearl", "promp", "rl2"])
 def test_a_preset_gives_a_methods_settings_and_options_win(command, method, name):
     words = ("meta-train", name, "--method", method, "--out", "x", "--dry-run")
-    options = commands.MetaTrain.options(["--method", method])
+    options = MetaTrain.options(["--method", method])
     for more, changes in (((), {}), (("--updates", 7, "--gamma", 0.5), {"gamma": 0.5})):
         code, printed, _ = command(*words, *more)
         assert code == 0
@@ -160,9 +161,9 @@ def test_options_are_those_of_the_method(command, tmp_path, words, expected):
 
 
 def test_the_command_knows_the_librarys_methods_and_tells_them():
-    assert ("mier", *BASELINES) == commands.METHODS
-    told = inspect.getsource(commands.MetaTrain)
-    assert all(name in told for name in commands.METHODS)
+    assert ("mier", *BASELINES) == METHODS
+    told = inspect.getsource(MetaTrain)
+    assert all(name in told for name in METHODS)
 
 
 @pytest.mark.parametrize("method", ["maml", "promp"])
@@ -266,6 +267,6 @@ def test_how_fast_slow_updates_are_is_told_in_seconds(rate, told):
 
 
 def test_every_method_has_all_of_its_options_documented():
-    for method in commands.METHODS:
-        options = commands.MetaTrain.options(["--method", method])
+    for method in METHODS:
+        options = MetaTrain.options(["--method", method])
         assert all(field.doc for field in options._fields)

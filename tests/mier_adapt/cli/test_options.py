@@ -28,7 +28,7 @@ def leaves(values: dict, at: tuple[str, ...] = ()) -> dict[tuple[str, ...], obje
 
 
 def options_of(subcommand: str) -> Options:
-    return commands._COMMANDS[subcommand].options()
+    return commands.COMMANDS[subcommand].options()
 
 
 def another(path: tuple[str, ...], value: object, kind: object) -> object:
