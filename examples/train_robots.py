@@ -1,15 +1,17 @@
 """Policies of one's own: SAC on gymnasium's four robots, each as it left the factory.
 
 What a user brings to :func:`.adapt_algorithm`: an algorithm and the replay buffer of its training.
-Both are kept in the directory, whole; the same command goes on where it was stopped.
+Both are kept in the directory, whole; the same command goes on where it was stopped. On robots that
+changed, it tells what they return at all.
 
     python examples/train_robots.py --robots Hopper --seeds 0 --out runs/robots
+    python examples/train_robots.py --robots HalfCheetah --seeds 0 --changes 10
 """
 
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -28,6 +30,7 @@ from mier_adapt.integration import (
     load_algorithm_state,
     update,
 )
+from mier_adapt_envs import RobotChange, change_set
 
 SLOTS = 20
 EPISODE_STEPS = 200
@@ -41,17 +44,23 @@ ANNEALED_SHARE = 0.4
 
 @dataclass
 class Args:
-    """Train SAC on intact robots, one after the other."""
+    """Train SAC on intact robots, or on changed ones, one after the other."""
 
     robots: tuple[str, ...] = ("Hopper", "HalfCheetah", "Walker2d", "Ant")
     seeds: tuple[int, ...] = (0, 1, 2)
+    set: Literal["development", "test"] = "development"
+    """Of changes."""
+    changes: tuple[int, ...] = ()
+    """By index in the set; intact robots if none."""
     out: Path = Path("runs/robots")
     fast: bool = False
     """Take 2,000 updates of the first robot, to see that it runs."""
 
 
-def robot(name: str) -> gymnasium.Env[Any, Any]:
-    """The robot as it left the factory, with the paper's horizon."""
+def robot(name: str, change: RobotChange | None = None) -> gymnasium.Env[Any, Any]:
+    """The robot as it left the factory, or changed, with the paper's horizon."""
+    if change is not None:
+        return gymnasium.make(f"MIER/Changed{name}-v0", change=change)
     options = {"include_cfrc_ext_in_observation": False} if name == "Ant" else {}
     return gymnasium.make(f"{name}-v5", max_episode_steps=EPISODE_STEPS, **options)
 
@@ -87,9 +96,13 @@ def load(name: str, seed: int, out: Path) -> tuple[Any, Transitions, float]:
     return algorithm, Transitions(**kept["replay"]), kept["curve"][-1][1]
 
 
-def train(name: str, seed: int, updates: int, path: Path) -> float:
+def train(
+    name: str, seed: int, updates: int, path: Path, change: RobotChange | None = None
+) -> float:
     """Train, or go on with what the file holds; the mean return of 20 deterministic episodes."""
-    envs = SyncVectorEnv([lambda: robot(name)] * SLOTS, autoreset_mode=AutoresetMode.SAME_STEP)
+    envs = SyncVectorEnv(
+        [lambda: robot(name, change)] * SLOTS, autoreset_mode=AutoresetMode.SAME_STEP
+    )
     sac = build(envs, seed)
     generator = np.random.default_rng(seed)
     replay = ContextReplayBuffer(
@@ -158,7 +171,14 @@ def main(args: Args) -> None:
     torch.set_num_threads(1)
     for seed in args.seeds[: 1 if args.fast else None]:
         for name in args.robots[: 1 if args.fast else None]:
-            train(name, seed, 2_000 if args.fast else UPDATES[name], args.out / f"{name}-{seed}.pt")
+            updates, stem = 2_000 if args.fast else UPDATES[name], f"{name}-{seed}"
+            if not args.changes:
+                train(name, seed, updates, args.out / f"{stem}.pt")
+            for number in args.changes:
+                change = change_set(name, args.set)[number]
+                print(change.label, flush=True)
+                path = args.out / f"{stem}-{args.set}-{number}.pt"
+                train(name, seed, updates, path, change)
 
 
 if __name__ == "__main__":
