@@ -73,6 +73,8 @@ class Args:
     """Of the model of the intact robot, for a policy of one's own."""
     updates: int = 400
     """Of SAC after each episode, in the arms that have no model."""
+    lr: float = 3e-4
+    """Its step size there, as ours; its training may have ended with a far smaller one."""
     trained: Path = Path("runs/robots")
     """Where ``train_robots.py`` left its policies."""
     out: Path = Path("runs/keep-adapting")
@@ -103,13 +105,25 @@ class SACSession:
         old: Transitions of the robot as it was.
         old_fraction: Share of them in a batch.
         updates: After each episode.
+        lr: Their step size.
         seed: Draws batches.
     """
 
     def __init__(
-        self, policy: Policy, old: Transitions, *, old_fraction: float, updates: int, seed: int
+        self,
+        policy: Policy,
+        old: Transitions,
+        *,
+        old_fraction: float,
+        updates: int,
+        lr: float,
+        seed: int,
     ) -> None:
         self.policy, self._updates = policy, updates
+        sac = policy.algorithm
+        for optimizer in (sac.policy_optim, sac.critic_optim, sac.critic2_optim):
+            for group in optimizer._optim.param_groups:
+                group["lr"] = lr
         self._buffer = MixedReplayBuffer(
             100_000,
             len(old),
@@ -247,7 +261,14 @@ def session(known: Any, arm: Arm, env: gymnasium.Env[Any, Any], args: Args, seed
         policy = Policy(copy.deepcopy(known.policy.algorithm), known.policy.context)
     torch.manual_seed(seed)
     old_fraction = 0.5 if arm == "sac-old" else 0.0
-    return SACSession(policy, known.old, old_fraction=old_fraction, updates=args.updates, seed=seed)
+    return SACSession(
+        policy,
+        known.old,
+        old_fraction=old_fraction,
+        updates=args.updates,
+        lr=args.lr,
+        seed=seed,
+    )
 
 
 def go_on(known: Any, arm: Arm, change: RobotChange, args: Args, seed: int) -> dict[str, Any]:
@@ -283,9 +304,9 @@ def main(args: Args) -> list[dict[str, Any]]:
         known = MetaTrained(args, seed) if args.run else OwnPolicy(args, seed)
         for number in args.changes:
             for arm in args.arms:
-                work = args.updates
+                work = f"{args.updates}-{args.lr:g}"
                 if arm in ("ours", "once"):
-                    work = 0 if args.run else args.model_steps
+                    work = "" if args.run else f"{args.model_steps}"
                 name = f"{args.set}-{known.name}-{seed}-{number}-{arm}-{work}-{args.budget}"
                 path = args.out / f"{name}-{args.episodes}.json"
                 if not path.exists():
