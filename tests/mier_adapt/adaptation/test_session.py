@@ -210,6 +210,34 @@ def test_another_change_is_noticed_with_the_next_episode_and_undone():
     assert sum("changed again" in each for each in said) == 1
 
 
+@pytest.mark.parametrize(
+    ("known", "change", "another"),
+    [
+        (0, "reversed", False),
+        (1, "reversed", True),
+        (0, "nothing", True),
+        (1, "nothing", True),
+        (None, "unknown", False),
+    ],
+)
+def test_an_episode_of_another_known_task_is_another_task(monkeypatch, known, change, another):
+    session = session_of(structured_agent(), STRUCTURED)
+    live(session, drifting(30, strength=-1.0), 5)
+    stands = session.diagnosis
+    chosen = dataclasses.replace(stands.chosen, known_task=0)
+    session.diagnosis = dataclasses.replace(stands, chosen=chosen)
+    assert stands.compensation is not None
+    told = dataclasses.replace(
+        stands,
+        chosen=dataclasses.replace(chosen, known_task=known),
+        compensation=stands.compensation if change == "reversed" else None,
+    )
+    assert told.explained
+    monkeypatch.setattr(sessions, "explain", lambda *_: told)
+    fresh = Transitions.cat([real for real, _ in session._episodes])
+    assert session._is_another(fresh, np.random.default_rng(0)) == another
+
+
 def test_a_state_that_is_new_is_no_other_task(monkeypatch):
     session = session_of(structured_agent(), STRUCTURED)
     env = drifting(30)
