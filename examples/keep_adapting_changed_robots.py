@@ -46,7 +46,6 @@ from mier_adapt import (
 from mier_adapt.agents import ModelConfig
 from mier_adapt.integration import ContextReplayBuffer, MixedReplayBuffer, PolicyActor, update
 from mier_adapt_envs import RobotChange, change_set
-from mier_adapt_envs.changed_robots import change_physics
 
 Arm = Literal["ours", "once", "sac", "sac-old", "scratch"]
 
@@ -206,7 +205,7 @@ class ChangedTask(gymnasium.ActionWrapper[Any, Any, Any]):
             )
         self._change = change
         self._commands: deque[Any] = deque()
-        change_physics(env.unwrapped.model, change)
+        change.scale_physics(env.unwrapped.model)
 
     def reset(self, **options: Any) -> Any:
         """Start an episode, with no action on its way to the motors."""

@@ -134,6 +134,30 @@ class RobotChange:
         with foreign("a robot's change"):
             return cls.from_dict(json.loads(text))
 
+    def scale_physics(self, model: mujoco.MjModel) -> None:
+        """Multiply masses, damping, friction and gravity of a compiled model by the factors.
+
+        Args:
+            model: Of any robot. It is changed; motors, sensors and delay are no matter of it.
+
+        Raises:
+            TypeError: If it is no ``mujoco.MjModel``.
+        """
+        if not isinstance(model, mujoco.MjModel):
+            raise TypeError(
+                "RobotChange.scale_physics expected model to be a mujoco.MjModel, got "
+                f"{type(model).__name__}. A MuJoCo environment has one: env.unwrapped.model."
+            )
+        model.body_mass[:] *= self.mass
+        model.body_inertia[:] *= self.mass
+        model.dof_damping[:] *= self.damping
+        model.geom_friction[:] *= self.friction
+        model.opt.gravity[2] *= self.gravity
+        # What MuJoCo derives from masses: those of subtrees, inverse weights and so on.
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+        # The unit of the solver's tolerance, which it sets only where it compiles a file.
+        model.stat.meaninertia = sum(model.dof_M0.tolist()) / model.nv
+
 
 def _frozen(name: str, values: Any, axes: int) -> tuple[Any, ...]:
     """Return numbers as a tuple, or as a tuple of rows."""
@@ -148,19 +172,6 @@ def _frozen(name: str, values: Any, axes: int) -> tuple[Any, ...]:
             "also for what does not change."
         )
     return tuple(map(tuple, array.tolist())) if axes == 2 else tuple(array.tolist())
-
-
-def change_physics(model: mujoco.MjModel, change: RobotChange) -> None:
-    """Write a change's masses, damping, friction and gravity into ``model``."""
-    model.body_mass[:] *= change.mass
-    model.body_inertia[:] *= change.mass
-    model.dof_damping[:] *= change.damping
-    model.geom_friction[:] *= change.friction
-    model.opt.gravity[2] *= change.gravity
-    # What MuJoCo derives from masses: those of subtrees, inverse weights and so on.
-    mujoco.mj_setConst(model, mujoco.MjData(model))
-    # The unit of the solver's tolerance, which it sets only where it compiles a file.
-    model.stat.meaninertia = sum(model.dof_M0.tolist()) / model.nv
 
 
 class ChangedRobotEnv(MujocoEnv, EzPickle):
@@ -304,7 +315,7 @@ class ChangedRobotEnv(MujocoEnv, EzPickle):
     # Hook of gymnasium's MujocoEnv
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         model = compile_file(self.fullpath)
-        change_physics(model, self._change)
+        self._change.scale_physics(model)
         return simulation(model, width=self.width, height=self.height)
 
 

@@ -291,6 +291,18 @@ def test_factors_reach_the_model_and_what_is_derived_from_it(robot):
     assert_same(*(episode(each, [], seed=3) for each in (env, theirs)))
 
 
+def test_factors_scale_the_model_of_any_robot():
+    change = RobotChange("physics", mass=1.7, damping=2.5, friction=0.4, gravity=1.2)
+    task_env = gymnasium.make("MIER/HalfCheetahNegatedJoints-v0").unwrapped
+    change.scale_physics(task_env.model)
+    scaled = changed("HalfCheetah", change).unwrapped.model
+    for name in ("body_mass", "body_inertia", "body_subtreemass", "dof_damping", "geom_friction"):
+        np.testing.assert_array_equal(getattr(task_env.model, name), getattr(scaled, name))
+    assert task_env.model.opt.gravity.tolist() == scaled.opt.gravity.tolist()
+    with pytest.raises(TypeError, match=r"to be a mujoco\.MjModel, got HalfCheetah.*unwrapped"):
+        change.scale_physics(task_env)
+
+
 def test_masses_are_those_of_a_model_file_of_such_masses():
     """All that MuJoCo derives is as if it had compiled a file of twice the density."""
     env = changed("Hopper", RobotChange("masses", mass=2.0)).unwrapped
