@@ -573,14 +573,15 @@ class AdaptationSession:
         return "the task has changed again; "
 
     def _is_another(self, fresh: Transitions, generator: np.random.Generator) -> bool:
-        """Whether a diagnosis of these alone finds another known task, or another change to it."""
+        """Whether another known task, or another change to it, explains what surprises."""
         if self.diagnosis is None or self._contexts is None or len(fresh) < FEWEST:
             return False
+        assert self._expects is not None  # since it was surprised
         found = Identified(fresh, np.zeros(len(fresh), np.bool_), fresh.obs[0], Spent())
         told = explain(self._agent, self._config, found, self._contexts, generator)
         now, before = told.chosen.known_task, self.diagnosis.chosen.known_task
         other = now != before or not _alike(told.compensation, self.diagnosis.compensation)
-        return told.explained and now is not None and other
+        return now is not None and other and self._expects.is_explained_by(told.chosen.loss, fresh)
 
     # Files ------------------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ from mier_adapt.transitions import Transitions
 SURPRISING = 3.0
 """Loss above the highest so far, in nats, from which on transitions are of another task: what a
 diagnosis takes for explained stays below it."""
+_MOST_LEFT = 0.25
+"""Share of a surprise that what explains it may leave."""
 _CHUNK = 20
 """Transitions in a row that are surprising together, or not."""
 
@@ -55,8 +57,21 @@ class Expectation:
         return float(np.median(self._losses(fresh))) - self.highest
 
     @torch.no_grad()
+    def is_explained_by(self, loss: float, fresh: Transitions) -> bool:
+        """Whether a model of another task, with this mean loss there, takes most of the surprise.
+
+        In states where a robot had not been yet no model is as good as usual: what is left is
+        compared with what there was, and not with what is usual alone.
+        """
+        surprise = float(self._model.loss(self._known(fresh), self._context)) - self.highest
+        return loss - self.highest <= _MOST_LEFT * surprise
+
+    def _known(self, real: Transitions) -> Transitions:
+        return in_known_terms(real, self._compensation)
+
+    @torch.no_grad()
     def _losses(self, real: Transitions) -> list[float]:
-        known = in_known_terms(real, self._compensation)
+        known = self._known(real)
         starts = range(0, max(1, len(known) - _CHUNK + 1), _CHUNK)
         chunks = (known[at : at + _CHUNK] for at in starts)
         return [float(self._model.loss(chunk, self._context)) for chunk in chunks]

@@ -211,16 +211,19 @@ def test_another_change_is_noticed_with_the_next_episode_and_undone():
 
 
 @pytest.mark.parametrize(
-    ("known", "change", "another"),
+    ("known", "change", "explains", "another"),
     [
-        (0, "reversed", False),
-        (1, "reversed", True),
-        (0, "nothing", True),
-        (1, "nothing", True),
-        (None, "unknown", False),
+        (0, "reversed", True, False),
+        (1, "reversed", True, True),
+        (0, "nothing", True, True),
+        (1, "nothing", True, True),
+        (1, "reversed", False, False),
+        (None, "unknown", True, False),
     ],
 )
-def test_an_episode_of_another_known_task_is_another_task(monkeypatch, known, change, another):
+def test_an_episode_of_another_known_task_is_another_task(
+    monkeypatch, known, change, explains, another
+):
     session = session_of(structured_agent(), STRUCTURED)
     live(session, drifting(30, strength=-1.0), 5)
     stands = session.diagnosis
@@ -232,8 +235,8 @@ def test_an_episode_of_another_known_task_is_another_task(monkeypatch, known, ch
         chosen=dataclasses.replace(chosen, known_task=known),
         compensation=stands.compensation if change == "reversed" else None,
     )
-    assert told.explained
     monkeypatch.setattr(sessions, "explain", lambda *_: told)
+    monkeypatch.setattr(sessions.Expectation, "is_explained_by", lambda *_: explains)
     fresh = Transitions.cat([real for real, _ in session._episodes])
     assert session._is_another(fresh, np.random.default_rng(0)) == another
 
