@@ -177,7 +177,7 @@ class OwnPolicy:
 
     def env(self, change: RobotChange) -> gymnasium.Env[Any, Any]:
         """The changed robot."""
-        return gymnasium.make(f"MIER/Changed{self.args.robot}-v0", change=change)
+        return train_robots.robot(self.args.robot, change)
 
     @cached_property
     def agent(self) -> Agent:

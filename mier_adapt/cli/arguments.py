@@ -11,6 +11,14 @@ from mier_adapt.cli.words import require_known
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
+Config = Annotated[
+    Path | None, tyro.conf.arg(metavar="FILE", help="Configuration from a TOML file.")
+]
+DryRun = Annotated[
+    bool,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.arg(help="Print the configuration, and stop."),
+]
 Imports = Annotated[
     tuple[str, ...],
     tyro.conf.UseAppendAction,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 import mier_adapt_envs
-from mier_adapt.cli.arguments import File, Imports, Switch, Threads
+from mier_adapt.cli.arguments import Config, DryRun, Imports, Switch, Threads
 from mier_adapt.cli.families import require_task
 from mier_adapt.cli.tables import comparison_table
 from mier_adapt.cli.terminal import Progress, console, say
@@ -46,10 +46,8 @@ class Adapt:
     """For files; RUN/adapt if None."""
     threads: Threads = None
     import_: Imports = ()
-    config: File = None
-    """Configuration from a TOML file."""
-    dry_run: Switch = False
-    """Print the configuration, and stop."""
+    config: Config = None
+    dry_run: DryRun = False
 
     @staticmethod
     def options(words: Sequence[str] = ()) -> Any:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import mier_adapt_envs
-from mier_adapt.cli.arguments import METHODS, File, Imports, Switch, Threads, method_in
+from mier_adapt.cli.arguments import METHODS, Config, DryRun, Imports, Threads, method_in
 from mier_adapt.cli.families import require_family
 from mier_adapt.cli.signals import stop_signals
 from mier_adapt.cli.tables import evaluation_line, status_line
@@ -40,10 +40,8 @@ class MetaTrain:
     """Where else measurements go."""
     threads: Threads = None
     import_: Imports = ()
-    config: File = None
-    """Configuration from a TOML file."""
-    dry_run: Switch = False
-    """Print the configuration, and stop."""
+    config: Config = None
+    dry_run: DryRun = False
 
     @staticmethod
     def options(words: Sequence[str] = ()) -> Any:
