@@ -46,8 +46,8 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Diagnosis:
-    """What :func:`diagnose` found."""
+class Examination:
+    """What :func:`examine` found."""
 
     versions: dict[str, str]
     """Versions of Python and of the libraries that this one stands on, by name."""
@@ -64,9 +64,9 @@ class Diagnosis:
         return all(check.passed for check in self.checks if check.required)
 
 
-def diagnose(
+def examine(
     directory: Path | None = None, *, on_check: Callable[[str], None] = lambda name: None
-) -> Diagnosis:
+) -> Examination:
     """Look at this machine, and try every part of the library for about 20 seconds in all.
 
     Args:
@@ -98,9 +98,9 @@ def diagnose(
         slow.append("One core: nothing runs side by side. Give the process two or more.")
     if torch.get_num_threads() > (cores or 1):
         slow.append(
-            f"torch uses {torch.get_num_threads()} threads on {cores} cores: set OMP_NUM_THREADS."
+            f"torch uses {torch.get_num_threads()} threads on {cores} cores: use fewer (--threads)."
         )
-    return Diagnosis(
+    return Examination(
         versions={"python": platform.python_version(), **library_versions()},
         machine={
             "system": platform.platform(),

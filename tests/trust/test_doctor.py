@@ -41,12 +41,12 @@ def test_a_check_that_fails_is_an_answer(
 
     monkeypatch.setattr(doctor, "_save_and_load", broken)
     monkeypatch.setattr(doctor, "_render", without_display)
-    diagnosis = doctor.diagnose(tmp_path)
-    assert not diagnosis.healthy
-    results = {check.name: check for check in diagnosis.checks}
+    examination = doctor.examine(tmp_path)
+    assert not examination.healthy
+    results = {check.name: check for check in examination.checks}
     assert results["save and load"].result == "OSError: No space left on device"
     assert not results["render"].required
-    assert "Slow!" in diagnosis.slow
+    assert "Slow!" in examination.slow
     assert Doctor(out=tmp_path).run() == 1
     output = capsys.readouterr().out
     assert "failed" in output

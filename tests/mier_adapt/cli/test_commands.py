@@ -17,13 +17,14 @@ import torch
 from rich.table import Table
 
 import mier_adapt_envs
-from mier_adapt import AdaptedPolicy, NewTask, __version__, meta_train
+from mier_adapt import AdaptedPolicy, NewTask, __version__, doctor, meta_train
 from mier_adapt._storage.checkpoints import load_tree
 from mier_adapt.agents import films, presets, pretrained
 from mier_adapt.agents import run as runs
 from mier_adapt.agents.run import read_run_file
 from mier_adapt.cli import terminal
 from mier_adapt.cli.commands import COMMANDS
+from mier_adapt.doctor import Examination
 from mier_adapt.training.metrics import read_metrics
 
 from ..conftest import CHECKPOINT
@@ -75,6 +76,25 @@ def test_computes_on_one_thread_unless_someone_says_otherwise(
         torch_threads.clear()
     code, _, err = command(*adapt, "--threads", 0)
     assert (code, "Expected --threads from 1 to 1024, got 0" in err) == (1, True)
+
+
+def test_doctor_measures_on_the_threads_that_training_takes(command, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    measured: list[int] = []
+
+    def examine(*given, **named):
+        measured.append(torch.get_num_threads())
+        return Examination(versions={}, machine={}, checks=(), slow=())
+
+    monkeypatch.setattr(doctor, "examine", examine)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert command("doctor")[0] == 0
+        assert command("doctor", "--threads", 3)[0] == 0
+    finally:
+        torch.set_num_threads(before)
+    assert measured == [1, 3]
 
 
 def test_a_run_goes_on_with_the_number_of_threads_that_it_began_with(
