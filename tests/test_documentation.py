@@ -180,7 +180,7 @@ import mier_adapt.cli.entry
 import mier_adapt_envs as envs
 from mier_adapt import figures, load_run
 from mier_adapt._typing import Tensor
-from mier_adapt.agents.run import find_run
+from mier_adapt.agents.run_file import find_run
 
 figures.plot_comparison, figures.plot_learning_curve, envs.Task, envs.robot, load_run.__name__
 """

@@ -29,13 +29,12 @@ from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.evaluation import evaluation_record
 from mier_adapt.agents.packed_run import pack_algorithm, pack_replay
 from mier_adapt.agents.presets import preset_name
-from mier_adapt.agents.run import (
+from mier_adapt.agents.run import Run, load_run
+from mier_adapt.agents.run_file import (
     CARD_FILE,
     PRETRAINED,
     RUN_FILE,
-    Run,
     find_run,
-    load_run,
     pretrained_names,
     read_run_file,
     write_run_file,

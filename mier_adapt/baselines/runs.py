@@ -17,7 +17,6 @@ from torch import nn
 from mier_adapt._checks import Device, NonNegative, Seed, Size, checked, checked_fields, shown
 from mier_adapt._memory import keep_freed_memory
 from mier_adapt._products import quick_products
-from mier_adapt._storage.checkpoints import CHECKPOINT_FILE, load_checkpoint
 from mier_adapt._storage.files import FOREIGN_ERRORS, CheckpointError
 from mier_adapt._storage.randomness import (
     check_generator_state,
@@ -32,7 +31,7 @@ from mier_adapt._typing import Float, Tensor
 from mier_adapt.agents.configs import Split
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.rollouts import Rollout, collect_episodes
-from mier_adapt.agents.run import made_with, read_run_file, require_run, require_same_run
+from mier_adapt.agents.run_file import load_run_files, made_with, require_run, require_same_run
 from mier_adapt.baselines.presets import preset_settings
 from mier_adapt.integration import ContextReplayBuffer
 from mier_adapt.protocols import Actor, MetaPolicy
@@ -396,23 +395,10 @@ def load_policy(
         OtherMethodError: If it is a run of another method.
         CheckpointError: If a file is damaged, or the tasks are not those of the run.
     """
-    run_file = read_run_file(directory, kind)
+    run_file, path, tree = load_run_files(directory, kind)
     config = run_file.config
-    tasks = config.tasks
-    if tasks.hash != run_file.task_set_hash:
-        raise CheckpointError(
-            f"{directory} was trained on other tasks than this version's {config.family} "
-            f"{config.task_set!r}: expected hash {run_file.task_set_hash}, got {tasks.hash}."
-        )
     try:
-        path, tree = load_checkpoint(directory)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{directory} holds no {CHECKPOINT_FILE} yet. Let its meta-training go on."
-        ) from error
-    try:
-        run_file.require_same(kind.from_dict(tree["manifest"]), "it")
-        with kept_global_generators(), FamilyEnvs(tasks) as envs:
+        with kept_global_generators(), FamilyEnvs(config.tasks) as envs:
             build = trainer.networks_class
             _require_fitting(lambda: build(config, envs, "meta"), tree["networks"])
             networks = build(config, envs, device)

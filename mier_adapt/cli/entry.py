@@ -77,7 +77,7 @@ def _threads_of_torch(command: Any) -> Iterator[None]:
         return
     import torch
 
-    from mier_adapt.agents.run import MOST_THREADS, recorded_threads
+    from mier_adapt.agents.run_file import MOST_THREADS, recorded_threads
 
     wanted = command.threads
     if wanted is None and isinstance(command, MetaTrain):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mier_adapt.agents.configs import AdaptConfig, ContinueConfig, MetaTrainConfig
-from mier_adapt.agents.run import OURS
+from mier_adapt.agents.run_file import OURS
 from mier_adapt.baselines import BASELINES
 from mier_adapt.cli.options import Options, read_toml
 from mier_adapt.cli.words import UsageError, in_shell_words, require_known

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mier_adapt.agents.presets import preset_name
-from mier_adapt.agents.run import OURS, RunFile, find_run, method_of_run, read_run_file
+from mier_adapt.agents.run_file import OURS, RunFile, find_run, method_of_run, read_run_file
 from mier_adapt.baselines import BASELINES
 from mier_adapt.baselines.presets import baseline_preset_name
 

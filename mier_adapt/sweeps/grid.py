@@ -9,7 +9,7 @@ from typing import Any
 from mier_adapt._checks import Count, Seed, Size, checked_fields
 from mier_adapt.adaptation.comparison import with_all_stages
 from mier_adapt.agents.configs import AdaptConfig, ContinueConfig, MetaTrainConfig, merged
-from mier_adapt.agents.run import OURS
+from mier_adapt.agents.run_file import OURS
 from mier_adapt.sweeps.jobs import Adapting, Job, Training
 from mier_adapt.sweeps.methods import tasks_of, training, usual_settings
 

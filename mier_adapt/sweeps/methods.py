@@ -9,7 +9,8 @@ from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.evaluation import evaluation_record
 from mier_adapt.agents.presets import PRESETS, Preset
-from mier_adapt.agents.run import OURS, RunFile, load_run, method_of_run, read_run_file
+from mier_adapt.agents.run import load_run
+from mier_adapt.agents.run_file import OURS, RunFile, method_of_run, read_run_file
 from mier_adapt.baselines import BASELINES
 from mier_adapt.baselines.presets import baseline_presets, family_settings, preset_settings
 from mier_adapt.training import meta_train

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import mier_adapt_envs
 from mier_adapt._storage.files import replace_text
-from mier_adapt.agents.run import OURS
+from mier_adapt.agents.run_file import OURS
 from mier_adapt.figures import plot_panels
 from mier_adapt.statistics import bootstrap_interval, interquartile_mean
 from mier_adapt.sweeps.jobs import SWEEP_FILE, read_jobs

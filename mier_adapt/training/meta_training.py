@@ -29,7 +29,8 @@ from mier_adapt._storage.trees import require_keys, require_like, require_optimi
 from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.rollouts import collect_episodes
-from mier_adapt.agents.run import Run, RunFile
+from mier_adapt.agents.run import Run
+from mier_adapt.agents.run_file import RunFile
 from mier_adapt.context_adapter import MetaLoss
 from mier_adapt.integration import FastSAC, update
 from mier_adapt.integration.actors import require_finite_parameters

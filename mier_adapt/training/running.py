@@ -20,7 +20,7 @@ from mier_adapt._storage.files import FOREIGN_ERRORS, CheckpointError
 from mier_adapt._storage.locks import LOCK_FILE, run_lock
 from mier_adapt._storage.randomness import forked_global_generators
 from mier_adapt._storage.trees import require_like
-from mier_adapt.agents.run import CARD_FILE, RUN_FILE, read_run_file, write_run_file
+from mier_adapt.agents.run_file import CARD_FILE, RUN_FILE, read_run_file, write_run_file
 from mier_adapt.integration.logging import import_wandb
 from mier_adapt.training.metrics import Log, MetricsLog
 

@@ -15,7 +15,7 @@ import torch
 
 from mier_adapt._storage.trees import Pieces
 from mier_adapt.agents import FamilyEnvs, load_run
-from mier_adapt.agents.run import read_run_file
+from mier_adapt.agents.run_file import read_run_file
 from mier_adapt.training.meta_training import MetaTrainer
 from mier_adapt.training.running import resume
 from mier_adapt_envs import task_set

@@ -32,10 +32,10 @@ from mier_adapt._storage.files import CheckpointError
 from mier_adapt._storage.locks import LOCK_FILE, RunLockedError, run_lock
 from mier_adapt.adaptation import identification
 from mier_adapt.agents import FamilyEnvs, load_run, pretrained
-from mier_adapt.agents import run as runs
+from mier_adapt.agents import run_file as run_files
 from mier_adapt.agents.metering import Spent
 from mier_adapt.agents.pretrained import export_run, read_card, read_evaluation
-from mier_adapt.agents.run import RUN_FILE, read_run_file
+from mier_adapt.agents.run_file import RUN_FILE, read_run_file
 from mier_adapt.compensation import Compensation
 from mier_adapt.integration import from_minari, to_minari
 from mier_adapt.training.metrics import read_metrics
@@ -202,7 +202,7 @@ def tensor_file(honest: bytes) -> Mutate:
 def kinds_of_files(run: Path, scratch: Path, envs: FamilyEnvs) -> dict[str, Kind]:
     """All that the library reads: honest files, how they are mutated, and what reads them."""
     honest = load_run(run, envs)
-    runs.PRETRAINED = pretrained.PRETRAINED = scratch
+    run_files.PRETRAINED = pretrained.PRETRAINED = scratch
     export_run(run, scratch / "exported", name="exported", command="x", commit="x", seeds=1)
     record = json.loads((scratch / "exported" / "card.json").read_text())["evaluation"]
     for name in ("run file", "checkpoint", "measured", "evaluated", "locked"):

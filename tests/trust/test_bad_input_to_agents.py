@@ -42,9 +42,9 @@ from mier_adapt.adaptation import (
 )
 from mier_adapt.adaptation.identification import Identified
 from mier_adapt.agents import ContinueConfig, FamilyEnvs, Run, collect, evaluate
-from mier_adapt.agents import run as run_module
+from mier_adapt.agents import run_file as run_files
 from mier_adapt.agents.metering import Spent
-from mier_adapt.agents.run import CARD_FILE
+from mier_adapt.agents.run_file import CARD_FILE
 from mier_adapt.baselines import (
     Grbal,
     GrbalConfig,
@@ -331,7 +331,7 @@ def agents(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     (pretrained / CARD_FILE).write_text("{}")
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(here / "elsewhere")
-        patched.setattr(run_module, "PRETRAINED", pretrained.parent)
+        patched.setattr(run_files, "PRETRAINED", pretrained.parent)
         yield list(targets(finished_run, here))
 
 

@@ -15,9 +15,9 @@ from mier_adapt import figures, load_run
 from mier_adapt._storage.checkpoints import CHECKPOINT_FILE, CheckpointError, load_tree, save_tree
 from mier_adapt._storage.locks import LOCK_FILE, RunLockedError, run_lock
 from mier_adapt.agents import pretrained
-from mier_adapt.agents import run as runs
+from mier_adapt.agents import run_file as run_files
 from mier_adapt.agents.pretrained import export_run, read_card, read_evaluation
-from mier_adapt.agents.run import read_run_file
+from mier_adapt.agents.run_file import read_run_file
 from mier_adapt.training import meta_train
 from mier_adapt.training.metrics import read_metrics
 from tests.mier_adapt.doubles import TINY_ADAPT, run_python, tiny_config
@@ -55,7 +55,7 @@ def evaluated() -> dict[str, Any]:
 
 def readers(run: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], Any]]:
     """What reads each file of a run."""
-    for module in (runs, pretrained):
+    for module in (run_files, pretrained):
         monkeypatch.setattr(module, "PRETRAINED", run.parent)
 
     def draw() -> None:
@@ -96,7 +96,9 @@ def test_a_file_of_anything_is_refused_by_an_error_of_ours(
 def test_every_place_of_a_run_file_may_hold_anything(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "load_checkpoint", lambda directory: (_ for _ in ()).throw(OSError))
+    monkeypatch.setattr(
+        run_files, "load_checkpoint", lambda directory: (_ for _ in ()).throw(OSError)
+    )
     honest = json.loads((run / "run.json").read_text())
     refused = 0
     for at in nodes_of(honest):

@@ -99,7 +99,7 @@ import torch
 torch.set_num_threads(1)
 from mier_adapt._storage.checkpoints import load_checkpoint
 from mier_adapt.agents import FamilyEnvs, load_run
-from mier_adapt.agents.run import read_run_file
+from mier_adapt.agents.run_file import read_run_file
 from mier_adapt_envs import task_set
 
 directory = Path(sys.argv[1])

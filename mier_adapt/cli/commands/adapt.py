@@ -66,7 +66,8 @@ class Adapt:
         from mier_adapt.adaptation.sweep import write_comparison
         from mier_adapt.agents.configs import AdaptConfig, ContinueConfig, merged
         from mier_adapt.agents.environments import FamilyEnvs
-        from mier_adapt.agents.run import find_run, load_run, read_run_file
+        from mier_adapt.agents.run import load_run
+        from mier_adapt.agents.run_file import find_run, read_run_file
 
         directory = find_run(self.run_directory)
         trained, usual, _, _ = read_run_file(directory)

@@ -39,7 +39,7 @@ class Evaluate:
         """Evaluate and print a table."""
         from mier_adapt._storage.files import replace_text
         from mier_adapt.agents.pretrained import EVALUATION_FILE
-        from mier_adapt.agents.run import find_run, method_of_run
+        from mier_adapt.agents.run_file import find_run, method_of_run
         from mier_adapt.sweeps.methods import config_of, evaluate_run, tasks_of
 
         directory = find_run(self.run_directory)

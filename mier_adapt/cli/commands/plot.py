@@ -30,7 +30,7 @@ class Plot:
     def run(self) -> int:
         """Draw, and say where."""
         from mier_adapt.agents.pretrained import read_evaluation
-        from mier_adapt.agents.run import find_run
+        from mier_adapt.agents.run_file import find_run
         from mier_adapt.cli.runs import group_by_configuration
         from mier_adapt.figures import plot_learning_curves, plot_task_returns
         from mier_adapt.training.metrics import read_metrics

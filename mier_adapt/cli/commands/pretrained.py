@@ -24,7 +24,7 @@ class Pretrained:
     def run(self) -> int:
         """Print a table or a card."""
         from mier_adapt.agents.pretrained import read_card
-        from mier_adapt.agents.run import pretrained_names
+        from mier_adapt.agents.run_file import pretrained_names
 
         if self.name is not None:
             console.print_json(data=read_card(self.name))

@@ -12,7 +12,7 @@ from mier_adapt._storage.randomness import global_generator_state, seed_global_g
 from mier_adapt.agents import evaluate, load_run
 from mier_adapt.agents.evaluation import evaluation_record
 from mier_adapt.agents.rollouts import collect_episodes
-from mier_adapt.agents.run import read_run_file
+from mier_adapt.agents.run_file import read_run_file
 from mier_adapt.gates import MarginGate
 from mier_adapt.protocols import Actor, MetaPolicy
 

@@ -10,7 +10,7 @@ import torch
 from mier_adapt import adapt, load_run, meta_train
 from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt.agents import evaluate, pretrained
-from mier_adapt.agents import run as runs
+from mier_adapt.agents import run_file as run_files
 from mier_adapt.agents.packed_run import pack_replay, unpack_replay
 from mier_adapt.integration import ContextReplayBuffer
 
@@ -32,7 +32,7 @@ def installed(negated_joints_run, tmp_path_factory):
 
 def install(monkeypatch, directory):
     """Let this directory be the package's data."""
-    for module in (runs, pretrained):
+    for module in (run_files, pretrained):
         monkeypatch.setattr(module, "PRETRAINED", directory)
 
 
@@ -183,14 +183,14 @@ def test_a_configuration_of_no_preset_needs_its_command(negated_joints_run, tmp_
 
 
 def test_unknown_names_list_the_known_ones(names, monkeypatch, tmp_path):
-    assert runs.pretrained_names() == ["tiny"]
+    assert run_files.pretrained_names() == ["tiny"]
     for unknown in ("tini", "..", "tiny/.", ""):
         with pytest.raises(FileNotFoundError, match=r"one of \['tiny'\]"):
             load_run(unknown)
         with pytest.raises(ValueError, match=r"one of \['tiny'\], got"):
             pretrained.read_card(unknown)
     with pytest.raises(FileNotFoundError, match=r"one of \['tiny'\]"):
-        runs.find_run(tmp_path)
+        run_files.find_run(tmp_path)
     install(monkeypatch, tmp_path)
     with pytest.raises(FileNotFoundError, match=r"one of \[\]"):
         load_run("tiny")

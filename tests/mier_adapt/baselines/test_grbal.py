@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from mier_adapt import Transitions
 from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt.agents import FamilyEnvs, collect, evaluate
-from mier_adapt.agents.run import OtherMethodError
+from mier_adapt.agents.run_file import OtherMethodError
 from mier_adapt.baselines import Grbal, GrbalConfig, Pearl, PearlConfig
 from mier_adapt.baselines.grbal import (
     DynamicsModel,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mier_adapt import Transitions
 from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt.agents import FamilyEnvs, evaluate, load_run
-from mier_adapt.agents.run import OtherMethodError
+from mier_adapt.agents.run_file import OtherMethodError
 from mier_adapt.baselines import Pearl, PearlConfig
 from mier_adapt.baselines import runs as runs_module
 from mier_adapt.baselines.pearl import (

@@ -13,7 +13,7 @@ from mier_adapt import Transitions
 from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt.agents import FamilyEnvs, collect, evaluate
 from mier_adapt.agents.rollouts import collect_episodes
-from mier_adapt.agents.run import OtherMethodError
+from mier_adapt.agents.run_file import OtherMethodError
 from mier_adapt.baselines import Pearl, PearlConfig, Rl2, Rl2Config
 from mier_adapt.baselines.policy_gradients import clipped_objective
 from mier_adapt.baselines.rl2 import (

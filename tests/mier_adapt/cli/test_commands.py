@@ -21,7 +21,8 @@ from mier_adapt import AdaptedPolicy, NewTask, __version__, doctor, meta_train
 from mier_adapt._storage.checkpoints import load_tree
 from mier_adapt.agents import films, presets, pretrained
 from mier_adapt.agents import run as runs
-from mier_adapt.agents.run import read_run_file
+from mier_adapt.agents import run_file as run_files
+from mier_adapt.agents.run_file import read_run_file
 from mier_adapt.cli import terminal
 from mier_adapt.cli.commands import COMMANDS
 from mier_adapt.doctor import Examination
@@ -626,7 +627,7 @@ def test_exports_a_run_that_is_then_known_by_its_name(command, finished_run, tmp
     )
     assert code == 0
     assert "tiny" in shown
-    for module in (runs, pretrained):
+    for module in (run_files, pretrained):
         monkeypatch.setattr(module, "PRETRAINED", tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     card = json.loads((tmp_path / "data" / "tiny" / "card.json").read_text())
