@@ -20,7 +20,6 @@ import numpy as np
 import torch
 import tyro
 
-import mier_adapt_envs
 from mier_adapt import AdaptationSession, load_run
 
 POINTS = (400, 600, 800, 1_000, 2_000, 3_000, 4_000)
@@ -126,7 +125,7 @@ def main(args: Args) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     run = load_run(args.run)
-    tasks = mier_adapt_envs.task_set(run.config.family, run.config.task_set)
+    tasks = run.config.tasks
     if args.fast:
         args.tasks, args.seeds, args.budget = args.tasks[:1], args.seeds[:1], 1_000
     rows = []

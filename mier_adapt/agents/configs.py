@@ -18,7 +18,7 @@ from mier_adapt._checks import (
 )
 from mier_adapt.gates import AlwaysGate, MarginGate, NeverGate
 from mier_adapt.protocols import Gate
-from mier_adapt_envs import task_set
+from mier_adapt_envs import TaskSet, task_set
 
 Split = Literal["meta_train", "meta_test"]
 """Of a task set: the tasks of meta-training, or those that are kept for evaluation."""
@@ -313,6 +313,11 @@ class MetaTrainConfig:
     def __post_init__(self) -> None:
         checked_fields(self)
         task_set(self.family, self.task_set)  # which says what there is, where there is none such
+
+    @property
+    def tasks(self) -> TaskSet:
+        """The tasks of a run: those that it trains on, and those that are kept for evaluation."""
+        return task_set(self.family, self.task_set)
 
     @property
     def iterations(self) -> int:

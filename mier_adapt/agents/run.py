@@ -31,7 +31,7 @@ from mier_adapt.integration import (
 )
 from mier_adapt.integration.algorithm_state import check_algorithm_state
 from mier_adapt.protocols import Varies
-from mier_adapt_envs import Task, TaskSet, env_class, task_set
+from mier_adapt_envs import Task, TaskSet, env_class
 
 
 def build_adapter(
@@ -248,7 +248,7 @@ def load_run(run: Path | str, envs: FamilyEnvs | None = None, *, device: Device 
     directory = find_run(run)
     run_file, path, tree = load_run_files(directory)
     config = run_file.config
-    own_envs = FamilyEnvs(task_set(config.family, config.task_set)) if envs is None else envs
+    own_envs = FamilyEnvs(config.tasks) if envs is None else envs
     try:
         with kept_global_generators():
             state = tree["run"]

@@ -23,7 +23,7 @@ from mier_adapt._storage.files import (
     require_kinds,
 )
 from mier_adapt.agents.configs import AdaptConfig, MetaTrainConfig
-from mier_adapt_envs import families, task_set
+from mier_adapt_envs import families
 
 _logger = logging.getLogger(__name__)
 
@@ -211,8 +211,7 @@ def load_run_files(directory: Path, kind: Any = RunFile) -> tuple[Any, Path, dic
             is of another run.
     """
     run_file = read_run_file(directory, kind)
-    config = run_file.config
-    tasks = task_set(config.family, config.task_set)
+    config, tasks = run_file.config, run_file.config.tasks
     if tasks.hash != run_file.task_set_hash:
         raise CheckpointError(
             f"{directory} was trained on other tasks than this version's {config.family} "

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mier_adapt.agents.presets import preset_name
-from mier_adapt.agents.run_file import OURS, RunFile, find_run, method_of_run, read_run_file
-from mier_adapt.baselines import BASELINES
+from mier_adapt.agents.run_file import OURS, find_run, method_of_run
 from mier_adapt.baselines.presets import baseline_preset_name
+from mier_adapt.sweeps.methods import config_of
 
 
 def group_by_configuration(runs: Iterable[Path]) -> dict[str, tuple[Any, list[Path]]]:
@@ -24,8 +24,7 @@ def group_by_configuration(runs: Iterable[Path]) -> dict[str, tuple[Any, list[Pa
     for run in runs:
         directory = find_run(run)
         method = method_of_run(directory)
-        kind = BASELINES[method].run_file if method in BASELINES else RunFile
-        config = read_run_file(directory, kind).config
+        config = config_of(directory)
         groups.setdefault((method, dataclasses.replace(config, updates=1)), []).append(run)
     several = any(method != OURS for method, _ in groups)
     labelled = {}

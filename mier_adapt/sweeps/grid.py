@@ -11,7 +11,7 @@ from mier_adapt.adaptation.comparison import with_all_stages
 from mier_adapt.agents.configs import AdaptConfig, ContinueConfig, MetaTrainConfig, merged
 from mier_adapt.agents.run_file import OURS
 from mier_adapt.sweeps.jobs import Adapting, Job, Training
-from mier_adapt.sweeps.methods import tasks_of, training, usual_settings
+from mier_adapt.sweeps.methods import training, usual_settings
 
 FAST = {
     **{"updates": 4, "updates_per_iteration": 2, "evaluate_every": 1, "evaluated_tasks": 2},
@@ -155,7 +155,7 @@ def _adaptations(runs: list[Training], adapt: Adaptations, fast: bool) -> Iterat
             config = with_all_stages(config)
         settings = config.to_dict()
         values = {k: v for k, v in run.settings.items() if k != "adapt"}
-        tasks = tasks_of(MetaTrainConfig.from_dict(values))
+        tasks = MetaTrainConfig.from_dict(values).tasks
         first, last = len(tasks.meta_train), len(tasks)
         yield Adapting(
             preset=run.preset,

@@ -16,7 +16,7 @@ from mier_adapt.agents.configs import AdaptConfig, ContinueConfig
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.pretrained import EVALUATION_FILE, read_evaluation
 from mier_adapt.agents.run import load_run
-from mier_adapt.sweeps.methods import DIFFICULTY, config_of, evaluate_run, harder_tasks, tasks_of
+from mier_adapt.sweeps.methods import DIFFICULTY, config_of, evaluate_run, harder_tasks
 from mier_adapt.sweeps.methods import training as training_of
 from mier_adapt.training.metrics import read_metrics
 
@@ -134,7 +134,7 @@ class Training(Job):
             should_stop=should_stop,
         ):
             return False
-        tasks = tasks_of(config_of(directory))
+        tasks = config_of(directory).tasks
         splits = {
             "train": tasks.meta_train,
             "test": tasks.meta_test,
@@ -207,7 +207,7 @@ class Adapting(Job):
     ) -> bool:
         """Adapt to each task that has no report yet; its real transitions are kept as they come."""
         directory, run_directory = out / self.name, out / self.run_name
-        tasks = tasks_of(config_of(run_directory))
+        tasks = config_of(run_directory).tasks
         config, rounds = AdaptConfig.from_dict(self.settings), ContinueConfig(**self.rounds)
         directory.mkdir(parents=True, exist_ok=True)
         with run_lock(directory), FamilyEnvs(tasks) as envs:

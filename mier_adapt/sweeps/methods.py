@@ -14,7 +14,7 @@ from mier_adapt.agents.run_file import OURS, RunFile, method_of_run, read_run_fi
 from mier_adapt.baselines import BASELINES
 from mier_adapt.baselines.presets import baseline_presets, family_settings, preset_settings
 from mier_adapt.training import meta_train
-from mier_adapt_envs import Task, TaskSet, env_class, task_set
+from mier_adapt_envs import Task, TaskSet, env_class
 
 DIFFICULTY = "fig5"
 """Task sets, and the split of an evaluation, whose test tasks lie ever further outside training."""
@@ -79,13 +79,6 @@ def config_of(directory: Path) -> Any:
     return read_run_file(directory, kind).config
 
 
-def tasks_of(config: Any) -> TaskSet:
-    """The tasks that such a run trains on, and those that are kept for evaluation."""
-    if isinstance(config, MetaTrainConfig):
-        return task_set(config.family, config.task_set)
-    return config.tasks  # type: ignore[no-any-return]
-
-
 def harder_tasks(tasks: TaskSet) -> tuple[Task, ...]:
     """The family's tasks ever further outside these training tasks, if it has such for them.
 
@@ -124,7 +117,7 @@ def evaluate_run(
         CheckpointError: If a file is damaged, or the tasks are not those of the run.
     """
     method, config = method_of_run(directory), config_of(directory)
-    with FamilyEnvs(tasks_of(config)) as envs:
+    with FamilyEnvs(config.tasks) as envs:
         policy: Any
         if method in BASELINES:
             policy = BASELINES[method].policy_of(directory, device=device)

@@ -40,7 +40,6 @@ from mier_adapt.training.meta_step import Place, descend, draw_sets, require_fin
 from mier_adapt.training.metrics import Log, evaluated
 from mier_adapt.training.running import entered, keep_training
 from mier_adapt.transitions import Transitions
-from mier_adapt_envs import task_set
 
 _STARTED = {"tasks": [int], "contexts": torch.Tensor, "loss": float}
 _LEAST_STD = 0.1
@@ -455,7 +454,7 @@ def meta_train(
             way that the disk refuses cost nothing: the run goes on in memory, says so in the log,
             and tries again at the next one.
     """
-    tasks = task_set(config.family, config.task_set)
+    tasks = config.tasks
     run_file = RunFile(config, adapt_config or AdaptConfig(), seed, tasks.hash)
     with (
         entered(directory, run_file, log=log),

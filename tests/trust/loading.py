@@ -18,7 +18,6 @@ from mier_adapt.agents import FamilyEnvs, load_run
 from mier_adapt.agents.run_file import read_run_file
 from mier_adapt.training.meta_training import MetaTrainer
 from mier_adapt.training.running import resume
-from mier_adapt_envs import task_set
 
 _HARMLESS = ("object.__getattr__", "builtins.id", "gc.", "sys._getframe")
 
@@ -70,7 +69,7 @@ def serve(run_directory: Path) -> None:
     torch.set_num_threads(1)
     run_file = read_run_file(run_directory)
     config = run_file.config
-    with FamilyEnvs(task_set(config.family, config.task_set)) as envs:
+    with FamilyEnvs(config.tasks) as envs:
         load_run(run_directory, envs)  # imports what loading needs
         trainer = MetaTrainer(config, envs, seed=run_file.seed, adapt_config=run_file.adapt_config)
         resume(run_directory, trainer, run_file)

@@ -39,7 +39,7 @@ from mier_adapt.agents.run_file import RUN_FILE, read_run_file
 from mier_adapt.compensation import Compensation
 from mier_adapt.integration import from_minari, to_minari
 from mier_adapt.training.metrics import read_metrics
-from mier_adapt_envs import Task, TaskSet, task_set
+from mier_adapt_envs import Task, TaskSet
 from tests.mier_adapt.doubles import random_transitions
 from tests.trust.loading import memory, watch
 from tests.trust.test_checkpoint_fuzz import nodes_of, parts_of, replaced, sealed
@@ -377,7 +377,7 @@ def main(run: Path, scratch: Path, files: int) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     started = time.monotonic()
     config = read_run_file(run).config
-    with FamilyEnvs(task_set(config.family, config.task_set)) as envs:
+    with FamilyEnvs(config.tasks) as envs:
         kinds = kinds_of_files(run, scratch, envs)
         # Whatever a file makes ask for more gets a MemoryError.
         room = memory("VmSize") + MOST_ROOM

@@ -104,7 +104,7 @@ from mier_adapt_envs import task_set
 
 directory = Path(sys.argv[1])
 config = read_run_file(directory).config
-with FamilyEnvs(task_set(config.family, config.task_set)) as envs:
+with FamilyEnvs(config.tasks) as envs:
     load_run(directory, envs)  # imports what loading needs: the second time is traced
     audited, called = set(), set()
     tracing = True

@@ -26,7 +26,7 @@ def everything(family: str, num_threads: int) -> Any:
     """A meta-training, and an adaptation with relabeling from its end."""
     config = tiny_config(family, task_set={"AntDir": "ood"}.get(family, "standard"), updates=12)
     config = dataclasses.replace(config, tasks_per_iteration=4)
-    tasks = task_set(config.family, config.task_set)
+    tasks = config.tasks
     with FamilyEnvs(tasks, num_threads=num_threads) as envs, forked_global_generators(5):
         trainer = MetaTrainer(config, envs, seed=5, adapt_config=TINY_ADAPT)
         rows = []

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import tyro
 
-import mier_adapt_envs
 from mier_adapt.cli.arguments import Config, DryRun, Imports, Switch, Threads
 from mier_adapt.cli.families import require_task
 from mier_adapt.cli.tables import comparison_table
@@ -88,7 +87,7 @@ class Adapt:
                 f"Expected --budget of at least an episode, {trained.episode_steps} transitions, "
                 f"got {self.budget}."
             )
-        tasks = mier_adapt_envs.task_set(trained.family, trained.task_set)
+        tasks = trained.tasks
         if bool(self.task) == self.all_ood or not self.seed:
             raise UsageError("Expected --task INDEX ... or --all-ood, and at least one --seed.")
         first = len(tasks.meta_train)

@@ -40,7 +40,7 @@ class Evaluate:
         from mier_adapt._storage.files import replace_text
         from mier_adapt.agents.pretrained import EVALUATION_FILE
         from mier_adapt.agents.run_file import find_run, method_of_run
-        from mier_adapt.sweeps.methods import config_of, evaluate_run, tasks_of
+        from mier_adapt.sweeps.methods import config_of, evaluate_run
 
         directory = find_run(self.run_directory)
         if (method := method_of_run(directory)) != METHODS[0] and self.context_steps is not None:
@@ -49,7 +49,7 @@ class Evaluate:
                 "no steps on a context."
             )
         config = config_of(directory)
-        tasks = tasks_of(config)
+        tasks = config.tasks
         splits = {
             name: split
             for name, split in (("train", tasks.meta_train), ("test", tasks.meta_test))
