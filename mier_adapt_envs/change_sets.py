@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mier_adapt_envs.changed_robots import ROBOTS, RobotChange
-from mier_adapt_envs.tasks import canonical_hash, freeze
+from mier_adapt_envs.tasks import at, canonical_hash, freeze
 
 _FACTORS = {kind: kind for kind in ("damping", "friction", "gravity")} | {"masses": "mass"}
 """The field of a change that a kind of change is about."""
@@ -61,7 +61,7 @@ class ChangeSet(Sequence[RobotChange]):
     @overload
     def __getitem__(self, index: slice) -> tuple[RobotChange, ...]: ...
     def __getitem__(self, index: int | slice) -> RobotChange | tuple[RobotChange, ...]:
-        return self.changes[index]
+        return at(index, self.changes, f"The {self.name} set of {self.robot}")
 
     def __iter__(self) -> Iterator[RobotChange]:
         return iter(self.changes)

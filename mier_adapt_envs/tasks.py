@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, overload
+from typing import Any, SupportsIndex, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,7 +143,7 @@ class TaskSet(Sequence[Task]):
     @overload
     def __getitem__(self, index: slice) -> tuple[Task, ...]: ...
     def __getitem__(self, index: int | slice) -> Task | tuple[Task, ...]:
-        return (self.meta_train + self.meta_test)[index]
+        return at(index, self.meta_train + self.meta_test, f"{self.family} {self.name!r}")
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self.meta_train + self.meta_test)
@@ -211,6 +211,27 @@ def canonical_hash(numbers: Mapping[str, Any]) -> str:
     """SHA-256 over the one JSON text that says these, in hexadecimal."""
     canonical = json.dumps(numbers, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+_Item = TypeVar("_Item")
+
+
+def at(index: Any, items: tuple[_Item, ...], name: str) -> _Item | tuple[_Item, ...]:
+    """What a sequence with a name has at an index, or in a slice.
+
+    Raises:
+        IndexError: If it is not that long.
+        TypeError: If it is no index.
+    """
+    if not isinstance(index, SupportsIndex | slice):
+        raise TypeError(f"{name} expected an integer or a slice, got {index!r:.80}.")
+    try:
+        return items[index]
+    except IndexError as error:
+        raise IndexError(
+            f"{name} has {len(items)} entries, expected an index from 0 to {len(items) - 1}, got "
+            f"{index!r:.80}."
+        ) from error
 
 
 @contextmanager

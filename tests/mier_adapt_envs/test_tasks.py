@@ -278,6 +278,26 @@ def test_bad_sets():
         TaskSet.from_dict({"family": "F"})
 
 
+@pytest.mark.parametrize(
+    ("found", "name"),
+    [
+        (mier_adapt_envs.task_set("HalfCheetahVel"), "HalfCheetahVel 'standard'"),
+        (mier_adapt_envs.change_set("Ant", "test"), "The test set of Ant"),
+    ],
+)
+def test_an_index_beyond_a_set_says_how_long_it_is(found, name):
+    assert found[np.int64(-1)] == found[len(found) - 1] == found[len(found) - 1 :][0]
+    for index in (len(found), -len(found) - 1):
+        message = f"{name} has {len(found)} entries, expected an index from 0 to {len(found) - 1}"
+        with pytest.raises(IndexError, match=f"{message}, got {index}"):
+            found[index]
+    for index in ("3", 1.0, None):
+        with pytest.raises(
+            TypeError, match=f"{name} expected an integer or a slice, got {index!r}"
+        ):
+            found[index]
+
+
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(ValueError, match=r"family must be one of HalfCheetahVel, .*'Cheetah'"):
         mier_adapt_envs.task_set("Cheetah")
