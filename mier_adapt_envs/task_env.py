@@ -136,7 +136,7 @@ class TaskEnv(MujocoEnv):
             "camera_id": camera_id,
             "camera_name": camera_name,
         }
-        self._state: State | None = None
+        self._started = False
         self._closed = False
         # Checked before MuJoCo allocates anything.
         task = default_task(type(self)) if task is None else as_task(type(self), task)
@@ -188,17 +188,19 @@ class TaskEnv(MujocoEnv):
             self.set_task(options["task"])
         gymnasium.Env.reset(self, seed=int(seed) if isinstance(seed, np.integer) else seed)
         self.robot.reset(self.model, self.data, self.np_random)
-        self._state = self._read()
-        self._obs_1O = self.observe(self._state).astype(np.float32)
+        self._started = True
+        obs_1O = self.observe(self._read()).astype(np.float32)
         if self.render_mode == "human":
             self.render()
-        return self._obs_1O[0].copy(), {"task": self._task}
+        return obs_1O[0], {"task": self._task}
 
     @final
     def step(  # type: ignore[override]  # gymnasium's narrower float64 annotations
         self, action: NDArray[Any]
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Apply ``action``, clipped to [-1, 1], for one environment step.
+
+        It begins where the simulation is, also after gymnasium's ``set_state``.
 
         Should the simulation become unstable, the episode is truncated, ``info["unstable"]`` is
         MuJoCo's name of the reason (``"mjWARN_BADQACC"``, say), the observation stays as it was
@@ -210,30 +212,29 @@ class TaskEnv(MujocoEnv):
             gymnasium.error.ClosedEnvironmentError: After ``close``.
         """
         require_open(self._closed, "step")
-        if self._state is None:
+        if not self._started:
             raise gymnasium.error.ResetNeeded("step expected a started episode; call reset first.")
         act_1A = as_actions(action, (self.model.nu,))[None]
+        before = self._read()
         self.data.ctrl[:] = self.control(act_1A, self._parameters_1P)[0]
         self.robot.step(self.model, self.data)
-        before, self._state = self._state, self._read()
         reasons_1 = instabilities(self.data.warning.number[None])
         outcome = transition(
             type(self),
             before,
-            self._state,
-            self._obs_1O,
+            self._read(),
+            self.observe(before).astype(np.float32),
             act_1A,
             self._parameters_1P,
             None if reasons_1 is None else np.ones(1, dtype=np.bool_),
         )
-        self._obs_1O = outcome.obs_next_BO
         if self.render_mode == "human":
             self.render()
         info = {"task": self._task, **{key: float(v[0]) for key, v in outcome.measured.items()}}
         if reasons_1 is not None:
             info["unstable"] = reasons_1[0]
         return (
-            self._obs_1O[0].copy(),
+            outcome.obs_next_BO[0],
             float(outcome.rew_B[0]),
             bool(outcome.terminated_B[0]),
             reasons_1 is not None,  # beyond that, gymnasium's TimeLimit truncates
@@ -306,9 +307,14 @@ def transition(
         act_BA: Actions, clipped to [-1, 1].
         parameters_BP: Each row's ``Task.parameters``.
         unstable_B: Where a simulation became unstable; nowhere if None.
+
+    Raises:
+        ValueError: If the family measures anything in another shape than ``(B,)``.
     """
     obs_next_BO = env_class.observe(after).astype(np.float32)
     measured = env_class.measure(before, after, act_BA, parameters_BP)
+    for name, values in measured.items():
+        _require_rows(env_class, f"measure: {name!r}", values, len(act_BA))
     if unstable_B is not None:
         obs_next_BO = np.where(unstable_B[:, None], obs_BO, obs_next_BO)
         measured = {name: np.where(unstable_B, 0.0, v) for name, v in measured.items()}
@@ -316,9 +322,19 @@ def transition(
     # Python's sum adds in order for any B; NumPy's associates differently for B = 1.
     rew_B: NDArray[np.float64] = sum(terms, start=np.zeros(len(act_BA)))
     terminated_B = env_class.termination_fn(obs_BO, act_BA, obs_next_BO)
+    _require_rows(env_class, "termination_fn", terminated_B, len(act_BA))
     if unstable_B is not None:
         terminated_B = terminated_B & ~unstable_B
     return Transition(obs_next_BO, rew_B, terminated_B, measured)
+
+
+def _require_rows(env_class: type[TaskEnv], name: str, values: Any, count: int) -> None:
+    """Check that a family's definition gives a number for each row: others would broadcast."""
+    if np.shape(values) != (count,):
+        raise ValueError(
+            f"{env_class.family} expected an array of shape ({count},), a value for each row, from "
+            f"its {name}, got one of shape {np.shape(values)}."
+        )
 
 
 def as_task(env_class: type[TaskEnv], task: Task | Mapping[str, Any]) -> Task:

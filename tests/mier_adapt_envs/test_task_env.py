@@ -13,6 +13,7 @@ from gymnasium.utils.env_checker import check_env
 
 import mier_adapt_envs
 from mier_adapt_envs import Task
+from mier_adapt_envs.half_cheetah import HalfCheetahVelEnv
 
 ALL_SETS = [
     (family, name)
@@ -98,6 +99,41 @@ def test_a_switch_within_an_episode_acts_on_the_next_step():
         obs, _, _, _, info = switched.step(action)
         assert info["task"] == second
         assert np.abs(obs - kept.step(action)[0]).max() > 1e-6
+
+
+def test_a_step_begins_where_the_simulation_was_put(family):
+    env = make(family)
+    env.reset(seed=0)
+    *before, action = random_actions(family, 4)
+    for each in before:
+        env.step(each)
+    unwrapped = env.unwrapped
+    put = unwrapped.data.qpos.copy(), unwrapped.data.qvel.copy()
+    outcomes = []
+    for _ in range(3):
+        unwrapped.set_state(*put)  # gymnasium's
+        obs, rew, _, _, info = env.step(action)
+        outcomes.append([*obs, rew, *(value for name, value in info.items() if name != "task")])
+    np.testing.assert_allclose(outcomes[1:], outcomes[:1] * 2, atol=1e-4)
+
+
+def test_a_family_that_measures_in_another_shape_is_named():
+    class Column(HalfCheetahVelEnv):
+        @staticmethod
+        def measure(before, after, act_BA, parameters_BP):
+            found = HalfCheetahVelEnv.measure(before, after, act_BA, parameters_BP)
+            return {**found, "reward_speed": 1.0 - parameters_BP}
+
+    class Always(HalfCheetahVelEnv):
+        @staticmethod
+        def termination_fn(obs_BO, act_BA, obs_next_BO):
+            return False
+
+    for kind, name in ((Column, "measure: 'reward_speed'"), (Always, "termination_fn")):
+        env = kind()
+        env.reset(seed=0)
+        with pytest.raises(ValueError, match=rf"HalfCheetahVel expected .*\(1,\).*its {name}, got"):
+            env.step(np.zeros(6))
 
 
 def test_reward_is_the_sum_of_its_terms(family):
