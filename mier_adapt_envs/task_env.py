@@ -189,10 +189,10 @@ class TaskEnv(MujocoEnv):
         gymnasium.Env.reset(self, seed=int(seed) if isinstance(seed, np.integer) else seed)
         self.robot.reset(self.model, self.data, self.np_random)
         self._started = True
-        obs_1O = self.observe(self._read()).astype(np.float32)
+        self._obs_1O = self.observe(self._read()).astype(np.float32)
         if self.render_mode == "human":
             self.render()
-        return obs_1O[0], {"task": self._task}
+        return self._obs_1O[0].copy(), {"task": self._task}
 
     @final
     def step(  # type: ignore[override]  # gymnasium's narrower float64 annotations
@@ -223,18 +223,19 @@ class TaskEnv(MujocoEnv):
             type(self),
             before,
             self._read(),
-            self.observe(before).astype(np.float32),
+            self.observe(before).astype(np.float32) if reasons_1 is None else self._obs_1O,
             act_1A,
             self._parameters_1P,
             None if reasons_1 is None else np.ones(1, dtype=np.bool_),
         )
+        self._obs_1O = outcome.obs_next_BO
         if self.render_mode == "human":
             self.render()
         info = {"task": self._task, **{key: float(v[0]) for key, v in outcome.measured.items()}}
         if reasons_1 is not None:
             info["unstable"] = reasons_1[0]
         return (
-            outcome.obs_next_BO[0],
+            self._obs_1O[0].copy(),
             float(outcome.rew_B[0]),
             bool(outcome.terminated_B[0]),
             reasons_1 is not None,  # beyond that, gymnasium's TimeLimit truncates

@@ -122,10 +122,10 @@ def collect(
     try:
         seeds = generator.integers(2**31, size=env.num_envs).tolist()
         obs, _ = env.reset(seed=seeds, options=options)
-        _require_finite("first observation", obs, 0, names)
         start_episodes(np.ones(env.num_envs, dtype=bool))
         for step in range(steps):
             on_step(step, returns_N)
+            _require_finite("first observation" if step == 0 else "observation", obs, step, names)
             obs_NSO[:, step] = obs  # before anybody can write into it
             action = actor.act(obs, explore=explore)
             _require_finite("action", action, step, names)
@@ -139,10 +139,12 @@ def collect(
             rew_NS[:, step], terminated_NS[:, step] = rew, terminated
             truncated_NS[:, step], obs_next_NSO[:, step] = truncated, obs
             over = terminated | truncated
+            same_step = autoreset == AutoresetMode.SAME_STEP
+            final = infos.get("final_info", {}) if same_step else infos
             for slot in np.flatnonzero(over).tolist():
-                if autoreset == AutoresetMode.SAME_STEP:
+                if same_step:
                     obs_next_NSO[slot, step] = infos["final_obs"][slot]
-                reason = infos.get("final_info", {}).get("unstable", {slot: None})[slot]
+                reason = final.get("unstable", {slot: None})[slot]
                 if reason is not None:
                     _logger.warning(
                         "The simulation of task %s became unstable at step %d (%s); that episode "
@@ -161,11 +163,11 @@ def collect(
                 start_episodes(over)
                 if autoreset == AutoresetMode.DISABLED:
                     obs, _ = env.reset(options={"reset_mask": over})
+        return rollout(done)
     except BaseException:
         if done:
             on_interrupt(rollout(done))
         raise
-    return rollout(done)
 
 
 def collect_episodes(

@@ -385,6 +385,58 @@ def test_an_observation_that_is_not_finite_at_the_start_is_named():
         collect(env, None, Policy(), steps=2, generator=np.random.default_rng(0), names=["mine"])
 
 
+@pytest.mark.parametrize("autoreset", [AutoresetMode.DISABLED, AutoresetMode.SAME_STEP])
+def test_an_observation_that_is_not_finite_at_a_later_start_costs_no_whole_step(autoreset):
+    class BrokenLater(DriftEnv):
+        resets = 0
+
+        def reset(self, **options):
+            self.resets += 1
+            obs, info = super().reset(**options)
+            return (obs * np.float32(np.nan) if self.resets == 2 else obs), info
+
+    env = SyncVectorEnv(
+        [lambda: gymnasium.wrappers.TimeLimit(BrokenLater(), 3)], autoreset_mode=autoreset
+    )
+    handed: list[Rollout] = []
+    with pytest.raises(FloatingPointError, match="observation at step 3 in task mine"):
+        collect(
+            env,
+            None,
+            Pushes(),
+            steps=9,
+            generator=np.random.default_rng(0),
+            names=["mine"],
+            on_interrupt=handed.append,
+        )
+    (kept,) = handed
+    assert kept.transitions.obs.shape[:2] == (1, 3)
+    assert kept.truncated.tolist() == [[False, False, True]]
+
+
+@pytest.mark.parametrize("autoreset", [AutoresetMode.DISABLED, AutoresetMode.SAME_STEP])
+def test_an_unstable_simulation_is_told(autoreset, caplog):
+    class Unstable(DriftEnv):
+        steps = 0
+
+        def step(self, action):
+            self.steps += 1
+            obs, rew, terminated, truncated, info = super().step(action)
+            return (
+                obs,
+                rew,
+                terminated,
+                truncated or self.steps == 2,
+                info | {"unstable": "mjWARN_BADQACC" if self.steps == 2 else None},
+            )
+
+    env = SyncVectorEnv([Unstable], autoreset_mode=autoreset)
+    collect(env, None, Pushes(), steps=4, generator=np.random.default_rng(0), names=["mine"])
+    assert caplog.messages == [
+        "The simulation of task mine became unstable at step 1 (mjWARN_BADQACC); that episode ends."
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
