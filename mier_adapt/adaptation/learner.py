@@ -49,8 +49,8 @@ class Learner:
         real_fraction: float,
         generator: np.random.Generator,
     ) -> None:
-        self.algorithm = copy.deepcopy(algorithm)
-        restart_optimizers(self.algorithm, actor_lr=actor_lr, critic_lr=critic_lr)
+        self._step_sizes = {"actor_lr": actor_lr, "critic_lr": critic_lr}
+        self.go_on_from(algorithm)
         self.buffer = MixedReplayBuffer(
             real_size,
             synthetic_size,
@@ -61,6 +61,11 @@ class Learner:
             generator=generator,
         )
         self._agent, self._context, self._generator = agent, context, generator
+
+    def go_on_from(self, algorithm: Any) -> None:
+        """Learn from now on with another algorithm, a copy of it; its optimizers start anew."""
+        self.algorithm = copy.deepcopy(algorithm)
+        restart_optimizers(self.algorithm, **self._step_sizes)
 
     def redraw(self, generator: np.random.Generator) -> None:
         """Draw from another generator from now on."""

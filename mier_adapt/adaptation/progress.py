@@ -1,5 +1,6 @@
 """Progress: which policy of an adaptation that goes on acts next, and which one is kept."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +39,17 @@ class Progress:
         self.learned: list[Version] = []
         self._window, self._margin = window, margin
         self._returned = 0  # the first version that was learned since what was kept was restored
+
+    @property
+    def versions(self) -> list[Version]:
+        """All of them, in an order that is the same where the same was done."""
+        return [*self.first, *self.learned]
+
+    def copy(self) -> "Progress":
+        """A progress that goes on by itself, with the same policies."""
+        other = copy.copy(self)
+        other.first, other.learned = list(self.first), list(self.learned)
+        return other
 
     @property
     def untried(self) -> Version | None:

@@ -61,12 +61,28 @@ from mier_adapt.model_fitting import FittedModel
 from mier_adapt.protocols import Actor, TerminationFn
 from mier_adapt.transitions import OneTask, Transitions
 
-_FILE = {"session": dict, "improved": [[int]], "lengths": [int], "drawn": dict}
+_FILE = {
+    "session": dict,
+    "improved": [[int]],
+    "lengths": [int],
+    "acted": [int],
+    "policies": [str],
+    "drawn": dict,
+}
 """What its file holds beside the transitions."""
 _logger = logging.getLogger(__name__)
 
 _ALL = -1
 """In place of a number of updates, as long as an improvement is not over: it is no limit."""
+_FAILED = -2
+"""In its place where an improvement ended with an error."""
+_NO_VERSION = -1
+"""In place of a version's number, where something else acted, or what no longer counts."""
+_STANDING = (
+    *("_gathering", "_since", "_progress", "_start", "_learned_from", "_surprises", "_settled"),
+    *("_relabeled", "_diagnosed_at", "_expects", "diagnosis", "_contexts", "_looked_at"),
+)
+"""What an improvement changes, but for what learns."""
 _ALIKE = 0.1
 """Difference of two compensations that is not worth an episode."""
 _MOST_REAL = 100_000
@@ -148,18 +164,22 @@ class AdaptationSession:
         with forked_global_generators(self._seed):
             self._drawn = global_generator_state()
         self._lock = threading.RLock()  # around what act, observe and improve share
+        self._saving = threading.Lock()
         self._episodes: list[tuple[Transitions, NDArray[np.bool_]]] = []
+        self._acted: list[int] = []  # in each, by which version
+        self._known = 0  # episodes that the improvement at work goes by; others end meanwhile
         self._improved: list[list[int]] = []  # after how many episodes, by how many updates
         self._rows: list[tuple[Any, ...]] = []
         self._acting: Version | Actor | None = None
         self._contexts: torch.Tensor | None = None
         self._looked_at = 0
+        self._learner: Learner | None = None
         self.log: list[dict[str, Any]] = []
         """For every episode the real ``transitions`` before it, its ``steps`` and ``return``, the
         ``policy`` that acted, and what was made of it, as ``said``."""
         self._begin_anew(agent.initial_actor(1))
         if logged is not None:
-            self._episodes.append((logged.to(agent.device), np.zeros(len(logged), np.bool_)))
+            self._take(logged, np.zeros(len(logged), np.bool_))
         if checkpoint is not None and checkpoint.is_file():
             self._restore(checkpoint)
 
@@ -269,20 +289,36 @@ class AdaptationSession:
         number = len(self._improved)
         generator = np.random.default_rng([self._seed, number])
         with self._lock:
-            self._improved.append([len(self._episodes), _ALL])
-        with forked_global_generators(int(generator.integers(2**31))):
-            said = self._improve(generator, limit)
+            self._known = len(self._episodes)
+            self._improved.append([self._known, _ALL])
+            log = self.log[-1:]
+            before = {name: getattr(self, name) for name in _STANDING}
+            before["_progress"] = self._progress and self._progress.copy()
+            before["_surprises"] = dict(self._surprises)
+        try:
+            with forked_global_generators(int(generator.integers(2**31))):
+                said = self._improve(generator, limit)
+        except BaseException:
+            # As before, but for what learns, which begins anew from what is kept.
+            with self._lock:
+                vars(self).update(before)
+                self._learner = None
+                self._improved[number][1] = _FAILED
+            self._save()
+            raise
         self._improved[number][1] = limit.taken
-        if self.log and said != self.log[-1].get("said"):
-            self.log[-1]["said"] = said
-        if self._checkpoint is not None:
-            self._save(self._checkpoint)
+        if log and said != log[0].get("said"):
+            log[0]["said"] = said
+        self._save()
         return said
 
     @property
     def kept(self) -> PolicyCandidate | None:
         """The candidate that is handed back if all ends now; None before there is one."""
-        return self._progress.kept.candidate if self._progress else None
+        if self._progress:
+            return self._progress.kept.candidate  # type: ignore[no-any-return]
+        gathering = self._gathering  # where the task has changed, what was kept before
+        return gathering if isinstance(gathering, PolicyCandidate) else None
 
     @property
     def policy(self) -> AdaptedPolicy:
@@ -309,14 +345,30 @@ class AdaptationSession:
             truncated: Where it ended otherwise than for good, ``(B,)``.
             acted: What :attr:`acting` was.
         """
-        returned = float(real.rew.sum())
         with self._lock:
-            name = getattr(_actor(acted), "name", "gathering")
-            entry = {"transitions": self.transitions, "steps": len(real), "return": returned}
-            self.log.append({**entry, "policy": name})
-            self._episodes.append((real.to(self._agent.device), truncated))
-            if isinstance(acted, Version):
-                acted.returns.append(returned)
+            version, versions = _NO_VERSION, self._progress.versions if self._progress else []
+            if isinstance(acted, Version) and acted in versions:
+                version = versions.index(acted)
+            self._log_episode(real, truncated, version, getattr(_actor(acted), "name", "gathering"))
+        self._save()
+
+    def _log_episode(
+        self, real: Transitions, truncated: NDArray[np.bool_], version: int, policy: str
+    ) -> None:
+        """Take an episode that a version of a policy played, by its number."""
+        returned = float(real.rew.sum())
+        entry = {"transitions": self.transitions, "steps": len(real), "return": returned}
+        self.log.append({**entry, "policy": policy})
+        self._take(real, truncated, version)
+        if version != _NO_VERSION:
+            assert self._progress is not None
+            self._progress.versions[version].returns.append(returned)
+
+    def _take(
+        self, real: Transitions, truncated: NDArray[np.bool_], version: int = _NO_VERSION
+    ) -> None:
+        self._episodes.append((real.to(self._agent.device), truncated))
+        self._acted.append(version)
 
     @property
     def acting(self) -> Any:
@@ -335,8 +387,6 @@ class AdaptationSession:
             terminated=torch.as_tensor(terminated),
         )
         self.add_episode(real, truncated & ~terminated, acted=acted or self.acting)
-        if self._checkpoint is not None:
-            self._save(self._checkpoint)
 
     @property
     def _bounds(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
@@ -348,7 +398,7 @@ class AdaptationSession:
     def _begin_anew(self, gathering: Actor, since: int = 0) -> None:
         self._gathering, self._since = gathering, since
         self._progress: Progress | None = None
-        self._learner: Learner | None = None
+        self._learner = None
         self._start: Version | None = None
         self._learned_from = 0
         self._surprises: dict[int, float] = {}
@@ -360,7 +410,7 @@ class AdaptationSession:
 
     def _improve(self, generator: np.random.Generator, limit: "_Limit") -> str:
         said = self._look_for_surprise(generator)
-        episodes = self._episodes[self._since :]
+        episodes = self._episodes[self._since : self._known]
         if not episodes:
             return "no episode has ended yet"
         real = Transitions.cat([each for each, _ in episodes])
@@ -404,7 +454,8 @@ class AdaptationSession:
             first.append(known_candidate(self._agent, found, self._contexts, fitted))
         self._progress = Progress(first, window=self._rounds.window, margin=self._rounds.margin)
         if not self._agent.conditioned and self._since == 0:  # it is what gathered
-            self._progress.first[0].returns += [each["return"] for each in self.log]
+            played = self.log[: self._known - (self._logged is not None)]
+            self._progress.first[0].returns += [each["return"] for each in played]
         return said
 
     def _diagnose(self, found: Identified, generator: np.random.Generator) -> Diagnosis:
@@ -503,11 +554,15 @@ class AdaptationSession:
     ) -> str:
         rounds, agent = self._rounds, self._agent
         if self._learner is None or self._start is not progress.base:
+            newest = progress.base.candidate
+            kept = progress.kept.candidate
+            if self._learner is None and kept.compensation is newest.compensation:
+                newest = kept  # where an improvement failed
             self._start, self._learned_from = progress.base, 0
             self._learner = Learner(
                 agent,
-                self._start.candidate.algorithm,
-                self._start.candidate.actor.contexts,
+                newest.algorithm,
+                newest.actor.contexts,
                 actor_lr=rounds.actor_lr,
                 critic_lr=rounds.critic_lr,
                 real_size=_MOST_REAL,
@@ -518,10 +573,10 @@ class AdaptationSession:
         start, learner = self._start.candidate, self._learner
         said = ""
         if progress.lost:
-            learner.algorithm = copy.deepcopy(progress.restore().algorithm)
+            learner.go_on_from(progress.restore().algorithm)
             said = "went back to what was best; "
         learner.redraw(generator)
-        for real, truncated in self._episodes[self._since + self._learned_from :]:
+        for real, truncated in self._episodes[self._since + self._learned_from : self._known]:
             learner.add_real(in_known_terms(real, start.compensation), truncated)
             self._learned_from += 1
         known = in_known_terms(found.real, start.compensation)
@@ -541,11 +596,10 @@ class AdaptationSession:
         if averaged.n_averaged:
             algorithm.policy.load_state_dict(averaged.module.state_dict())
         made = start.evolved("continued", algorithm)
+        expects = Expectation.of(fitted[0].model, fitted[0].context, found.real, start.compensation)
         with self._lock:
             progress.learn(made)
-            self._expects = Expectation.of(
-                fitted[0].model, fitted[0].context, found.real, start.compensation
-            )
+            self._expects = expects
         cut = f", by {taken} of {rounds.updates} updates" if taken < rounds.updates else ""
         return f"{said}learned from {len(known):,} real transitions{cut}"
 
@@ -555,21 +609,22 @@ class AdaptationSession:
         Surprising are also states where the robot had not been yet. A changed task says by itself
         what changed, or goes on to surprise when the model has seen an episode of it.
         """
-        fresh = range(max(self._looked_at, self._since), len(self._episodes))
-        self._looked_at = len(self._episodes)
+        fresh = range(max(self._looked_at, self._since), self._known)
+        self._looked_at = self._known
         if self._expects is None or not fresh:
             return ""
         for number in fresh:
             surprise = self._expects.surprise(self._episodes[number][0])
             self._surprises[number] = surprise
         new = 0  # surprising episodes in a row
-        while self._surprises.get(len(self._episodes) - 1 - new, -np.inf) >= SURPRISING:
+        while self._surprises.get(self._known - 1 - new, -np.inf) >= SURPRISING:
             new += 1
-        if not new or (new == 1 and not self._is_another(self._episodes[-1][0], generator)):
+        latest = self._episodes[self._known - 1][0]
+        if not new or (new == 1 and not self._is_another(latest, generator)):
             return ""
         kept = self.kept
         assert kept is not None
-        self._begin_anew(kept, since=len(self._episodes) - new)
+        self._begin_anew(kept, since=self._known - new)
         return "the task has changed again; "
 
     def _is_another(self, fresh: Transitions, generator: np.random.Generator) -> bool:
@@ -590,20 +645,32 @@ class AdaptationSession:
         own = [repr(self._rounds)]
         return identity_of(self._agent, own, self._config, self._seed, self._logged)
 
-    def _save(self, path: Path) -> None:
-        reals = [real for real, _ in self._episodes]
+    def _save(self) -> None:
+        """Keep what there is, where there is a place for it."""
+        if (path := self._checkpoint) is None:
+            return
+        with self._saving:
+            self._save_to(path)
+
+    def _save_to(self, path: Path) -> None:
+        with self._lock:
+            episodes, acted = list(self._episodes), list(self._acted)
+            improved = [list(each) for each in self._improved]
+            policies = [each["policy"] for each in self.log]
         tree = {
             "session": self._identity(),
-            "lengths": [len(each) for each in reals],
-            "improved": [list(each) for each in self._improved],
+            "lengths": [len(real) for real, _ in episodes],
+            "acted": acted,
+            "policies": policies,
+            "improved": improved,
             "drawn": self._drawn,
         }
-        if reals:
-            real = Transitions.cat(reals)
+        if episodes:
+            real = Transitions.cat([real for real, _ in episodes])
             tree["real"] = {
                 each.name: getattr(real, each.name) for each in dataclasses.fields(real)
             }
-            cuts = np.concatenate([cut for _, cut in self._episodes])
+            cuts = np.concatenate([cut for _, cut in episodes])
             tree["truncated"] = torch.from_numpy(cuts)
         try:
             save_tree(path, tree)
@@ -620,10 +687,10 @@ class AdaptationSession:
         tree = load_tree(path)
         try:
             require_kinds(_FILE, tree, "it")
-            identity, improved, lengths, drawn = (tree[name] for name in _FILE)
+            identity, improved, lengths, acted, policies, drawn = (tree[name] for name in _FILE)
             check_global_generator_state(drawn)
             for after, taken in improved:
-                if not (0 <= after <= len(lengths) and taken >= _ALL):
+                if not (0 <= after <= len(lengths) and taken >= _FAILED):
                     raise ValueError(f"it was improved after {shown(improved)} episodes")
             parts: list[tuple[Transitions, NDArray[np.bool_]]] = []
             if lengths:
@@ -640,15 +707,38 @@ class AdaptationSession:
                 f"{path} is of another session: {', '.join(differing)} differ. Delete it, or "
                 "choose another checkpoint."
             )
+        came = len(self._episodes)  # with the session
+        if [len(acted), came + len(policies)] != [len(lengths)] * 2:
+            raise CheckpointError(
+                f"{path} is not the checkpoint of a session: it says of {len(acted)} episodes by "
+                f"number, and of {len(policies)} by name, who acted in {len(lengths)}"
+            )
         checkpoint, self._checkpoint = self._checkpoint, None
         for number, (real, cut) in enumerate(parts):
             while improved and improved[0][0] == number:
-                self._improve_until(_Limit(updates=improved.pop(0)[1]))
-            if number >= len(self._episodes):  # what came with the session is there
-                self.add_episode(real, cut, acted=self.acting)
+                self._improve_again(improved.pop(0)[1])
+            if number >= came:
+                versions = self._progress.versions if self._progress else []
+                if not _NO_VERSION <= acted[number] < len(versions):
+                    raise CheckpointError(
+                        f"{path} is not the checkpoint of a session: in episode {number} version "
+                        f"{acted[number]} of {len(versions)} acted"
+                    )
+                self._log_episode(real, cut, acted[number], policies[number - came])
         for _, taken in improved:
-            self._improve_until(_Limit(updates=taken))
+            self._improve_again(taken)
         self._drawn, self._checkpoint = drawn, checkpoint
+
+    def _improve_again(self, taken: int) -> None:
+        """An improvement of so many updates, as it was, or as it failed."""
+        if taken == _FAILED:
+            self._improved.append([len(self._episodes), _FAILED])
+            self._learner = None
+            return
+        try:
+            self._improve_until(_Limit(updates=taken))
+        except FloatingPointError as error:  # it was at work when its process died
+            _logger.warning("An improvement of the session that is taken up fails: %s", error)
 
 
 def session_after(

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from mier_adapt import AdaptationSession, NewTask, Transitions, adapt
-from mier_adapt._storage.checkpoints import CheckpointError
+from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt.adaptation import session as sessions
+from mier_adapt.adaptation.front_door import rounds_of
 from mier_adapt.agents import AdaptConfig, ContinueConfig
 from mier_adapt.compensation import Compensation
 
@@ -163,6 +164,140 @@ def test_an_improvement_ends_with_its_time_and_is_taken_up_with_as_many_updates(
     again = session_of(checkpoint=path)
     assert_same_tree(again.log, session.log)
     assert_same_tree(weights(again), acted)
+
+
+def improved_within_episodes(session, env, episodes, reward):
+    """As a thread would while the robot moves; rewards are of the version that acts."""
+    for number in range(episodes):
+        (obs, _), over, step = env.reset(seed=number), False, 0
+        while not over:
+            act = session.act(obs)
+            obs_next, _, terminated, truncated, _ = env.step(act)
+            if step == 3:
+                session.improve()
+            rew = reward(session, session._acting)
+            session.observe(obs, act, rew, obs_next, terminated, truncated)
+            obs, over, step = obs_next, terminated or truncated, step + 1
+
+
+def test_who_acted_while_it_improved_is_taken_up_as_well(tmp_path, monkeypatch):
+    monkeypatch.setattr(sessions, "SURPRISING", 1e9)
+    config = dataclasses.replace(WITHOUT_CONTEXT, relabel_rounds=0)
+    rounds = dataclasses.replace(ROUNDS, window=1)
+    path = tmp_path / "session"
+
+    def taken_up():
+        agent = agent_of(conditioned=False)
+        return session_of(agent, config, rounds=rounds, checkpoint=path)
+
+    def the_second_is_good(session, acting):
+        learned = session._progress.learned if session._progress else []
+        return 10.0 if acting in learned[1:2] else -10.0
+
+    session = taken_up()
+    improved_within_episodes(session, drifting(), 8, the_second_is_good)
+    again = taken_up()
+    before, after = ([each.returns for each in one._progress.learned] for one in (session, again))
+    assert before == after
+    assert session._progress.learned[1].candidate is session.kept
+    assert_same_tree(again.log, session.log)
+    assert_same_tree(weights(again), weights(session))
+
+
+def test_episodes_that_end_while_it_improves_are_for_the_next_improvement(monkeypatch):
+    counted = []
+    fit = sessions.AdaptationSession._fit
+
+    def fitting(self, config, real, *arguments):
+        counted.append((len(real), self.transitions))
+        if len(counted) == 2:
+            live(self, drifting(), 1, improve=False)
+        return fit(self, config, real, *arguments)
+
+    monkeypatch.setattr(sessions.AdaptationSession, "_fit", fitting)
+    monkeypatch.setattr(sessions, "SURPRISING", 1e9)
+    config = dataclasses.replace(WITHOUT_CONTEXT, relabel_rounds=0)
+    session = session_of(agent_of(conditioned=False), config)
+    said = live(session, drifting(), 9)
+    (learned, known), *_ = counted[1:]
+    assert learned == known
+    assert any(f"learned from {learned} real transitions" in each for each in said)
+    assert session._learner.buffer.num_real == counted[-1][0]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, FloatingPointError])
+@pytest.mark.parametrize("failing", [3, 6])
+def test_an_improvement_that_fails_changes_nothing_and_is_not_made_again(
+    tmp_path, monkeypatch, error, failing
+):
+    monkeypatch.setattr(sessions, "SURPRISING", 1e9)
+    path, env = tmp_path / "session", drifting()
+    session = session_of(agent_of(conditioned=False), WITHOUT_CONTEXT, checkpoint=path)
+
+    def fails(*arguments, **options):
+        raise error
+
+    for number in range(8):
+        live(session, env, 1, improve=False)
+        if number == failing:
+            before = [each.returns for each in session._progress.versions], weights(session)
+            with monkeypatch.context() as failure:
+                failure.setattr(sessions.Learner, "update", fails)
+                failure.setattr(sessions, "train_on_synthetic", fails)
+                with pytest.raises(error):
+                    session.improve()
+            after = [each.returns for each in session._progress.versions], weights(session)
+            assert_same_tree(after, before)
+        session.improve()
+    again = session_of(agent_of(conditioned=False), WITHOUT_CONTEXT, checkpoint=path)
+    assert_same_tree(again.log, session.log)
+    states = [dict(one.acting.candidate.actor.policy.state_dict()) for one in (again, session)]
+    assert_same_tree(*states)
+
+
+def test_an_improvement_that_died_at_work_and_fails_again_is_left_out(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(sessions, "SURPRISING", 1e9)
+    config = dataclasses.replace(WITHOUT_CONTEXT, relabel_rounds=0)
+    path, env = tmp_path / "session", drifting()
+    session = session_of(agent_of(conditioned=False), config, checkpoint=path)
+    live(session, env, 6)
+
+    live(session, env, 1, improve=False)
+    tree = load_tree(path)
+    tree["improved"].append([7, -1])  # begun, and not over
+    save_tree(path, tree)
+
+    update = sessions.Learner.update
+
+    def diverges(self, *arguments, **options):
+        if self.buffer.num_real == session.transitions:
+            raise FloatingPointError("The losses are nan")
+        return update(self, *arguments, **options)
+
+    monkeypatch.setattr(sessions.Learner, "update", diverges)
+    again = session_of(agent_of(conditioned=False), config, checkpoint=path)
+    assert again.transitions == session.transitions
+    assert "fails: The losses are nan" in caplog.text
+
+
+def test_learning_that_goes_back_keeps_its_step_sizes(monkeypatch):
+    monkeypatch.setattr(sessions, "SURPRISING", 1e9)
+    rounds = dataclasses.replace(ROUNDS, actor_lr=7e-5, critic_lr=9e-5)
+    config = dataclasses.replace(WITHOUT_CONTEXT, relabel_rounds=0)
+    session = session_of(agent_of(conditioned=False), config, rounds=rounds)
+    env, said = drifting(), []
+    for _ in range(9):
+        live(session, env, 1, improve=False)
+        for each in session._progress.learned if session._progress else []:
+            each.returns[:] = [-1e4 for _ in each.returns]
+        said.append(session.improve())
+    assert any("went back" in each for each in said)
+    algorithm = session._learner.algorithm
+    sizes = [group["lr"] for each in algorithm._optimizers for group in each._optim.param_groups]
+    assert sizes == [7e-5, 9e-5, 9e-5]
+    assert type(algorithm.alpha).__name__ == "FixedAlpha"
 
 
 def test_where_undoing_suffices_nothing_is_learned():
@@ -357,6 +492,22 @@ def test_a_budgeted_adaptation_goes_on_from_its_checkpoint(tmp_path):
     further = report.continued_transitions - before.continued_transitions
     assert env.steps == further + report.gate_transitions + report.evaluation_transitions
     assert further > 0
+
+
+def test_an_episode_of_a_budget_is_kept_before_anything_is_made_of_it(tmp_path, monkeypatch):
+    improve, calls = sessions.AdaptationSession.improve, []
+
+    def killed(self, *arguments, **options):
+        calls.append(self.transitions)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return improve(self, *arguments, **options)
+
+    monkeypatch.setattr(sessions.AdaptationSession, "improve", killed)
+    path = tmp_path / "real"
+    with pytest.raises(KeyboardInterrupt):
+        adapted(drifting(), checkpoint=path)
+    assert sum(load_tree(rounds_of(path))["lengths"]) == calls[-1]
 
 
 def test_no_budget_is_what_it_was_and_less_than_an_episode_is_refused():
