@@ -171,7 +171,7 @@ class AffineChange(Change):
             matrix = parameters[..., : dim * dim].reshape(*axes, dim, dim)
             return matrix, parameters[..., dim * dim :] if self.structure == "affine" else offset
         if self.structure == "offset":
-            return eye.expand(*axes, dim, dim), parameters * self.scale
+            return eye.expand(*axes, dim, dim), parameters * self.scale.to(parameters)
         return parameters.unsqueeze(-1) * eye, offset  # one gain for all, or one for each
 
     def mapped(
@@ -183,6 +183,9 @@ class AffineChange(Change):
 
     def alternatives(self, parameters: Float[Tensor, " P"]) -> Float[Tensor, "S P"]:
         """As :meth:`Change.alternatives`: other signs and orders."""
+        return self._alternatives(parameters.cpu()).to(parameters)
+
+    def _alternatives(self, parameters: Float[Tensor, " P"]) -> Float[Tensor, "S P"]:
         if self.structure == "order" and self.sparse:
             pairs = torch.combinations(torch.arange(self.dim))
             rows = torch.arange(self.dim).repeat(len(pairs), 1)
@@ -377,7 +380,7 @@ class Together(Change):
 
     def identity(self) -> Float[Tensor, " P"]:
         """As :meth:`Change.identity`."""
-        return torch.cat([torch.zeros(0), *(each.identity() for each in self.changes)])
+        return torch.cat([torch.zeros(0), *(each.identity().cpu() for each in self.changes)])
 
     def alternatives(self, parameters: Float[Tensor, " P"]) -> Float[Tensor, "S P"]:
         """As :meth:`Change.alternatives`: those of each, the others staying."""

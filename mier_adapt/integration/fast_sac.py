@@ -130,6 +130,8 @@ class FastSAC(SAC[Any]):
         inputs = torch.cat((obs_next, sample.act), -1)
         first, second = (_forward(layers, inputs).squeeze(-1) for layers in self._target_layers)
         target = torch.min(first, second) - self.alpha.value * sample.log_prob
+        if hasattr(batch, "weight"):  # of a prioritised buffer
+            batch.weight = self._tensor(batch.weight)
         batch.returns = rew + self.gamma * (1 - self._tensor(batch.terminated)) * target
         return batch
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tianshou.data import Batch, ReplayBuffer
+from tianshou.data.buffer.manager import ReplayBufferManager
 
 from mier_adapt.transitions import Transitions
 
@@ -26,6 +27,12 @@ class FilledByStretches(ReplayBuffer):
         )
 
     update = add
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As Tianshou's; of a copy, too, tasks' buffers are views of what holds them all."""
+        super().__setstate__(state)
+        if isinstance(self, ReplayBufferManager):
+            self._set_batch_for_children()
 
 
 class TaskReplayBuffer(FilledByStretches):

@@ -72,7 +72,13 @@ def known_space(
 
 
 def command(compensation: Compensation, action: NDArray[Any], space: Any) -> NDArray[Any]:
-    """What to tell the changed robot, in the units of its action space, of one or many slots."""
-    middle, reach = (space.high + space.low) / 2, (space.high - space.low) / 2
-    act = compensation.action((np.asarray(action) - middle) / reach)
-    return np.asarray(middle + reach * act, dtype=space.dtype)
+    """What to tell the changed robot, in the units of its action space, of one or many slots.
+
+    Actions beyond the bounds are taken as the bounds, as the known robot does.
+    """
+    low, high = (bound.astype(np.float64) for bound in (space.low, space.high))
+    middle, reach = (high + low) / 2, (high - low) / 2
+    wanted = np.clip(action, low, high)
+    act = compensation.action((wanted - middle) / np.where(reach > 0, reach, 1))
+    # Kept within the bounds as the space's own precision has them.
+    return np.asarray(np.clip((middle + reach * act).astype(space.dtype), space.low, space.high))

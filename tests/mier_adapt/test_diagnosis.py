@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mier_adapt import Transitions
 from mier_adapt._evidence import NOTHING, Evidence
@@ -452,3 +453,15 @@ def test_compensation_of_other_shapes_is_refused() -> None:
         Compensation(np.eye(3), np.zeros(2))
     with pytest.raises(ValueError, match="act of shape"):
         Compensation(np.eye(3), np.zeros(3)).action(np.zeros(2))
+
+
+@pytest.mark.parametrize("kind", [Actuators, Sensors])
+@pytest.mark.parametrize("structure", ["signs", "gain", "gains", "offset", "order"])
+def test_what_is_tried_goes_where_parameters_are(kind, structure):
+    """By tensors that are said to be on a GPU, and are nowhere."""
+    with FakeTensorMode():
+        change = kind(3, structure)
+        parameters = torch.ones(len(change.identity()), device="cuda")
+        assert change.alternatives(parameters).device.type == "cuda"
+        if structure == "offset":
+            assert change.map(parameters)[1].device.type == "cuda"

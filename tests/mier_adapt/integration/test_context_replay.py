@@ -1,4 +1,5 @@
 import copy
+import pickle
 from collections import Counter, deque
 
 import numpy as np
@@ -65,6 +66,36 @@ def contexts(count: int, seed: int = 0) -> torch.Tensor:
 
 
 # Storage ------------------------------------------------------------------------------------
+
+
+def loaded(buffer, path):
+    """As it is in an HDF5 file of Tianshou's."""
+    buffer.save_hdf5(str(path))
+    return type(buffer).load_hdf5(str(path))
+
+
+COPIES = {
+    "deepcopy": lambda buffer, path: copy.deepcopy(buffer),
+    "pickle": lambda buffer, path: pickle.loads(pickle.dumps(buffer)),
+    "hdf5": loaded,
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_what_a_copy_is_given_is_read_from_it(copied, tmp_path):
+    buffer, twin = full(), full()
+    before = buffer.state()
+    made = copied(buffer, tmp_path / "buffer")
+    for each in (made, twin):
+        each.extend(1, numbered(7_000, 3), initial_context=True)
+    assert_same_tree(made.state()["columns"], twin.state()["columns"])
+    assert_same_tree(buffer.state(), before)
+    for each in (made, twin):
+        each.load_state(before)
+    indices = np.arange(len(made.task_buffer(1)))
+    assert torch.equal(
+        made.task_buffer(1).transitions(indices).rew, buffer.task_buffer(1).transitions(indices).rew
+    )
 
 
 @given(done=operations)

@@ -9,11 +9,13 @@ import torch
 from gymnasium import spaces
 from tianshou.algorithm.modelfree.sac import SAC, AutoAlpha, SACPolicy
 from tianshou.algorithm.optim import AdamOptimizerFactory
+from tianshou.data import Batch, PrioritizedReplayBuffer
 from tianshou.utils.net import continuous
 from tianshou.utils.net.common import Net
 from tianshou.utils.net.continuous import ContinuousActorProbabilistic, ContinuousCritic
 from torch import nn
 
+from mier_adapt._storage.randomness import seed_global_generators
 from mier_adapt.integration import ContextReplayBuffer, FastSAC, build_sac, fast_sac, update
 
 from ..doubles import random_transitions
@@ -172,6 +174,25 @@ def test_a_copy_learns_apart():
     update(twin, filled_buffer(), 32)
     assert all(torch.equal(*pair) for pair in zip(untouched, algorithm.parameters(), strict=True))
     assert not torch.equal(next(twin.critic.parameters()), next(algorithm.critic.parameters()))
+
+
+def test_prioritised_samples_weigh_as_in_tianshous_sac():
+    rows = random_transitions(60, obs_dim=5, act_dim=2)
+    stats, priorities = [], []
+    for kind in (SAC, FastSAC):
+        buffer = PrioritizedReplayBuffer(60, alpha=0.6, beta=0.4)
+        for at in range(60):
+            row = {name: getattr(rows, name)[at].numpy() for name in ("obs", "act", "obs_next")}
+            rew, terminated = float(rows.rew[at]), bool(rows.terminated[at])
+            buffer.add(Batch(**row, rew=rew, terminated=terminated, truncated=False))
+        buffer.update_weight(np.arange(60), np.linspace(0.1, 3, 60))
+        algorithm = built(kind)
+        seed_global_generators(0)
+        stats.append(update(algorithm, buffer, 16))
+        priorities.append(np.array(buffer.weight[np.arange(60)]))
+    assert stats[0] == pytest.approx(stats[1], rel=1e-4)
+    np.testing.assert_allclose(priorities[0], priorities[1], rtol=1e-4)
+    assert len(np.unique(priorities[0])) > 3
 
 
 def test_refuses_what_it_cannot_compute():

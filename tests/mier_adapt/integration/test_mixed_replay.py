@@ -1,3 +1,5 @@
+import copy
+import pickle
 from collections import deque
 
 import numpy as np
@@ -31,6 +33,16 @@ def full(**options) -> MixedReplayBuffer:
     buffer.extend_real(numbered(0, 5))
     buffer.extend_synthetic(numbered(100, 12))
     return buffer
+
+
+def test_what_a_copy_is_given_is_read_from_it():
+    buffer = full()
+    for made in (copy.deepcopy(buffer), pickle.loads(pickle.dumps(buffer))):
+        made.extend_real(numbered(5_000, 2))
+        made.extend_synthetic(numbered(6_000, 2))
+        assert {5_000, 5_001, 6_000, 6_001} <= set(made[made.sample_indices(0)].rew.tolist())
+        assert made.num_real == buffer.num_real + 1  # of 6
+    assert buffer[buffer.sample_indices(0)].rew.max() < 5_000
 
 
 @given(batch_size=st.integers(1, 300), real_fraction=st.floats(0, 1), seed=st.integers(0, 1000))

@@ -8,10 +8,13 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import RescaleAction, TransformObservation
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mier_adapt._storage.checkpoints import CheckpointError
 from mier_adapt.compensation import Compensation
 from mier_adapt.wrappers import CompensatedAction, vector
+from mier_adapt.wrappers.compensated_action import command
 
 from ..doubles import OBS_DIM, DriftEnv
 
@@ -57,6 +60,30 @@ def test_a_changed_robot_behaves_as_the_known_one(changed, compensation, bounds)
     expected = steps(RescaleAction(DriftEnv(), low, high))
     np.testing.assert_allclose(steps(env), expected, atol=1e-4)
     assert env.observation_space.contains(env.reset()[0])
+
+
+MIXED = Compensation(np.array([[0.8, -0.6], [0.6, 0.8]]), np.zeros(2))
+BOUNDS = st.floats(-10, 10, width=32)
+
+
+@given(action=st.tuples(BOUNDS, BOUNDS))
+def test_an_action_beyond_the_bounds_is_taken_as_the_bounds(action):
+    space = gymnasium.spaces.Box(-1, 1, (2,))
+    beyond, within = (
+        command(MIXED, np.array(each), space) for each in (action, np.clip(action, -1, 1))
+    )
+    np.testing.assert_array_equal(beyond, within)
+
+
+@given(bounds=st.tuples(BOUNDS, BOUNDS), share=st.floats(0, 1), sign=st.sampled_from([-1.0, 1.0]))
+def test_what_is_commanded_is_an_action_also_where_a_motor_has_no_choice(bounds, share, sign):
+    low, high = np.float32(sorted(bounds))
+    space = gymnasium.spaces.Box(low, high, (1,))
+    action = np.array([low + share * (high - low)], np.float32)
+    told = command(Compensation(np.array([[sign]]), np.zeros(1)), action, space)
+    assert space.contains(told)
+    if sign > 0:
+        np.testing.assert_allclose(told, action.clip(low, high), atol=1e-5)
 
 
 @pytest.mark.parametrize(
