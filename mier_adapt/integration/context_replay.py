@@ -77,6 +77,8 @@ class ContextReplayBuffer(FilledByStretches, ReplayBufferManager):
     ) -> Self:
         """Several tasks' logged transitions, any of which may identify its task.
 
+        An episode also ends where the next row does not follow, as after a time limit.
+
         Args:
             earlier: ``(B, ...)`` of each task, of the same dimensions.
             context_dim: Dimensions of the contexts that samples are seen under.
@@ -96,7 +98,9 @@ class ContextReplayBuffer(FilledByStretches, ReplayBufferManager):
             generator=generator,
         )
         for number, each in enumerate(earlier):
-            replay.extend(number, each, initial_context=True)
+            truncated = np.zeros(len(each), dtype=np.bool_)
+            truncated[:-1] = (~(each.follows | each.terminated[:-1])).cpu().numpy()
+            replay.extend(number, each, truncated=truncated, initial_context=True)
         return replay
 
     @property

@@ -452,6 +452,18 @@ def test_what_is_no_list_of_logs_is_refused(logs, error, message):
         ContextReplayBuffer.of(logs, generator=np.random.default_rng(0))
 
 
+def test_targets_of_several_steps_end_where_a_log_was_cut():
+    """By rewards of 1, and of 100 in the next episode, which a time limit has come before."""
+    obs = torch.arange(7.0).unsqueeze(-1)
+    obs_next = torch.tensor([1.0, 2, 50, 4, 5, 6, 7]).unsqueeze(-1)
+    rew = torch.tensor([1.0, 1, 1, 100, 100, 100, 100])
+    log = Transitions(obs, obs, rew, obs_next, torch.zeros(7, dtype=torch.bool))
+    buffer = ContextReplayBuffer.of([log], generator=np.random.default_rng(0))
+    assert buffer.truncated[:7].tolist() == [False, False, True, False, False, False, False]
+    ends = buffer.next(np.array([0, 1, 2, 3]))
+    assert ends.tolist() == [1, 2, 2, 4]
+
+
 def test_stretches_are_what_a_ring_holds_before_a_transition():
     replay = ContextReplayBuffer(
         2, 4, obs_dim=1, act_dim=1, context_dim=0, generator=np.random.default_rng(0)
