@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
+import gymnasium
+
 from mier_adapt._checks import (
     Count,
     NonNegative,
@@ -312,7 +314,7 @@ class MetaTrainConfig:
 
     def __post_init__(self) -> None:
         checked_fields(self)
-        task_set(self.family, self.task_set)  # which says what there is, where there is none such
+        require_fitting_episodes(self)
 
     @property
     def tasks(self) -> TaskSet:
@@ -348,6 +350,22 @@ class MetaTrainConfig:
             return cls(**given)
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"Not a configuration of this version: {error}") from error
+
+
+def require_fitting_episodes(config: Any) -> None:
+    """Check that a run's task set is there, and that its family's episodes are long enough.
+
+    Raises:
+        ValueError: If not.
+    """
+    env_id = config.tasks.env_id
+    limit = gymnasium.spec(env_id).max_episode_steps
+    if limit is not None and config.episode_steps > limit:
+        raise ValueError(
+            f"{type(config).__name__} expected episode_steps of at most {limit}, with which "
+            f"{env_id} is registered, got {config.episode_steps}. Register it with more "
+            "max_episode_steps."
+        )
 
 
 GATES: dict[str, Any] = {"margin": MarginGate, "always": AlwaysGate, "never": NeverGate}

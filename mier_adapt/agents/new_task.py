@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import TimeLimit
 
 from mier_adapt._checks import Count, Size, checked
 from mier_adapt._spaces import vector_space
@@ -58,12 +59,14 @@ class NewTask:
         Args:
             envs: The family's environments.
             task: One of its tasks.
-            episode_steps: Environment steps of an episode; by default the family's.
+            episode_steps: Environment steps of an episode; by default, and at the most, those of
+                the family.
 
         Raises:
-            ValueError: If the task is of another family.
+            ValueError: If the task is of another family, or its episodes are shorter.
         """
         envs.require_family("NewTask.of_family", [task])
+        require_within_limit("NewTask.of_family", episode_steps, envs.episode_steps)
         return cls(
             label=str(task),
             parameters=task.parameters,
@@ -98,29 +101,32 @@ class NewTask:
             label: What reports call the task; by default the environment's ID. A checkpoint of an
                 adaptation needs one: two tasks may share an ID.
             termination_fn: When its episodes end.
-            episode_steps: Environment steps of an episode; by default those of the environment's
-                time limit.
+            episode_steps: Environment steps of an episode; by default, and at the most, those of
+                the environment's time limit.
             act_filter: Safety limits: ``(obs (O,), act (A,)) -> act (A,)``, in the environment's
                 units, is asked before every step, whatever that is for. The environment gets what
                 it returns, and that is what is recorded and learned from.
 
         Raises:
-            ValueError: If observations or actions are no vectors, actions have no bounds, or the
-                environment has no time limit and ``episode_steps`` is not given.
+            ValueError: If observations or actions are no vectors, actions have no bounds, the
+                environment has no time limit and ``episode_steps`` is not given, or it has a
+                shorter one.
         """
         observations = vector_space("NewTask.of_env", "env's observations", env.observation_space)
         actions = vector_space("NewTask.of_env", "env's actions", env.action_space, bounded=True)
-        limit = env.spec.max_episode_steps if env.spec is not None else None
+        limit = None
         if env.has_wrapper_attr("_max_episode_steps"):  # TimeLimit's, wherever it was put
             limit = env.get_wrapper_attr("_max_episode_steps")
-        length = episode_steps or limit
+            require_within_limit("NewTask.of_env", episode_steps, limit)
+        length = episode_steps or limit or (env.spec.max_episode_steps if env.spec else None)
         if length is None:
             raise ValueError(
                 "NewTask.of_env expected an environment with a time limit, got "
                 f"{env.spec.id if env.spec else env}, which was registered without. Give "
-                "episode_steps, and wrap it in gymnasium.wrappers.TimeLimit."
+                "episode_steps."
             )
-        slots = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
+        limited = env if length == limit else TimeLimit(env, length)
+        slots = SyncVectorEnv([lambda: limited], autoreset_mode=AutoresetMode.DISABLED)
         return cls(
             label=label or (env.spec.id if env.spec else str(env)),
             parameters=(),
@@ -132,7 +138,7 @@ class NewTask:
             simulated=False,
             labelled=label is not None,
             act_filter=act_filter,
-            environment=_recipe(env),
+            environment=_recipe(env, length),
         )
 
     def metered(self, meter: Meter) -> Self:
@@ -212,11 +218,24 @@ class NewTask:
         return tuple(values)
 
 
-def _recipe(env: gymnasium.Env[Any, Any]) -> Mapping[str, Any] | None:
+def require_within_limit(owner: str, episode_steps: int | None, limit: int) -> None:
+    """Check that an environment's own time limit ends no episode sooner than was asked for.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if episode_steps is not None and episode_steps > limit:
+        raise ValueError(
+            f"{owner} expected episode_steps of at most {limit}, the environment's own time limit, "
+            f"got {episode_steps}. Make it, or register it, with max_episode_steps={episode_steps}."
+        )
+
+
+def _recipe(env: gymnasium.Env[Any, Any], episode_steps: int) -> Mapping[str, Any] | None:
     """What made an environment, where that is all that made it."""
     if env.spec is None:
         return None
-    recipe = {"id": env.spec.id, **env.spec.kwargs, "max_episode_steps": env.spec.max_episode_steps}
+    recipe = {"id": env.spec.id, **env.spec.kwargs, "max_episode_steps": episode_steps}
     recipe.pop("render_mode", None)
     try:
         plain: Mapping[str, Any] = json.loads(json.dumps(recipe))

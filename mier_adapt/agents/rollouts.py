@@ -183,7 +183,8 @@ def collect_episodes(
     """Run each of T tasks for ``steps`` environment steps, its episodes side by side.
 
     Those of an actor that remembers follow each other instead, each of ``episode_steps`` also with
-    ``until_end``: what it does in one depends on those before.
+    ``until_end``: what it does in one depends on those before. Each of ``episode_steps`` is whole,
+    and so is cut there, whatever the environment's own limit.
 
     Options are those of :func:`collect`.
 
@@ -193,11 +194,18 @@ def collect_episodes(
     """
     length = min(steps, episode_steps)
     episodes = -(-steps // length)
+
+    def cut(rollout: Rollout) -> Rollout:
+        """With the ends of whole episodes."""
+        if rollout.truncated.shape[1] == episode_steps:
+            rollout.truncated[:, -1] |= ~rollout.transitions.terminated[:, -1].numpy()
+        return rollout
+
     if hasattr(actor, "remember"):
         env = env_of_size(len(tasks))
         options["until_end"] = options.get("until_end", False) and episodes == 1
         each = [
-            collect(env, tasks, actor, steps=length, generator=generator, **options)
+            cut(collect(env, tasks, actor, steps=length, generator=generator, **options))
             for _ in range(episodes)
         ]
         return [
@@ -207,13 +215,15 @@ def collect_episodes(
             )
             for i in range(len(tasks))
         ]
-    rollout = collect(
-        env_of_size(len(tasks) * episodes),
-        [task for task in tasks for _ in range(episodes)],
-        actor,
-        steps=length,
-        generator=generator,
-        **options,
+    rollout = cut(
+        collect(
+            env_of_size(len(tasks) * episodes),
+            [task for task in tasks for _ in range(episodes)],
+            actor,
+            steps=length,
+            generator=generator,
+            **options,
+        )
     )
     slots = (slice(i, i + episodes) for i in range(0, len(tasks) * episodes, episodes))
     return [Rollout(rollout.transitions[slot], rollout.truncated[slot]) for slot in slots]

@@ -413,6 +413,28 @@ def test_a_time_limit_around_an_environment_that_was_never_registered_is_enough(
     assert NewTask.of_env(gymnasium.wrappers.RecordEpisodeStatistics(env)).episode_steps == 6
 
 
+@pytest.mark.parametrize("env", [DriftEnv, lambda: gymnasium.wrappers.TimeLimit(DriftEnv(), 60)])
+def test_episodes_are_as_long_as_was_asked_for(env):
+    task = NewTask.of_env(env(), label="robot", episode_steps=5)
+    rollout = task.run(agent_of().initial_actor(1), steps=12, generator=np.random.default_rng(0))
+    assert np.flatnonzero(rollout.truncated[0]).tolist() == [4, 9]
+
+
+def test_the_recipe_of_a_task_ends_its_episodes_where_they_end():
+    for env, steps in (
+        (gymnasium.make("Pendulum-v1"), 50),
+        (gymnasium.make("Pendulum-v1").unwrapped, 50),
+        (gymnasium.make("Pendulum-v1"), None),
+    ):
+        task = NewTask.of_env(env, episode_steps=steps)
+        assert task.environment["max_episode_steps"] == (steps or 200)
+
+
+def test_an_environment_that_ends_sooner_is_refused():
+    with pytest.raises(ValueError, match=r"NewTask\.of_env expected episode_steps of at most 200,"):
+        NewTask.of_env(gymnasium.make("Pendulum-v1"), episode_steps=201)
+
+
 # Side by side -------------------------------------------------------------------------------
 
 

@@ -480,6 +480,22 @@ def test_an_action_that_is_not_finite_names_the_step_and_the_task():
         rollout(actor=Pushes(np.nan))
 
 
+@pytest.mark.parametrize("remembers", [False, True])
+def test_whole_episodes_are_cut_where_they_end(remembers):
+    actor = Remembers() if remembers else Pushes()
+    options = {"episode_steps": 5, "generator": np.random.default_rng(0)}
+    for steps, ends in ((10, True), (4, False)):
+        tasks = [(100, 100), (5, 100), (3, 100)]
+        for (terminates, _), made in zip(
+            tasks,
+            collect_episodes(ClockVectorEnv, tasks, actor, steps=steps, **options),
+            strict=True,
+        ):
+            cut = ends and terminates != 5
+            assert (made.truncated[:, -1] == cut).all()
+            assert not made.truncated[:, :-1].any()
+
+
 @pytest.mark.parametrize(("steps", "shape"), [(12, (3, 5)), (15, (3, 5)), (5, (1, 5)), (2, (1, 2))])
 def test_episodes_of_several_tasks_run_side_by_side(steps, shape):
     sizes = []
