@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mier_adapt._checks import Size, checked, require_actions, require_tensor
 from mier_adapt._typing import Float, Tensor
@@ -125,12 +126,23 @@ class ExperienceRelabeler:
                 )
         if obs_next is None or self.termination_fn is None:
             return Transitions._trusted(obs, act, rew, stored.obs_next, stored.terminated)
-        ended = np.asarray(
-            self.termination_fn(*(each.clone().cpu().numpy() for each in (obs, act, obs_next)))
-        )
-        if ended.shape != (len(obs),) or ended.dtype != np.bool_:
-            raise ValueError(
-                f"ExperienceRelabeler expected termination_fn to return bool of shape "
-                f"({len(obs)},), got {ended.dtype} of shape {ended.shape}."
-            )
+        ended = ends_by("ExperienceRelabeler", self.termination_fn, obs, act, obs_next)
         return Transitions(obs, act, rew, obs_next, torch.tensor(ended, device=obs.device))
+
+
+def ends_by(
+    owner: str, termination_fn: TerminationFn, obs: Tensor, act: Tensor, obs_next: Tensor
+) -> NDArray[np.bool_]:
+    """Which transitions, ``(B, ...)``, end their episode by a rule, ``(B,)``.
+
+    Raises:
+        ValueError: If the rule's answer has another shape or type.
+    """
+    columns = (each.detach().clone().cpu().numpy() for each in (obs, act, obs_next))
+    ended = np.asarray(termination_fn(*columns))
+    if ended.shape != (len(obs),) or ended.dtype != np.bool_:
+        raise ValueError(
+            f"{owner} expected termination_fn to return bool of shape ({len(obs)},), got "
+            f"{ended.dtype} of shape {ended.shape}."
+        )
+    return ended

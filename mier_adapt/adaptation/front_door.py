@@ -27,11 +27,16 @@ from mier_adapt.adaptation.identification import (
     Identified,
     identify,
     novelty,
-    require_fitting_log,
 )
 from mier_adapt.adaptation.known_terms import in_known_terms, refine_behind, within_reach
 from mier_adapt.adaptation.learner import draw_stored
 from mier_adapt.adaptation.progress import Version
+from mier_adapt.adaptation.readiness import (
+    require_adaptable,
+    require_fitting_task,
+    require_label,
+    require_refreshed,
+)
 from mier_adapt.adaptation.report import AdaptationReport
 from mier_adapt.adaptation.session import AdaptationSession, session_after
 from mier_adapt.adaptation.stages import (
@@ -56,12 +61,12 @@ from mier_adapt.agents.configs import AdaptConfig, ContinueConfig
 from mier_adapt.agents.metering import Meter
 from mier_adapt.agents.new_task import NewTask
 from mier_adapt.compensation import Compensation
-from mier_adapt.diagnosis import FEWEST, Diagnosis
+from mier_adapt.diagnosis import Diagnosis
 from mier_adapt.integration.actor_training import require_refreshable
-from mier_adapt.integration.actors import require_fitting_policy
 from mier_adapt.integration.algorithms import trained_on
-from mier_adapt.model_fitting import FittedModel, require_weights
+from mier_adapt.model_fitting import FittedModel
 from mier_adapt.protocols import Gate
+from mier_adapt.relabeler import ends_by
 from mier_adapt.transitions import OneTask, Transitions
 
 _PROBE = 1024
@@ -192,11 +197,7 @@ def adapt(
         step size of the actor, the fixed temperature, and the gate.
     """
     _require_ready(agent, task, config, logged, relabels=sources is None, budget=budget)
-    if checkpoint is not None and not task.labelled:
-        raise ValueError(
-            f"adapt expected a task with a label to go with checkpoint, since {task.label!r} may "
-            "pose many: NewTask.of_env(env, label=...) says which one the transitions are of."
-        )
+    require_label("adapt", task, checkpoint)
     seed = int(seed)
     generator = np.random.default_rng(seed)
     meter = Meter()
@@ -426,56 +427,11 @@ def _require_ready(
         )
     dims = (model.obs_dim, model.act_dim)
     require_fitting_task("adapt", task, agent.algorithm, dims, predicts=predicts)
-    if logged is not None:
-        require_fitting_log("adapt", logged, dims)
-    with forked_global_generators(0):
-        agent.initial_actor(1).act(np.zeros((1, model.obs_dim), dtype=np.float32), explore=False)
-    replay = agent.replay
-    tasks = range(replay.num_tasks)
-    if empty := [n for n in tasks if not len(replay.task_buffer(n).adaptation_indices())]:
-        raise ValueError(
-            "adapt expected an agent with experience of each of its tasks, gathered with the "
-            f"initial context, got none of {empty}."
-        )
-    if config.refresh_updates and not agent.conditioned:
-        raise ValueError(
-            f"adapt expected refresh_updates=0 for a policy that knows no context, which has "
-            f"nothing new to learn from its critics, got {config.refresh_updates}."
-        )
+    require_refreshed("adapt", config, conditioned=agent.conditioned)
     if config.refresh_updates:
         require_refreshable("adapt", agent.algorithm)
-    most = max(config.adaptation_steps, 0 if logged is None else len(logged))
-    if diagnoses(agent, config) and most < FEWEST:
-        raise ValueError(
-            f"adapt expected adaptation_steps >= {FEWEST}, to tell what changed, got "
-            f"{config.adaptation_steps}. Gather more, or set diagnose=False."
-        )
-    if config.weight_steps:
-        require_weights("adapt", "weight_steps", model)
-
-
-def require_fitting_task(
-    owner: str, task: NewTask, algorithm: Any, dims: tuple[int, int], *, predicts: bool
-) -> None:
-    """Check that an algorithm and its experience belong to a task's observations and actions.
-
-    Raises:
-        ValueError: If they do not, or next observations are to be predicted and the task has no
-            rule for the end of an episode.
-    """
-    require_fitting_policy(owner, algorithm.policy, task.action_space)
-    wanted = task.observation_space.shape + task.action_space.shape
-    if dims != wanted:
-        raise ValueError(
-            f"{owner} expected earlier transitions with the task's dimensions of observations and "
-            f"actions, {wanted}, got {dims}."
-        )
-    if predicts and task.termination_fn is None:
-        raise ValueError(
-            f"{owner} expected a task with termination_fn, since next observations are predicted: "
-            "pass the environment's rule, (obs (B, O), act (B, A), obs_next (B, O)) -> bool (B,), "
-            "or set relabel_rounds=0."
-        )
+    ends = task.termination_fn if predicts else None
+    require_adaptable("adapt", agent, config, logged, ends)
 
 
 class _Contest:
@@ -531,9 +487,9 @@ def _trust(
         return False, "relabeling is switched off"
     if fitted[0].model.varies != "reward" and task.termination_fn is not None:
         real = found.real
-        columns = (each.cpu().numpy().copy() for each in (real.obs, real.act, real.obs_next))
         ended = real.terminated.cpu().numpy()
-        missed = int((ended & ~task.termination_fn(*columns)).sum())
+        told = ends_by("adapt", task.termination_fn, real.obs, real.act, real.obs_next)
+        missed = int((ended & ~told).sum())
         if 2 * missed > ended.sum():
             return False, (
                 f"{missed} of {ended.sum()} real episodes ended where the rule for the end of "

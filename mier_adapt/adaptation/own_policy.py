@@ -10,8 +10,13 @@ import numpy as np
 import torch
 
 from mier_adapt._checks import Count, Seed, checked, shown
-from mier_adapt.adaptation.front_door import Adaptation, adapt, require_fitting_task
+from mier_adapt.adaptation.front_door import Adaptation, adapt
 from mier_adapt.adaptation.identification import require_fitting_log
+from mier_adapt.adaptation.readiness import (
+    require_fitting_task,
+    require_label,
+    require_refreshed,
+)
 from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig, ModelConfig
 from mier_adapt.agents.new_task import NewTask
@@ -21,6 +26,7 @@ from mier_adapt.integration import ContextReplayBuffer, from_tianshou
 from mier_adapt.integration.algorithms import require_actor_critic
 from mier_adapt.integration.stable_baselines3 import from_sb3, is_of_sb3, transitions_of
 from mier_adapt.protocols import TerminationFn
+from mier_adapt.relabeler import ends_by
 from mier_adapt.training.offline_training import meta_train_offline
 from mier_adapt.transitions import OneTask, Transitions
 
@@ -249,7 +255,13 @@ def _adapted(
         task = dataclasses.replace(task, termination_fn=_never)
     replay = ContextReplayBuffer.of(logs, generator=np.random.default_rng(seed))
     dims, predicts = (replay.obs_dim, replay.act_dim), config.relabel_rounds > 0
+    # All of it before a model is trained, which takes minutes.
+    require_label(owner, task, options.get("checkpoint"))
+    require_refreshed(owner, config, conditioned=False)
     require_fitting_task(owner, task, algorithm, dims, predicts=predicts)
+    if predicts and task.termination_fn is not None:
+        stored = Transitions.cat([each[:1] for each in logs])
+        ends_by(owner, task.termination_fn, stored.obs, stored.act, stored.obs_next)
     if logged is not None:
         require_fitting_log(owner, logged, dims)
     if adapter is None:

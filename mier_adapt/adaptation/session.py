@@ -29,11 +29,11 @@ from mier_adapt.adaptation.identification import (
     as_gathered,
     identity_of,
     novelty,
-    require_fitting_log,
 )
 from mier_adapt.adaptation.known_terms import in_known_terms, refine_behind, within_reach
 from mier_adapt.adaptation.learner import Learner
 from mier_adapt.adaptation.progress import Progress, Version
+from mier_adapt.adaptation.readiness import require_adaptable
 from mier_adapt.adaptation.stages import (
     PolicyCandidate,
     SourcesOf,
@@ -131,8 +131,10 @@ class AdaptationSession:
             no episode: no policy is judged by them.
 
     Raises:
-        ValueError: If dynamics vary and there is no ``termination_fn``, logged transitions do not
-            fit, or the checkpoint is of another session.
+        TypeError: If the model has no weights, and they are to be fitted.
+        ValueError: If dynamics vary and there is no ``termination_fn``, its answer has another
+            shape, the agent has no experience, logged transitions do not fit, or the checkpoint is
+            of another session.
         CheckpointError: If it is damaged.
     """
 
@@ -154,9 +156,9 @@ class AdaptationSession:
                 "AdaptationSession expected termination_fn, since next observations are "
                 "predicted. If none ends: lambda obs, act, obs_next: np.zeros(len(obs), bool)."
             )
+        ends = termination_fn if agent.model.varies != "reward" else None
+        require_adaptable("AdaptationSession", agent, config, logged, ends)
         if logged is not None:
-            dims = (agent.model.obs_dim, agent.model.act_dim)
-            require_fitting_log("AdaptationSession", logged, dims)
             logged = as_gathered(logged)
         self._agent, self._config, self._rounds = agent, config, rounds or ContinueConfig()
         self._logged = logged

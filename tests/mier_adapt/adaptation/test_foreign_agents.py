@@ -10,7 +10,15 @@ import torch
 from gymnasium import spaces
 
 import mier_adapt
-from mier_adapt import Agent, ContextModel, GradientContextAdapter, NewTask, adapt, load_run
+from mier_adapt import (
+    AdaptationSession,
+    Agent,
+    ContextModel,
+    GradientContextAdapter,
+    NewTask,
+    adapt,
+    load_run,
+)
 from mier_adapt.agents import AdaptConfig
 from mier_adapt.integration import ContextReplayBuffer, algorithm_state
 
@@ -206,6 +214,23 @@ def test_a_task_without_a_rule_for_the_end_is_refused_where_dynamics_vary(condit
     config = dataclasses.replace(config, relabel_rounds=0)
     adapt(agent, task, config, seed=0, evaluation_episodes=1)
     assert env.steps > 0
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda obs, act, obs_next: False,
+        lambda obs, act, obs_next: np.zeros(len(obs)),
+        lambda obs, act, obs_next: np.zeros((len(obs), 1), bool),
+    ],
+)
+def test_a_rule_for_the_end_that_answers_otherwise_is_refused(rule):
+    env = drifting()
+    task = task_of(env, termination_fn=rule)
+    message = "expected termination_fn to return bool of shape"
+    refused(agent_of(), task, env, CONFIG, ValueError, f"adapt {message}")
+    with pytest.raises(ValueError, match=f"AdaptationSession {message}"):
+        AdaptationSession(agent_of(), CONFIG, seed=0, termination_fn=rule)
 
 
 def test_where_rewards_alone_vary_no_rule_for_the_end_is_asked_for():

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -59,6 +60,28 @@ def test_reads_what_stock_collectors_store(buffer):
     episode = buffer.buffers[0]
     assert torch.equal(transitions.rew[:10], torch.as_tensor(episode.rew[:10]).float())
     assert torch.equal(transitions.obs[1], transitions.obs_next[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"config": dataclasses.replace(SMALL_OWN, refresh_updates=1)}, "refresh_updates=0 for a"),
+        ({"config": SMALL_OWN, "checkpoint": Path("real")}, "a task with a label to go with"),
+        ({"config": SMALL_OWN, "termination_fn": lambda o, a, n: False}, "to return bool of shape"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_model_is_trained(options, message, buffer):
+    stages = []
+    with pytest.raises(ValueError, match=f"adapt_algorithm expected .*{message}"):
+        adapt_algorithm(
+            new(),
+            swimmer(),
+            [buffer],
+            seed=0,
+            on_stage=lambda stage, share: stages.append(stage),
+            **options,
+        )
+    assert not stages
 
 
 @pytest.mark.parametrize("name", ["SAC", "TD3", "REDQ"])

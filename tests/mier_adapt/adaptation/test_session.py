@@ -1,5 +1,6 @@
 """Adaptation that goes on: in a robot's own loop, and in adapt's."""
 
+import copy
 import dataclasses
 import json
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mier_adapt import AdaptationSession, NewTask, Transitions, adapt
+from mier_adapt import AdaptationSession, GradientContextAdapter, NewTask, Transitions, adapt
 from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt.adaptation import session as sessions
 from mier_adapt.adaptation.front_door import rounds_of
@@ -446,6 +447,22 @@ def test_a_session_that_started_from_a_log_is_taken_up_with_the_same_one(tmp_pat
     for other in (None, log[:50]):
         with pytest.raises(ValueError, match="is of another session: logged differ"):
             session_of(**{**options, "logged": other}, checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"adaptation_steps": 5, "diagnose": True}, ValueError, "adaptation_steps >= 10, to tell"),
+        ({"weight_steps": 2}, TypeError, "expected a model with weights"),
+    ],
+)
+def test_what_an_improvement_will_need_is_asked_for_at_once(changes, error, message):
+    agent = agent_of()
+    if error is TypeError:
+        frozen = copy.deepcopy(agent.model).requires_grad_(False)
+        agent = dataclasses.replace(agent, adapter=GradientContextAdapter(frozen))
+    with pytest.raises(error, match=f"AdaptationSession .*{message}"):
+        session_of(agent, dataclasses.replace(CONFIG, **changes))
 
 
 def test_a_log_that_does_not_fit_is_refused():
