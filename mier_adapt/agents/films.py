@@ -1,5 +1,6 @@
 """Films of policies side by side, where this machine can draw."""
 
+import math
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from mier_adapt._storage.files import replacing
 from mier_adapt.agents.rollouts import collect
@@ -22,8 +23,8 @@ _WIDTH, _HEIGHT = 280, 200
 """Size of each picture, in pixels."""
 _LINE = 20
 """Height of the text above it."""
-_EVERY = 2
-"""Environment steps between two pictures."""
+_SHOWN = 80
+"""Milliseconds for which each is shown, at least: some players take few for none."""
 _PROBE = """
 import gymnasium, mier_adapt_envs
 env = gymnasium.make("MIER/HalfCheetahNegatedJoints-v0", render_mode="rgb_array")
@@ -92,6 +93,7 @@ def film_side_by_side(
         camera_name="track",
     )
     films: list[list[Image.Image]] = []
+    every, shown = _rhythm(env.metadata["render_fps"])
     try:
         for label, actor in actors.items():
             film: list[Image.Image] = []
@@ -102,7 +104,7 @@ def film_side_by_side(
                 label: str = label,
                 film: list[Image.Image] = film,
             ) -> None:
-                if step % _EVERY == 0:
+                if step % every == 0:
                     film.append(_picture(env.render()[0], f"{label}: return {returns[0]:.0f}"))
 
             generator = np.random.default_rng(seed)  # the same start for each
@@ -113,13 +115,15 @@ def film_side_by_side(
                 steps=episode_steps,
                 generator=generator,
                 explore=False,
+                until_end=True,
                 on_step=picture,
             )
             films.append(film)
     finally:
         env.close()
-    pictures = [_side_by_side(same) for same in zip(*films, strict=True)]
-    _write(pictures, path, env.metadata["render_fps"])
+    longest = max(map(len, films))  # where an episode has ended, its last picture stays
+    films = [film + film[-1:] * (longest - len(film)) for film in films]
+    _write([_side_by_side(same) for same in zip(*films, strict=True)], path, shown)
 
 
 def play(
@@ -146,13 +150,15 @@ def play(
             f"{error}. Import what registers it (--import MODULE), or step it yourself."
         ) from error
     returns, pictures = [], []
+    every, shown = _rhythm(env.metadata.get("render_fps", 30))
     try:
         for episode in range(episodes):
             obs, _ = env.reset(seed=seed if episode == 0 else None)
             total, steps, over = 0.0, 0, False
             while not over:
-                if film is not None and episode == 0 and steps % _EVERY == 0:
-                    frame = Image.fromarray(np.asarray(env.render())).resize((_WIDTH, _HEIGHT))
+                if film is not None and episode == 0 and steps % every == 0:
+                    drawn = Image.fromarray(np.asarray(env.render()))
+                    frame = ImageOps.pad(drawn, (_WIDTH, _HEIGHT))
                     pictures.append(_picture(np.asarray(frame), f"return {total:.0f}"))
                 obs, reward, terminated, truncated, _ = env.step(policy.predict(obs))
                 total, steps, over = total + float(reward), steps + 1, terminated or truncated
@@ -160,18 +166,31 @@ def play(
     finally:
         env.close()
     if film is not None:
-        _write(pictures, film, env.metadata.get("render_fps", 30))
+        _write(pictures, film, shown)
     return returns
 
 
-def _write(pictures: Sequence[Image.Image], path: Path, render_fps: float) -> None:
+def _rhythm(render_fps: float) -> tuple[int, int]:
+    """Steps between two pictures, and milliseconds for which each is shown, in real time.
+
+    GIF counts hundredths of a second: of the next few numbers of steps, the one that they fit best.
+    """
+    step = 1000 / render_fps
+    fewest = math.ceil(_SHOWN / step)
+    every = min(
+        range(fewest, fewest + 5), key=lambda count: abs(round(count * step, -1) / count / step - 1)
+    )
+    return every, int(round(every * step, -1))
+
+
+def _write(pictures: Sequence[Image.Image], path: Path, shown: int) -> None:
     with replacing(path) as file:
         pictures[0].save(
             file,
             format="GIF",
             save_all=True,
             append_images=pictures[1:],
-            duration=round(1000 * _EVERY / render_fps),
+            duration=shown,
             loop=0,
         )
 

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import mier_adapt_envs
 from mier_adapt.agents import films
 from mier_adapt.agents.films import film_side_by_side, find_gl_backend
 from mier_adapt.agents.run import load_run
+from mier_adapt_envs.vector import TaskVectorEnv
 
 
 def answers(monkeypatch, working: str) -> list[str]:
@@ -76,7 +78,7 @@ def test_a_film_shows_each_actor_from_the_same_start(
     context = run.model.initial_context.detach()
     actors = {"before": run.initial_actor(1), "after": run.actor(context + 9)}
     pictures = list(film(run.task_set, actors, tmp_path / "film.gif", steps=20))
-    assert len(pictures) == 20 // films._EVERY
+    assert len(pictures) == 20 // 2
     first, last = pictures[0], pictures[-1]
     assert first.shape == (films._LINE + films._HEIGHT, 2 * films._WIDTH, 3)
     below = slice(films._LINE, None)
@@ -124,3 +126,37 @@ def test_a_films_pictures_are_taken_in_the_loop_in_which_all_actors_act(
     starts = [actor.asked[0][0] for actor in actors.values()]
     np.testing.assert_array_equal(*starts)
     assert [loop["steps"] for loop in loops] == [7, 7]
+
+
+@pytest.mark.parametrize("render_fps", [10, 20, 30, 50, 60, 67, 100, 125, 500])
+def test_films_run_in_real_time(render_fps):
+    every, shown = films._rhythm(render_fps)
+    assert 80 <= shown <= 400
+    assert shown % 10 == 0  # of which GIF counts
+    assert shown == pytest.approx(1000 * every / render_fps, rel=0.03)
+
+
+def test_a_film_of_an_episode_that_ends_stays_with_its_last_picture(tmp_path, monkeypatch):
+    shot, written = iter(range(10**6)), []
+    monkeypatch.setattr(TaskVectorEnv, "render", lambda self: [np.zeros((200, 280, 3), np.uint8)])
+    picture = films._picture
+
+    def told(frame, text):
+        written.append(text)
+        return picture(np.full_like(frame, next(shot)), text)
+
+    monkeypatch.setattr(films, "_picture", told)
+    tasks, path = mier_adapt_envs.task_set("Walker2dRandParams"), tmp_path / "film.gif"
+    actors = {"long": Leaning(0.0), "short": Leaning(-1.0)}
+    film_side_by_side(tasks.env_id, tasks[0], actors, path, seed=0, episode_steps=200)
+    kind = mier_adapt_envs.env_class("Walker2dRandParams")
+    every = films._rhythm(kind.metadata["render_fps"])[0]
+    shots = {label: [text for text in written if text.startswith(label)] for label in actors}
+    assert len(shots["short"]) < len(shots["long"]) < 200 / every  # both fall
+    for label, actor in actors.items():
+        assert len(shots[label]) == -(-len(actor.asked) // every)
+    with Image.open(path) as opened:
+        opened.seek(opened.n_frames - 1)
+        last = np.asarray(opened.convert("RGB"))[-1]
+    assert last[0, 0] == len(shots["long"]) - 1
+    assert last[-1, 0] == len(written) - 1
