@@ -99,12 +99,16 @@ class AdaptationReport:
         episodes = max(map(len, self.returns.values()), default=0)
         rows = [("", f"return, {episodes} episodes", "real transitions", "seconds")]
         for stage, returns in self.returns.items():
-            needs = _NEEDS.get(stage, self.seconds.keys() - {"refresh", "gate"})
+            needs = set(_NEEDS.get(stage, self.seconds.keys() - {"refresh", "gate", "continue"}))
+            transitions = self.real_transitions if needs else 0
+            if stage == "continued":
+                needs |= {"continue"}
+                transitions += self.continued_transitions
             rows.append(
                 (
                     stage,
                     f"{np.mean(returns):.0f} ± {np.std(returns):.0f}",
-                    f"{self.real_transitions if needs else 0:,}",
+                    f"{transitions:,}",
                     f"{sum(self.seconds.get(each, 0.0) for each in needs):.0f}",
                 )
             )

@@ -358,13 +358,13 @@ def require_fitting_episodes(config: Any) -> None:
     Raises:
         ValueError: If not.
     """
-    env_id = config.tasks.env_id
+    env_id = task_set(config.family, config.task_set).env_id
     limit = gymnasium.spec(env_id).max_episode_steps
     if limit is not None and config.episode_steps > limit:
         raise ValueError(
             f"{type(config).__name__} expected episode_steps of at most {limit}, with which "
-            f"{env_id} is registered, got {config.episode_steps}. Register it with more "
-            "max_episode_steps."
+            f"{env_id} is registered, got {config.episode_steps}. Give episode_steps={limit}, or "
+            "register it with more max_episode_steps."
         )
 
 

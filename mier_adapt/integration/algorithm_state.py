@@ -56,21 +56,20 @@ def load_algorithm_state(algorithm: Algorithm[Any, Any], state: dict[str, Any]) 
             changed then.
     """
     check_algorithm_state(algorithm, state)
-    given = state["algorithm"]
-    algorithm.load_state_dict(dict(given))  # it pops from what it is given
+    # Optimizers take over the moments that they are given, which may be another algorithm's.
+    state = copy.deepcopy(state)
+    algorithm.load_state_dict(state["algorithm"])
     for name, value in state["counters"].items():
         setattr(algorithm, name, value)
     if "alpha_optimizer" in state:
         algorithm.alpha._optim.load_state_dict(state["alpha_optimizer"])  # type: ignore[union-attr]
     for scheduler, one in zip(algorithm.lr_schedulers, state.get("lr_schedulers", ()), strict=True):
-        scheduler.load_state_dict(copy.deepcopy(one))  # it takes parts of what it is given
+        scheduler.load_state_dict(one)
     if isinstance(algorithm, FastSAC):
         scales = state.get("scales", _UNSCALED)
         obs_scale = scales["obs_scale"]
-        weight = algorithm._trunk[0].weight
-        algorithm.obs_scale = (
-            None if obs_scale is None else obs_scale.detach().to(weight, copy=True)
-        )
+        weight = algorithm._actor_inputs[0].weight
+        algorithm.obs_scale = None if obs_scale is None else obs_scale.detach().to(weight)
         algorithm.reward_scale = scales["reward_scale"]
 
 
@@ -124,7 +123,7 @@ def _check_scales(algorithm: FastSAC, given: Any) -> None:
     require_keys(_UNSCALED, given, "scales")
     obs_scale, reward_scale = given["obs_scale"], given["reward_scale"]
     if obs_scale is not None:
-        weights = algorithm._trunk[0].weight[0]
+        weights = algorithm._actor_inputs[0].weight[0]
         if not isinstance(obs_scale, torch.Tensor) or not 1 <= obs_scale.numel() <= len(weights):
             raise ValueError(
                 f"scales/obs_scale: expected numbers for at most {len(weights)} inputs."

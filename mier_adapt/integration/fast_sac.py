@@ -75,6 +75,7 @@ class FastSAC(SAC[Any]):
         self._critic_layers = [_layers(critic) for critic in (self.critic, self.critic2)]
         self._target_layers = [_layers(critic) for critic in (self.critic_old, self.critic2_old)]
         self._trunk, self._heads = _actor_layers(self.policy.actor)
+        self._actor_inputs = self._trunk[:1] or self._heads  # what observations go into
         self.obs_scale: Float[Tensor, " O"] | None = None
         """What observations are multiplied by, as far as learning goes: the networks take them as
         they come, and their first layers' steps are multiplied instead. See :meth:`scale_obs`."""
@@ -103,8 +104,9 @@ class FastSAC(SAC[Any]):
             scale: As many numbers as observations have without their context.
         """
         self.obs_scale = scale
-        for layers in (*self._critic_layers, *self._target_layers, self._trunk):
-            layers[0].weight[:, : len(scale)] *= scale
+        critics = (layers[0] for layers in (*self._critic_layers, *self._target_layers))
+        for layer in (*critics, *self._actor_inputs):
+            layer.weight[:, : len(scale)] *= scale
 
     @torch.no_grad()
     def scale_rewards(self, scale: float) -> None:

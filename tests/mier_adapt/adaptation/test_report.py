@@ -32,6 +32,20 @@ def test_a_report_prints_its_decision_losses_and_novelty():
     assert max(map(len, text.splitlines())) <= 120
 
 
+def test_a_report_counts_what_went_on_with_what_it_made_alone():
+    base = example_report()
+    log = ({"transitions": 0, "steps": 119, "return": 1.0, "policy": "continued"},)
+    report = example_report(
+        returns={**base.returns, "continued": (400.0, 400.0)},
+        seconds={**base.seconds, "continue": 1_000.0},
+        continued=log,
+        continued_transitions=119,
+    )
+    made = cells(report)
+    assert made["relabeled"] == ["300 ± 20", "4,000", "431"]
+    assert made["continued"][1:] == ["4,119", "1431"]
+
+
 @pytest.mark.parametrize("base", ["unchanged", "adapted context"])
 def test_a_report_prints_the_stages_that_ran(base):
     report = example_report(

@@ -16,7 +16,15 @@ from tianshou.utils.net.continuous import ContinuousActorProbabilistic, Continuo
 from torch import nn
 
 from mier_adapt._storage.randomness import seed_global_generators
-from mier_adapt.integration import ContextReplayBuffer, FastSAC, build_sac, fast_sac, update
+from mier_adapt.integration import (
+    ContextReplayBuffer,
+    FastSAC,
+    algorithm_state,
+    build_sac,
+    fast_sac,
+    load_algorithm_state,
+    update,
+)
 
 from ..doubles import random_transitions
 
@@ -165,6 +173,29 @@ def test_scaled_rewards_are_learned_from_as_if_the_buffer_held_them():
         if name.startswith("alpha"):
             got = got + math.log(scale)
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_an_actor_without_hidden_layers_is_scaled_kept_and_taken_up():
+    scale = torch.tensor([10.0, 0.2, 1.0])
+
+    def linear():
+        torch.manual_seed(0)
+        return build_sac(
+            OBSERVATIONS, ACTIONS, 2, hidden_sizes=(), lr=1e-3, algorithm_class=FastSAC
+        )
+
+    one, other = linear(), linear()
+    before = [head.weight.clone() for head in one._heads]
+    one.scale_obs(scale)
+    for head, weight in zip(one._heads, before, strict=True):
+        assert torch.equal(head.weight[:, :3], weight[:, :3] * scale)
+    update(one, filled_buffer(), 32)
+    load_algorithm_state(other, algorithm_state(one))
+    losses = []
+    for each in (one, other):
+        torch.manual_seed(3)
+        losses.append(update(each, filled_buffer(), 32))
+    assert losses[0] == losses[1]
 
 
 def test_a_copy_learns_apart():
