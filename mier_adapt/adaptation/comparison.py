@@ -50,8 +50,9 @@ def compare(reports: Sequence[AdaptationReport]) -> dict[str, Any]:
         ValueError: If there are none, not every task has a report for every seed, or they have no
             stage in common.
     """
-    by_place = {(report.task, report.seed): report for report in reports}
-    tasks = list(dict.fromkeys(report.task for report in reports))
+    # Labels are rounded: those of two tasks may be the same.
+    by_place = {((each.task, each.parameters), each.seed): each for each in reports}
+    tasks = list(dict.fromkeys((each.task, each.parameters) for each in reports))
     seeds = sorted({report.seed for report in reports})
     if not reports or not len(by_place) == len(reports) == len(tasks) * len(seeds):
         raise ValueError(
@@ -84,4 +85,5 @@ def compare(reports: Sequence[AdaptationReport]) -> dict[str, Any]:
             "better": int((gains.mean(1) > 0).sum()),
             "returns": returns_TS(arm).tolist(),
         }
-    return {"tasks": tasks, "seeds": seeds, "baseline": baseline, "arms": arms}
+    labels = [label for label, _ in tasks]
+    return {"tasks": labels, "seeds": seeds, "baseline": baseline, "arms": arms}

@@ -47,10 +47,13 @@ MOST_METRICS = 2**25
 """Bytes of these. A long run's take hundreds of kilobytes."""
 EVALUATION_FILE = "evaluation.json"
 """What ``mier-adapt evaluate`` writes."""
+SWEEP_EVALUATION_FILE = "sweep_evaluation.json"
+"""What ``mier-adapt sweep`` writes of a run of its own; a run that has it is done."""
 
 _RETURNS = {"return_initial": [float], "return_adapted": [float]}
 _LOSSES = {"loss_initial": [float], "loss_adapted": [float]}
-_EVALUATION = {"splits": {str: [{"task": str, "parameters": [float], **_RETURNS}]}}
+EVALUATION = {"splits": {str: [{"task": str, "parameters": [float], **_RETURNS}]}}
+"""What is read of a file of returns."""
 _CARD = {
     **{"name": str, "updates": int},
     "evaluation": {"splits": {str: [{**_RETURNS, **_LOSSES}]}},
@@ -77,17 +80,17 @@ def read_card(name: str) -> dict[str, Any]:
 
 
 def read_evaluation(run: Path) -> dict[str, Any]:
-    """What ``mier-adapt evaluate`` last wrote of a run, or else what a pretrained one's card says.
+    """What ``mier-adapt evaluate`` last wrote of a run, or else its sweep, or its card.
 
     Raises:
         FileNotFoundError: If there is no run, or it was not evaluated.
         CheckpointError: If the file was written by something else.
     """
-    path = run / EVALUATION_FILE
-    if path.is_file():
-        return dict(read_json(path, _EVALUATION))
+    for path in (run / EVALUATION_FILE, run / SWEEP_EVALUATION_FILE):
+        if path.is_file():
+            return dict(read_json(path, EVALUATION))
     if (find_run(run) / CARD_FILE).is_file():
-        return dict(read_json(find_run(run) / CARD_FILE, {"evaluation": _EVALUATION})["evaluation"])
+        return dict(read_json(find_run(run) / CARD_FILE, {"evaluation": EVALUATION})["evaluation"])
     raise FileNotFoundError(
         f"{run} holds no {EVALUATION_FILE} yet: run `mier-adapt evaluate {run}` first."
     )

@@ -295,10 +295,15 @@ class InnerStepPolicy:
         )
 
     def _experience(self, transitions: Transitions) -> Experience:
-        steps = transitions.rew.shape[1]
         ended = transitions.terminated.clone()
-        ended[:, self.config.episode_steps - 1 :: self.config.episode_steps] = True
-        ended[:, steps - 1] = True
+        ended[:, :-1] |= ~transitions.follows
+        ended[:, -1] = True
+        for each in ended:  # those of full length that go on as if nothing had happened
+            start = 0
+            while start + self.config.episode_steps < len(each):
+                end = start + self.config.episode_steps - 1
+                each[end] |= not each[start:end].any()
+                start += int(each[start:].int().argmax()) + 1
         one_slot = [transitions[task : task + 1] for task in range(len(transitions))]
         return experience_of(
             Transitions.stack(one_slot),

@@ -105,9 +105,11 @@ def expand(grid: Grid, *, fast: bool = False) -> list[Job]:
             all seeds to the first: to see that it runs.
 
     Raises:
-        ValueError: If a run is there twice, settings are none of its method, or there is nothing
-            to adapt.
+        ValueError: If a run is there twice, settings are none of its method, there is nothing to
+            adapt, or a budget is less than an episode or missing.
     """
+    if fast:  # what is wrong with the grid as it is
+        expand(grid)
     trainings: dict[str, Training] = {}
     for runs, (preset, method, seed) in _combinations(grid, fast):
         settings = merged(usual_settings(method, preset), runs.changes)
@@ -149,6 +151,16 @@ def _adaptations(runs: list[Training], adapt: Adaptations, fast: bool) -> Iterat
     for run, (arm, changes), seed in itertools.product(runs, adapt.arms.items(), seeds):
         given = {key: value for key, value in changes.items() if key != "rounds"}
         rounds = ContinueConfig(**changes.get("rounds", {}))
+        if "rounds" in changes and not adapt.budget:
+            raise ValueError(
+                f"Expected [adapt] budget with rounds of {arm}, which say how it is spent."
+            )
+        steps = run.settings["episode_steps"]
+        if not fast and 0 < adapt.budget < steps:
+            raise ValueError(
+                f"Expected [adapt] budget of 0, or at least an episode of {run.name}, {steps} "
+                f"transitions, got {adapt.budget}."
+            )
         settings = merged(run.settings["adapt"], given)
         config = AdaptConfig.from_dict(settings)
         if adapt.compare:

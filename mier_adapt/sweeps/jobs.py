@@ -14,7 +14,7 @@ from mier_adapt._storage.locks import LOCK_FILE, run_lock
 from mier_adapt.adaptation.sweep import adapt_to_each
 from mier_adapt.agents.configs import AdaptConfig, ContinueConfig
 from mier_adapt.agents.environments import FamilyEnvs
-from mier_adapt.agents.pretrained import EVALUATION_FILE, read_evaluation
+from mier_adapt.agents.pretrained import EVALUATION, SWEEP_EVALUATION_FILE
 from mier_adapt.agents.run import load_run
 from mier_adapt.sweeps.methods import DIFFICULTY, config_of, evaluate_run, harder_tasks
 from mier_adapt.sweeps.methods import training as training_of
@@ -109,7 +109,7 @@ class Training(Job):
 
     def done(self, out: Path) -> bool:
         """The evaluation is its last part."""
-        return (out / self.name / EVALUATION_FILE).is_file()
+        return (out / self.name / SWEEP_EVALUATION_FILE).is_file()
 
     def state(self, out: Path) -> tuple[float, str]:
         """By the updates that it measured last."""
@@ -147,12 +147,14 @@ class Training(Job):
             episodes=self.episodes,
             device=device,
         )
-        replace_text(directory / EVALUATION_FILE, json.dumps(record, indent=2) + "\n")
+        replace_text(directory / SWEEP_EVALUATION_FILE, json.dumps(record, indent=2) + "\n")
         return True
 
     def evaluation(self, out: Path) -> dict[str, Any]:
-        """What it returned, as :func:`.read_evaluation` gives it."""
-        return read_evaluation(out / self.name)
+        """What it returned, as :func:`.evaluate_run` gives it."""
+        path = out / self.name / SWEEP_EVALUATION_FILE
+        record: dict[str, Any] = read_json(path, EVALUATION)
+        return record
 
     def metrics(self, out: Path) -> list[dict[str, Any]]:
         """What it measured, as :func:`.read_metrics` gives it."""

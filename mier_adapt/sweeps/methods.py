@@ -67,6 +67,17 @@ def training(
     return resolved, config.model.pretrain_steps + config.updates, train
 
 
+def run_file_of(directory: Path) -> Any:
+    """What the file of a run of any method says.
+
+    Raises:
+        FileNotFoundError: If there is no run.
+        CheckpointError: If its file is damaged.
+    """
+    method = method_of_run(directory)
+    return read_run_file(directory, BASELINES[method].run_file if method in BASELINES else RunFile)
+
+
 def config_of(directory: Path) -> Any:
     """What a run was trained by: a :class:`.MetaTrainConfig`, or its method's own.
 
@@ -74,9 +85,7 @@ def config_of(directory: Path) -> Any:
         FileNotFoundError: If there is no run.
         CheckpointError: If its file is damaged.
     """
-    method = method_of_run(directory)
-    kind = BASELINES[method].run_file if method in BASELINES else RunFile
-    return read_run_file(directory, kind).config
+    return run_file_of(directory).config
 
 
 def harder_tasks(tasks: TaskSet) -> tuple[Task, ...]:

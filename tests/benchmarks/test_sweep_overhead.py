@@ -76,7 +76,7 @@ def measure(directory: Path) -> dict[str, float]:
 
     for seed in seeds:
         summaries = {
-            json.dumps(json.loads((path / "evaluation.json").read_text())["summary"]["test"])
+            json.dumps(json.loads((path / "sweep_evaluation.json").read_text())["summary"]["test"])
             for path in (
                 directory / "plain" / f"seed-{seed}",
                 *(directory / each / "smoke" / "sac" / f"seed-{seed}" for each in ("here", "ray")),

@@ -94,6 +94,14 @@ class Adapt:
         indices = tuple(range(first, len(tasks))) if self.all_ood else self.task
         for index in indices:
             require_task(index, range(len(tasks)), trained.family)
+        if len(set(self.seed)) < len(self.seed):
+            raise UsageError(f"Expected each --seed once, got {' '.join(map(str, self.seed))}.")
+        first_of: dict[Any, int] = {}
+        for index in indices:
+            if (same := first_of.setdefault(tasks[index], index)) != index:
+                raise UsageError(
+                    f"Expected different tasks, but --task {same} and {index} are one."
+                )
         out = self.out or self.run_directory / "adapt"
         if self.out is None:
             require_no_link(out)

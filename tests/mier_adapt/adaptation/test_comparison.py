@@ -48,6 +48,17 @@ def test_arms_are_means_over_tasks_and_seeds_with_paired_gains(order):
     assert arms["adapted context"]["gain"] == arms["adapted context"]["better"] == 0
 
 
+def test_tasks_of_equal_labels_are_told_apart_by_their_parameters():
+    other = [
+        dataclasses.replace(each, task="a", parameters=(9.0, *each.parameters[1:]))
+        for each in REPORTS
+        if each.task == "b"
+    ]
+    compared = compare([*(each for each in REPORTS if each.task == "a"), *other])
+    assert compared["tasks"] == ["a", "a"]
+    assert compared["arms"]["relabeled"]["returns"] == [[30, 38], [5, 25]]
+
+
 def test_one_seed_has_no_interval_and_only_common_stages_are_arms():
     compared = compare(
         [REPORTS[0], report("b", 0, (0, 9), stages=("initial context", "relabeled"))]

@@ -7,7 +7,7 @@ import torch
 
 from mier_adapt import Transitions
 from mier_adapt.agents import FamilyEnvs, evaluate
-from mier_adapt.baselines import Maml, MamlConfig
+from mier_adapt.baselines import Maml, MamlConfig, maml
 from mier_adapt.baselines.maml import (
     Experience,
     GaussianPolicy,
@@ -126,6 +126,46 @@ def test_the_baseline_is_a_regression_within_each_task():
     returns = 3 * obs[..., 0] - obs[..., 1].square() + 0.1 * time + 2
     returns[1] *= -1
     torch.testing.assert_close(baseline_of(obs, ended, returns), returns, atol=2e-2, rtol=0)
+
+
+def test_episodes_of_a_new_task_end_where_they_do_also_after_a_short_one(monkeypatch):
+    """Of 3 steps that terminate, of 2 that are cut, of 6 and 6, and of 4."""
+    lengths, obs, obs_next, terminated = (3, 2, 6, 6, 4), [], [], []
+    for episode, length in enumerate(lengths):
+        first = 100.0 * episode + torch.arange(length)
+        obs.append(first)
+        obs_next.append(first + 1)
+        terminated.append(torch.arange(length) == (length - 1 if episode == 0 else -1))
+    column = torch.cat(obs).view(1, -1, 1)
+    transitions = Transitions(
+        obs=column.expand(1, -1, OBS_DIM).clone(),
+        act=torch.zeros(1, column.shape[1], ACT_DIM),
+        rew=torch.zeros(1, column.shape[1]),
+        obs_next=torch.cat(obs_next).view(1, -1, 1).expand(1, -1, OBS_DIM).clone(),
+        terminated=torch.cat(terminated).unsqueeze(0),
+    )
+    told = []
+
+    def spied(given, ended, **options):
+        told.append(ended[0, 0])
+        return experience_of(given, ended, **options)
+
+    monkeypatch.setattr(maml, "experience_of", spied)
+    policy = InnerStepPolicy(SMALL, small_policy())
+    policy._experience(transitions)
+    wanted = np.cumsum(lengths) - 1
+    assert np.flatnonzero(told[0].numpy()).tolist() == wanted.tolist()
+    # Those that go on as if nothing had happened have their full length.
+    goes_on = torch.arange(15.0).view(1, -1, 1).expand(1, -1, OBS_DIM)
+    seamless = Transitions(
+        obs=goes_on,
+        act=torch.zeros(1, 15, ACT_DIM),
+        rew=torch.zeros(1, 15),
+        obs_next=goes_on + 1,
+        terminated=torch.zeros(1, 15, dtype=torch.bool),
+    )
+    policy._experience(seamless)
+    assert np.flatnonzero(told[1].numpy()).tolist() == [5, 11, 14]
 
 
 def test_advantages_are_what_was_returned_beyond_the_baseline():

@@ -25,6 +25,7 @@ from mier_adapt.agents import run_file as run_files
 from mier_adapt.agents.run_file import read_run_file
 from mier_adapt.cli import terminal
 from mier_adapt.cli.commands import COMMANDS
+from mier_adapt.cli.runs import group_by_configuration
 from mier_adapt.doctor import Examination
 from mier_adapt.training.metrics import read_metrics
 
@@ -144,6 +145,7 @@ def test_lists_a_familys_tasks(command):
         (("adapt", "{run}", "--task", "20"), "--task from 0 to 19, got 20"),
         (("adapt", "{run}"), "--task INDEX ... or --all-ood"),
         (("adapt", "{run}", "--task", "3", "--all-ood"), "--task INDEX ... or --all-ood"),
+        (("adapt", "{run}", "--task", "3", "--seed", "1", "0", "1"), "each --seed once, got 1 0 1"),
         (("adapt", "nothing", "--task", "0"), "name of a pretrained run"),
         (("pretrained", "nothing"), "name of a run, one of"),
         (("export", "{tmp}", "--name", "x", "--out", "{tmp}/x"), "meta-train PRESET --out"),
@@ -506,6 +508,28 @@ def test_an_evaluation_is_written_before_it_is_shown(command, finished_run, tmp_
 
 
 NAME = "curves [seed0] [bold]:fire: " + "long " * 40
+
+
+def test_the_same_seed_again_is_no_other_seed(finished_run, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(finished_run, again)
+    groups = group_by_configuration([finished_run, again])
+    assert [paths for _, paths in groups.values()] == [[finished_run], [again]]
+    assert list(groups)[1] == "again"
+    text = (again / "run.json").read_text()
+    (again / "run.json").write_text(text.replace('"seed": 0', '"seed": 7'))
+    ((_, paths),) = group_by_configuration([finished_run, again]).values()
+    assert paths == [finished_run, again]
+
+
+def test_one_task_in_two_places_is_told_before_it_is_adapted_to(command, tmp_path):
+    config = tiny_config("HalfCheetahDir", updates=4)
+    meta_train(config, tmp_path / "run", adapt_config=TINY_ADAPT)
+    tasks = config.tasks
+    other = len(tasks.meta_train) + tasks.meta_test.index(tasks[0])
+    code, _, err = command("adapt", tmp_path / "run", "--task", 0, other)
+    assert (code, f"but --task 0 and {other} are one" in err.replace("\n", " ")) == (1, True)
+    assert not (tmp_path / "run" / "adapt").exists()
 
 
 def test_paths_are_shown_as_they_are(command, tiny_preset, finished_run, tmp_path):

@@ -62,5 +62,5 @@ def assert_same_runs(names: list[str], one: Path, other: Path) -> None:
         assert [{**row, "seconds": 0} for row in rows[0]] == [
             {**row, "seconds": 0} for row in rows[1]
         ]
-        texts = [(out / name / "evaluation.json").read_text() for out in (one, other)]
+        texts = [(out / name / "sweep_evaluation.json").read_text() for out in (one, other)]
         assert texts[0] == texts[1]

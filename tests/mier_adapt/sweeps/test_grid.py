@@ -130,6 +130,17 @@ def table(**changes):
             "no key of {path} wieght_steps. Did you mean weight_steps?",
         ),
         ([OURS], {"adapt": {"arms": {"x": {"weight_steps": -1}}}}, "weight_steps >= 0, got -1"),
+        (
+            [OURS],
+            {"adapt": {"budget": 100}},
+            "{path}: Expected [adapt] budget of 0, or at least an episode of "
+            "halfcheetah-vel/mier/seed-0, 200 transitions, got 100",
+        ),
+        (
+            [OURS],
+            {"adapt": {"arms": {"x": {"rounds": {"updates": 3}}}}},
+            "{path}: Expected [adapt] budget with rounds of x",
+        ),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -56,7 +56,7 @@ def sweep(tmp_path):
                 ]
                 for split, count in splits.items()
             }
-            (directory / "evaluation.json").write_text(json.dumps({"splits": record}))
+            (directory / "sweep_evaluation.json").write_text(json.dumps({"splits": record}))
             continue
         for task in job.tasks:
             after = returns(f"{job.name}{task}", 4, 2)
@@ -162,7 +162,7 @@ def test_figures_are_written_and_what_is_missing_is_said(sweep, monkeypatch):
     rows = paper.learning_curves(results_of(jobs, out))
     assert [float(row["iqm"]) for row in written] == pytest.approx([row["iqm"] for row in rows])
 
-    for path in out.rglob("evaluation.json"):
+    for path in out.rglob("sweep_evaluation.json"):
         path.unlink()
     for path in out.rglob("task-10*.json"):
         path.unlink()

@@ -55,12 +55,16 @@ def test_a_grid_is_trained_evaluated_adapted_and_drawn_and_then_nothing_is_left(
         assert job.done(out)
         assert job.state(out)[0] == 1
         assert not (out / job.name / "run.lock").exists()
-    record = json.loads((out / "smoke/sac/seed-1/evaluation.json").read_text())
+    record = json.loads((out / "smoke/sac/seed-1/sweep_evaluation.json").read_text())
     assert (record["seeds"], record["episodes"], record["method"]) == (2, 1, "sac")
     assert {split: len(rows) for split, rows in record["splits"].items()} == {
         "train": 9,
         "test": 9,
     }
+    alone = ("evaluate", out / "smoke/sac/seed-1", "--split", "train", "--seeds", 1)
+    assert command(*alone, "--episodes", 1)[0] == 0
+    (trained,) = (job for job in jobs if job.name == "smoke/sac/seed-1")
+    assert trained.evaluation(out) == record
     reports = jobs[-1].reports(out)
     assert [report["task"] for report in reports] == [
         row["task"] for row in record["splits"]["test"][:2]
@@ -217,8 +221,8 @@ def test_a_driver_that_was_killed_goes_on_and_ends_as_if_nothing_had_happened(tm
     options = ("--checkpoint-seconds", 0)
     process = start_python(SWEEP, grid, "--out", killed, *options)
     kill_when(process, (killed / "smoke/sac/seed-1" / CHECKPOINT).exists)
-    assert (killed / "smoke/sac/seed-0/evaluation.json").exists()
-    assert not (killed / "smoke/sac/seed-1/evaluation.json").exists()
+    assert (killed / "smoke/sac/seed-0/sweep_evaluation.json").exists()
+    assert not (killed / "smoke/sac/seed-1/sweep_evaluation.json").exists()
     assert (killed / "run.lock").exists()
     for out in (killed, whole):
         code, shown, err = run_python(SWEEP, grid, "--out", out, *options)
