@@ -59,18 +59,19 @@ class NewTask:
         Args:
             envs: The family's environments.
             task: One of its tasks.
-            episode_steps: Environment steps of an episode; by default, and at the most, those of
-                the family.
+            episode_steps: Environment steps of an episode; by default the family's, which end one
+                sooner where they are fewer.
 
         Raises:
-            ValueError: If the task is of another family, or its episodes are shorter.
+            ValueError: If the task is of another family.
         """
         envs.require_family("NewTask.of_family", [task])
-        require_within_limit("NewTask.of_family", episode_steps, envs.episode_steps)
+        length = episode_steps or envs.episode_steps
+        limit = gymnasium.spec(envs.task_set.env_id).max_episode_steps
         return cls(
             label=str(task),
             parameters=task.parameters,
-            episode_steps=episode_steps or envs.episode_steps,
+            episode_steps=length,
             termination_fn=env_class(task.family).termination_fn,
             observation_space=envs.observation_space,
             action_space=envs.action_space,
@@ -79,7 +80,7 @@ class NewTask:
             environment={
                 "id": envs.task_set.env_id,
                 "task": {"family": task.family, "parameters": list(task.parameters)},
-                "max_episode_steps": episode_steps or envs.episode_steps,
+                "max_episode_steps": length if limit is None else min(length, limit),
             },
         )
 
@@ -117,7 +118,12 @@ class NewTask:
         limit = None
         if env.has_wrapper_attr("_max_episode_steps"):  # TimeLimit's, wherever it was put
             limit = env.get_wrapper_attr("_max_episode_steps")
-            require_within_limit("NewTask.of_env", episode_steps, limit)
+            if episode_steps is not None and episode_steps > limit:
+                raise ValueError(
+                    f"NewTask.of_env expected episode_steps of at most {limit}, the environment's "
+                    f"own time limit, got {episode_steps}. Make it with "
+                    f"max_episode_steps={episode_steps}."
+                )
         length = episode_steps or limit or (env.spec.max_episode_steps if env.spec else None)
         if length is None:
             raise ValueError(
@@ -216,19 +222,6 @@ class NewTask:
             )
             values += rollout.first_returns.tolist()
         return tuple(values)
-
-
-def require_within_limit(owner: str, episode_steps: int | None, limit: int) -> None:
-    """Check that an environment's own time limit ends no episode sooner than was asked for.
-
-    Raises:
-        ValueError: If it does.
-    """
-    if episode_steps is not None and episode_steps > limit:
-        raise ValueError(
-            f"{owner} expected episode_steps of at most {limit}, the environment's own time limit, "
-            f"got {episode_steps}. Make it, or register it, with max_episode_steps={episode_steps}."
-        )
 
 
 def _recipe(env: gymnasium.Env[Any, Any], episode_steps: int) -> Mapping[str, Any] | None:

@@ -28,7 +28,7 @@ from mier_adapt._storage.randomness import (
 )
 from mier_adapt._storage.trees import require_keys, require_like, require_optimizer_state
 from mier_adapt._typing import Float, Tensor
-from mier_adapt.agents.configs import Split, require_fitting_episodes
+from mier_adapt.agents.configs import Split
 from mier_adapt.agents.environments import FamilyEnvs
 from mier_adapt.agents.rollouts import Rollout, collect_episodes
 from mier_adapt.agents.run_file import load_run_files, made_with, require_run, require_same_run
@@ -121,7 +121,7 @@ class BaselineConfig:
 
     def __post_init__(self) -> None:
         checked_fields(self)
-        require_fitting_episodes(self)
+        task_set(self.family, self.task_set)  # which says what there is, where there is none such
 
     @property
     def tasks(self) -> TaskSet:

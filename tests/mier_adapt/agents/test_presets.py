@@ -7,7 +7,6 @@ import pytest
 import mier_adapt_envs
 from mier_adapt.agents import AdaptConfig, MetaTrainConfig, ModelConfig, PolicyConfig, preset
 from mier_adapt.agents.presets import PRESETS
-from mier_adapt.baselines import MqlConfig
 from mier_adapt.gates import AlwaysGate, MarginGate, NeverGate
 
 from ..doubles import TINY_ADAPT, tiny_config
@@ -203,9 +202,3 @@ def test_a_last_iteration_may_be_short():
     config = tiny_config(updates=24, updates_per_iteration=10)
     assert config.iterations == 3
     assert dataclasses.replace(config, updates=30).iterations == 3
-
-
-def test_episodes_longer_than_the_familys_are_refused():
-    for kind in (MetaTrainConfig, MqlConfig):
-        with pytest.raises(ValueError, match=f"{kind.__name__} expected episode_steps of at most"):
-            kind(family="HalfCheetahVel", episode_steps=201)
