@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mier_adapt._checks import Size, checked, require_actions, require_tensor
+from mier_adapt._checks import Size, checked, require_actions, require_tensor, shown
 from mier_adapt._typing import Float, Tensor
 from mier_adapt.protocols import TaskModel, TerminationFn
 from mier_adapt.transitions import OneTask, Transitions
@@ -136,10 +136,17 @@ def ends_by(
     """Which transitions, ``(B, ...)``, end their episode by a rule, ``(B,)``.
 
     Raises:
-        ValueError: If the rule's answer has another shape or type.
+        TypeError: If it does not take these.
+        ValueError: If its answer has another shape or type.
     """
     columns = (each.detach().clone().cpu().numpy() for each in (obs, act, obs_next))
-    ended = np.asarray(termination_fn(*columns))
+    try:
+        ended = np.asarray(termination_fn(*columns))
+    except TypeError as error:
+        raise TypeError(
+            f"{owner} expected termination_fn to take (obs (B, O), act (B, A), obs_next (B, O)), "
+            f"got {shown(termination_fn)}: {error}"
+        ) from error
     if ended.shape != (len(obs),) or ended.dtype != np.bool_:
         raise ValueError(
             f"{owner} expected termination_fn to return bool of shape ({len(obs)},), got "

@@ -186,7 +186,7 @@ figures.plot_comparison, figures.plot_learning_curve, envs.Task, envs.robot, loa
 """
     assert unlisted(program) == [
         "mier_adapt._typing.Tensor",
-        "mier_adapt.agents.run.find_run",
+        "mier_adapt.agents.run_file.find_run",
         "mier_adapt.cli.entry",
         "mier_adapt.figures.plot_learning_curve",
         "mier_adapt_envs.robot",

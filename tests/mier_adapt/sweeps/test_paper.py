@@ -30,7 +30,7 @@ def returns(name: str, *shape: int) -> np.ndarray:
 def sweep(tmp_path):
     """A sweep of two seeds whose every job is done, and its directory."""
     jobs = jobs_of(
-        tmp_path / "grid.toml", {**VEL, "seeds": [0, 1]}, adapt={"seeds": [0, 1], "budget": 100}
+        tmp_path / "grid.toml", {**VEL, "seeds": [0, 1]}, adapt={"seeds": [0, 1], "budget": 400}
     )
     out = tmp_path / "out"
     out.mkdir()
