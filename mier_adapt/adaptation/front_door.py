@@ -391,6 +391,8 @@ def _play(
 ) -> None:
     """Whole episodes, and what can be made of them, while the budget lasts."""
     before = session.transitions - sum(each["steps"] for each in session.log)
+    if session.log and not session.up_to_date:  # it was killed before it made anything of the last
+        session.improve()
     while (spent := session.transitions - before) + task.episode_steps <= budget:
         number = len(session.log)
         acted = session.acting

@@ -286,6 +286,11 @@ class AdaptationSession:
         """
         return self._improve_until(_Limit(seconds=seconds))
 
+    @property
+    def up_to_date(self) -> bool:
+        """Whether an improvement has gone by all episodes so far."""
+        return bool(self._improved) and self._improved[-1][0] == len(self._episodes)
+
     @quick_products()
     def _improve_until(self, limit: "_Limit") -> str:
         number = len(self._improved)

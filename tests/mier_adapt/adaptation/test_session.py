@@ -525,6 +525,10 @@ def test_an_episode_of_a_budget_is_kept_before_anything_is_made_of_it(tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         adapted(drifting(), checkpoint=path)
     assert sum(load_tree(rounds_of(path))["lengths"]) == calls[-1]
+    monkeypatch.undo()
+    whole, again = adapted(drifting()), adapted(drifting(), checkpoint=path)
+    assert_same_tree(list(again.report.continued), list(whole.report.continued))
+    assert_same_tree(again.algorithm.policy.state_dict(), whole.algorithm.policy.state_dict())
 
 
 def test_no_budget_is_what_it_was_and_less_than_an_episode_is_refused():
