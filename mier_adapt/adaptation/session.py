@@ -322,10 +322,9 @@ class AdaptationSession:
     @property
     def kept(self) -> PolicyCandidate | None:
         """The candidate that is handed back if all ends now; None before there is one."""
-        if self._progress:
-            return self._progress.kept.candidate  # type: ignore[no-any-return]
-        gathering = self._gathering  # where the task has changed, what was kept before
-        return gathering if isinstance(gathering, PolicyCandidate) else None
+        # Where the task has changed, what gathers is what was kept before.
+        standing: Any = self._progress.kept.candidate if self._progress else self._gathering
+        return standing if isinstance(standing, PolicyCandidate) else None
 
     @property
     def policy(self) -> AdaptedPolicy:
