@@ -43,8 +43,9 @@ class FastSAC(SAC[Any]):
     Raises:
         TypeError: If a part is of another type.
         ValueError: If actor or critics hold other layers than ``Linear``, ``LayerNorm`` and
-            ``ReLU``, the actor is not an unbounded ``ContinuousActorProbabilistic`` with
-            ``conditioned_sigma``, or returns are to span more than one step.
+            ``ReLU`` or compute something else than one after the other, the actor is not an
+            unbounded ``ContinuousActorProbabilistic`` with ``conditioned_sigma``, or returns are to
+            span more than one step.
     """
 
     @checked
@@ -76,12 +77,45 @@ class FastSAC(SAC[Any]):
         self._target_layers = [_layers(critic) for critic in (self.critic_old, self.critic2_old)]
         self._trunk, self._heads = _actor_layers(self.policy.actor)
         self._actor_inputs = self._trunk[:1] or self._heads  # what observations go into
+        self._require_same()
         self.obs_scale: Float[Tensor, " O"] | None = None
         """What observations are multiplied by, as far as learning goes: the networks take them as
         they come, and their first layers' steps are multiplied instead. See :meth:`scale_obs`."""
         self.reward_scale = 1.0
         """What rewards are multiplied by, as far as learning goes: the critics' values are in units
         of reward, and their last layers' steps are divided instead. See :meth:`scale_rewards`."""
+
+    @torch.no_grad()
+    def _require_same(self) -> None:
+        """Check that layer after layer is all that actor and critics compute."""
+        first = self._actor_inputs[0].weight
+        obs_dim, act_dim = first.shape[1], len(self._heads[0].weight)
+        if [layers[0].in_features for layers in self._critic_layers] != [obs_dim + act_dim] * 2:
+            raise ValueError(
+                f"FastSAC expected critics of {obs_dim} inputs of the actor's and {act_dim} "
+                f"actions, got {shown(self.critic)}."
+            )
+        if first.is_meta:  # sizes alone
+            return
+        draws = torch.Generator().manual_seed(0)
+        drawn = torch.randn(16, obs_dim + act_dim, generator=draws).to(first)
+        obs, act = drawn[:, :obs_dim], drawn[:, obs_dim:]
+        (loc, scale), _ = self.policy.actor(obs)
+        hidden = _forward(self._trunk, obs)
+        mine = [F.linear(hidden, head.weight, head.bias) for head in self._heads]
+        pairs = [
+            ("actor", loc, mine[0]),
+            ("actor", scale.log(), mine[1].clamp(SIGMA_MIN, SIGMA_MAX)),
+        ]
+        for name, layers in zip(("critic", "critic2"), self._critic_layers, strict=True):
+            pairs.append((name, getattr(self, name)(obs, act), _forward(layers, drawn)))
+        for name, theirs, ours in pairs:
+            if theirs.shape != ours.shape or not torch.allclose(theirs, ours, 1e-3, 1e-4):
+                raise ValueError(
+                    f"FastSAC expected the {name} to compute its layers one after the other and "
+                    "nothing else (nothing by torch.nn.functional, no scaling), and got other "
+                    "values. Use Tianshou's SAC."
+                )
 
     def train(self, mode: bool = True) -> Self:
         """As Tianshou's, which calls it twice an update; free where nothing would change."""

@@ -252,16 +252,54 @@ def test_refuses_what_it_cannot_compute():
             match="with unbounded and conditioned_sigma set, and with all hidden_sizes in its",
         ):
             FastSAC(**common | {"policy": policy})
+    with pytest.raises(ValueError, match="critics of 5 inputs of the actor's and 2 actions"):
+        FastSAC(**common | {"critic": _critic(nn.ReLU, 16, observed=4)})
+
+
+class Functional(nn.Module):
+    """A critic whose activations are no layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(7, 16), nn.Linear(16, 1)
+
+    def forward(self, obs, act=None, info=None):
+        return self.last(nn.functional.relu(self.first(torch.cat((obs, act), -1))))
+
+
+class Scaled(Net):
+    """An actor's network that scales what it sees."""
+
+    def forward(self, obs, state=None, info=None):
+        return super().forward(obs * 0.5, state, info)
+
+
+def test_refuses_networks_that_do_more_than_their_layers():
+    stock = built(SAC)
+    common = {"policy_optim": _optimizer(), "critic_optim": _optimizer()}
+    with pytest.raises(ValueError, match="the critic to compute its layers one after the other"):
+        FastSAC(policy=stock.policy, critic=Functional(), **common)
+    with pytest.raises(ValueError, match=r"the critic2 to compute .* Use Tianshou's SAC"):
+        FastSAC(policy=stock.policy, critic=stock.critic, critic2=Functional(), **common)
+    actor = ContinuousActorProbabilistic(
+        preprocess_net=Scaled(state_shape=(5,), hidden_sizes=(16,)),
+        action_shape=(2,),
+        unbounded=True,
+        conditioned_sigma=True,
+    )
+    policy = SACPolicy(actor=actor, action_space=ACTIONS)
+    with pytest.raises(ValueError, match="the actor to compute its layers one after the other"):
+        FastSAC(policy=policy, critic=stock.critic, **common)
 
 
 def _optimizer():
     return AdamOptimizerFactory(lr=1e-3)
 
 
-def _critic(activation, width, **options):
+def _critic(activation, width, *, observed=5, **options):
     return ContinuousCritic(
         preprocess_net=Net(
-            state_shape=(5,),
+            state_shape=(observed,),
             action_shape=(2,),
             hidden_sizes=(width, width),
             activation=activation,
