@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
+from mier_adapt._checks import Seed, Size, checked
 from mier_adapt._storage.files import replacing
 from mier_adapt.agents.rollouts import collect
 from mier_adapt.protocols import Actor
@@ -126,8 +127,9 @@ def film_side_by_side(
     _write([_side_by_side(same) for same in zip(*films, strict=True)], path, shown)
 
 
+@checked
 def play(
-    policy: Any, environment: Mapping[str, Any], *, episodes: int, seed: int, film: Path | None
+    policy: Any, environment: Mapping[str, Any], *, episodes: Size, seed: Seed, film: Path | None
 ) -> list[float]:
     """Undiscounted returns of an :class:`.AdaptedPolicy` in the environment that it is for.
 
@@ -139,7 +141,8 @@ def play(
         film: Where a film of the first goes, an animated ``.gif``.
 
     Raises:
-        ValueError: If the environment is not registered here, or cannot draw.
+        ValueError: If a number is out of range, or the environment is not registered here, or
+            cannot draw.
     """
     options: dict[str, Any] = {} if film is None else {"render_mode": "rgb_array"}
     try:

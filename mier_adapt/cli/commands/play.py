@@ -38,8 +38,6 @@ class Play:
 
         policy = AdaptedPolicy.load(self.policy)
         made = policy.about.get("environment")
-        if self.episodes < 1:
-            raise UsageError(f"Expected --episodes of at least 1, got {self.episodes}.")
         if not isinstance(made, dict):
             raise UsageError(
                 f"{self.policy} does not say what makes its environment, which was not made by "

@@ -276,6 +276,10 @@ def test_plays_in_any_environment_that_gymnasium_makes_and_films_it(command, tmp
         assert code == 0
         assert "grey: return 2 ± 0 in 2 episode(s)" in shown  # 1.5, rounded
         assert (tmp_path / "it.gif").read_bytes().startswith(b"GIF")
+        for name, least in (("seed", 0), ("episodes", 1)):
+            code, _, err = command("play", tmp_path / "policy", f"--{name}={least - 1}")
+            assert code == 1
+            assert f"--{name} expected >= {least}, got {least - 1}." in err
     finally:
         del gymnasium.registry["Drawn-v0"]
     code, _, err = command("play", tmp_path / "policy")
