@@ -20,12 +20,13 @@ _COUNTERS = ("_cnt", "_last", "critic_gradient_step", "_last_actor_loss")
 
 @checked
 def algorithm_state(algorithm: Algorithm[Any, Any]) -> dict[str, Any]:
-    """Everything that an algorithm's further updates depend on.
+    """Everything that the further updates of a SAC, DDPG, TD3 or REDQ depend on.
 
     Beyond ``state_dict()`` that is a learned temperature's optimizer, the schedules of step sizes
     where there are any, the counters by which TD3 and REDQ delay their actors, and the scales by
     which a :class:`.FastSAC` may learn. The global generators of NumPy and torch, from which
-    Tianshou draws, are the caller's to keep.
+    Tianshou draws, are the caller's to keep. Of other algorithms something may be missing: a DQN's
+    count of updates, an on-policy one's statistics of returns.
 
     Returns:
         A tree of dictionaries, lists, tensors and plain numbers. Tensors are the
