@@ -2,6 +2,7 @@
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import parse_env_id
 
 from mier_adapt_envs.task_env import TaskEnv
 from mier_adapt_envs.tasks import TaskSet
@@ -24,8 +25,8 @@ def register(env_class: type[TaskEnv], *, max_episode_steps: int = 200) -> None:
 
     Raises:
         TypeError: If the class is no :class:`TaskEnv`.
-        ValueError: If it is incomplete or nested, its family's name is taken, or there are no
-            steps.
+        ValueError: If it is incomplete or nested, its family's name or its ID is taken, gymnasium
+            takes no such ID, or there are no steps.
     """
     if not (isinstance(env_class, type) and issubclass(env_class, TaskEnv)):
         raise TypeError(f"env_class must be a subclass of TaskEnv, got {env_class!r:.80}.")
@@ -50,14 +51,27 @@ def register(env_class: type[TaskEnv], *, max_episode_steps: int = 200) -> None:
                 f"family {name} is already taken by {other.__module__}:{other.__qualname__}; "
                 f"give {entry_point} another name."
             )
-        gymnasium.registry.pop(other.env_id, None)
-    _FAMILIES[name] = env_class
+    try:
+        parse_env_id(env_id)
+    except (gymnasium.error.Error, TypeError) as error:
+        raise ValueError(
+            f"{entry_point} must have an env_id that gymnasium takes, such as "
+            f"'MyRobots/Robot-v0', got {env_id!r:.80}."
+        ) from error
+    if (taken := gymnasium.registry.get(env_id)) and taken.entry_point != entry_point:
+        raise ValueError(
+            f"env_id {env_id} is already taken by {taken.entry_point}; give {entry_point} another."
+        )
+    if name in _FAMILIES:
+        gymnasium.registry.pop(_FAMILIES[name].env_id, None)
+    gymnasium.registry.pop(env_id, None)
     gymnasium.register(
         env_id,
         entry_point=entry_point,
         vector_entry_point=f"mier_adapt_envs.vector:{name}",
         max_episode_steps=max_episode_steps,
     )
+    _FAMILIES[name] = env_class
 
 
 def _is_missing(env_class: type[TaskEnv], name: str) -> bool:

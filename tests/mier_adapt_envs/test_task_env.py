@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import pickle
+import re
 
 import gymnasium
 import numpy as np
@@ -330,6 +331,24 @@ def test_unknown_id():
 
 class AnotherAntEnv(mier_adapt_envs.env_class("AntDir")):
     pass
+
+
+class BadlyNamedAntEnv(mier_adapt_envs.env_class("AntDir")):
+    family = "BadlyNamedAnt"
+
+
+def test_a_family_that_gymnasium_takes_no_id_of_is_none(monkeypatch):
+    for env_id, wanted in (
+        ("Badly Named!", "must have an env_id that gymnasium takes, such as 'MyRobots/Robot-v0'"),
+        (5, "must have an env_id that gymnasium takes"),
+        ("HalfCheetah-v5", "env_id HalfCheetah-v5 is already taken by gymnasium.envs.mujoco"),
+        ("MIER/AntDir-v0", "env_id MIER/AntDir-v0 is already taken by mier_adapt_envs.ant:"),
+    ):
+        monkeypatch.setattr(BadlyNamedAntEnv, "env_id", env_id)
+        with pytest.raises(ValueError, match=re.escape(wanted)):
+            mier_adapt_envs.register(BadlyNamedAntEnv)
+        assert "BadlyNamedAnt" not in mier_adapt_envs.families()
+    assert gymnasium.spec("MIER/AntDir-v0").entry_point == "mier_adapt_envs.ant:AntDirEnv"
 
 
 def test_registration():
