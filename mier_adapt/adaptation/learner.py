@@ -1,4 +1,4 @@
-"""Learner: an algorithm that goes on learning from synthetic experience, mixed with real one."""
+"""Learner: an algorithm that goes on learning from real experience, mixed with synthetic one."""
 
 import copy
 import math
@@ -32,7 +32,8 @@ class Learner:
         critic_lr: Step size of the critics.
         real_size: Real transitions that there will be at most.
         synthetic_size: Synthetic ones that are kept.
-        real_fraction: Share of real transitions in a batch.
+        real_fraction: Share of real transitions in a batch. With real ones alone a temperature that
+            was learned is learned on, as the algorithm does it: nothing else is new to it.
         generator: Draws experience and batches.
     """
 
@@ -49,6 +50,7 @@ class Learner:
         real_fraction: float,
         generator: np.random.Generator,
     ) -> None:
+        self.real_alone = real_fraction == 1
         self._step_sizes = {"actor_lr": actor_lr, "critic_lr": critic_lr}
         self.go_on_from(algorithm)
         self.buffer = MixedReplayBuffer(
@@ -65,7 +67,7 @@ class Learner:
     def go_on_from(self, algorithm: Any) -> None:
         """Learn from now on with another algorithm, a copy of it; its optimizers start anew."""
         self.algorithm = copy.deepcopy(algorithm)
-        restart_optimizers(self.algorithm, **self._step_sizes)
+        restart_optimizers(self.algorithm, **self._step_sizes, learn_temperature=self.real_alone)
 
     def redraw(self, generator: np.random.Generator) -> None:
         """Draw from another generator from now on."""

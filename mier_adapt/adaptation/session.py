@@ -42,6 +42,7 @@ from mier_adapt.adaptation.stages import (
     diagnoses,
     explain,
     first_candidate,
+    is_beyond,
     is_outside,
     known_candidate,
     refine,
@@ -96,8 +97,9 @@ class AdaptationSession:
     round: an episode with the newest policy, the model fitted anew to all real transitions,
     experience relabeled afresh, and the algorithm's own updates on that and on what is real. The
     episodes that gather are also what says which policy is kept, so that a safeguard costs nothing.
-    Where undoing a change suffices nothing is learned. Where transitions are no longer explained,
-    the task has changed again, and all begins anew with what came since.
+    Where undoing a change suffices nothing is learned. Where other dynamics are none that the model
+    knows, and nothing undoes them, the updates are on real transitions alone. Where these are no
+    longer explained, the task has changed again, and all begins anew with what came since.
 
     Example:
         ::
@@ -439,7 +441,7 @@ class AdaptationSession:
             return f"{said}{untried.candidate.name} is to play an episode"
         if self._settled:
             return f"{said}nothing is left to be learned"
-        if not self._relabeled and self._config.relabel_rounds:
+        if not (self._relabeled or self._real_alone) and self._config.relabel_rounds:
             made = self._relabel(progress.base.candidate, found, generator, limit)
             progress.first.append(Version(made))
             return f"{said}relabeled is to play an episode"
@@ -504,6 +506,12 @@ class AdaptationSession:
         return f"{'; '.join(diagnosis.sentences)}; "
 
     @property
+    def _real_alone(self) -> bool:
+        """Whether synthetic transitions are left out."""
+        beyond = self.diagnosis is not None and is_beyond(self._agent, self.diagnosis)
+        return beyond or self._rounds.real_fraction == 1
+
+    @property
     def _round_config(self) -> AdaptConfig:
         """How a round fits its models."""
         steps = self._rounds.weight_steps if self._config.weight_steps else 0
@@ -558,14 +566,15 @@ class AdaptationSession:
         generator: np.random.Generator,
         limit: "_Limit",
     ) -> str:
-        rounds, agent = self._rounds, self._agent
-        if self._learner is None or self._start is not progress.base:
+        rounds, agent, alone = self._rounds, self._agent, self._real_alone
+        learner = self._learner
+        if learner is None or self._start is not progress.base or learner.real_alone != alone:
             newest = progress.base.candidate
             kept = progress.kept.candidate
-            if self._learner is None and kept.compensation is newest.compensation:
+            if learner is None and kept.compensation is newest.compensation:
                 newest = kept  # where an improvement failed
             self._start, self._learned_from = progress.base, 0
-            self._learner = Learner(
+            self._learner = learner = Learner(
                 agent,
                 newest.algorithm,
                 newest.actor.contexts,
@@ -573,10 +582,10 @@ class AdaptationSession:
                 critic_lr=rounds.critic_lr,
                 real_size=_MOST_REAL,
                 synthetic_size=rounds.kept_rounds * rounds.relabel_size,
-                real_fraction=rounds.real_fraction,
+                real_fraction=1.0 if alone else rounds.real_fraction,
                 generator=generator,
             )
-        start, learner = self._start.candidate, self._learner
+        start = self._start.candidate
         said = ""
         if progress.lost:
             learner.go_on_from(progress.restore().algorithm)
@@ -587,8 +596,9 @@ class AdaptationSession:
             self._learned_from += 1
         known = in_known_terms(found.real, start.compensation)
         fitted = self._fit(self._round_config, known, start, generator)
-        sources = self._sources(fitted, start, generator)(learner.policy)
-        learner.relabel(sources, rounds.relabel_size)
+        if not alone:
+            sources = self._sources(fitted, start, generator)(learner.policy)
+            learner.relabel(sources, rounds.relabel_size)
         averaged = AveragedModel(learner.algorithm.policy)
 
         def average(made: int) -> None:

@@ -164,6 +164,15 @@ def suffices(diagnosis: Diagnosis, found: Identified) -> bool:
     return undone is not None and undone.shortfall(found.real.act.cpu().numpy()) <= _REACHED
 
 
+def is_beyond(agent: Agent, diagnosis: Diagnosis) -> bool:
+    """Whether the dynamics are none that the agent's model knows, and nothing undoes the change.
+
+    Synthetic transitions would then be those of a model that was fitted to a few real ones.
+    """
+    a_context = diagnosis.chosen.known_task is None and diagnosis.chosen.model is agent.model
+    return diagnosis.changed and diagnosis.compensation is None and not a_context
+
+
 _REACHED = 0.1
 """Mean shortfall of the commands up to which undoing a change suffices."""
 

@@ -603,6 +603,24 @@ def test_restarted_optimizers_forget_and_the_temperature_is_fixed():
     assert stats["alpha"] == algorithm.alpha.value == temperature
 
 
+def test_a_temperature_that_was_learned_may_be_learned_on():
+    seed_global_generators(0)
+    algorithm, buffer = built_sac(), context_replay()
+    for _ in range(5):
+        update(algorithm, buffer, 16)
+    temperature = algorithm.alpha.value
+    restart_optimizers(algorithm, actor_lr=0.5, critic_lr=0.25, learn_temperature=True)
+    assert algorithm.alpha.value == temperature
+    optimizer = algorithm.alpha._optim
+    assert not optimizer.state
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5]
+    update(algorithm, buffer, 16)
+    assert abs(math.log(algorithm.alpha.value / temperature)) == pytest.approx(0.5, rel=1e-3)
+    fixed = small_sac(alpha=0.3)
+    restart_optimizers(fixed, actor_lr=0.5, critic_lr=0.25, learn_temperature=True)
+    assert fixed.alpha.value == 0.3
+
+
 def test_targets_of_several_steps_look_one_step_ahead_where_rows_have_no_successors():
     """Every reward is 10 and critics are zero: the targets say how many of them they sum up."""
     algorithm = small_sac(n_step_return_horizon=3, gamma=1.0, alpha=0.0)
