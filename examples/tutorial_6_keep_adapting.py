@@ -122,6 +122,7 @@ print(f"an episode with what was kept: {total:.0f}")
 
 # %%
 # Where a change cannot be undone, the session goes on learning, round by round: it fits the model
-# to all that is real, relabels earlier experience afresh, and updates the policy on both; or on real
-# steps alone, where other dynamics (heavier links, more damping) are none that the model knows. How
-# far that leads is in the `results <../results.html>`__.
+# to all that is real, relabels earlier experience afresh, and updates the policy on both. Where
+# other dynamics (heavier links, more damping) are none that its model knows, a policy that knows
+# no context learns from real steps alone. How far that leads is in the
+# `results <../results.html>`__.

@@ -97,9 +97,9 @@ class AdaptationSession:
     round: an episode with the newest policy, the model fitted anew to all real transitions,
     experience relabeled afresh, and the algorithm's own updates on that and on what is real. The
     episodes that gather are also what says which policy is kept, so that a safeguard costs nothing.
-    Where undoing a change suffices nothing is learned. Where other dynamics are none that the model
-    knows, and nothing undoes them, the updates are on real transitions alone. Where these are no
-    longer explained, the task has changed again, and all begins anew with what came since.
+    Where undoing a change suffices nothing is learned. Where nothing undoes other dynamics, a
+    policy that knows no context learns from real transitions alone. Where these are no longer
+    explained, the task has changed again, and all begins anew with what came since.
 
     Example:
         ::

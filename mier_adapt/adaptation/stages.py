@@ -165,12 +165,12 @@ def suffices(diagnosis: Diagnosis, found: Identified) -> bool:
 
 
 def is_beyond(agent: Agent, diagnosis: Diagnosis) -> bool:
-    """Whether the dynamics are none that the agent's model knows, and nothing undoes the change.
+    """Whether a policy without a context meets dynamics that its model does not know.
 
-    Synthetic transitions would then be those of a model that was fitted to a few real ones.
+    And nothing undoes the change: synthetic transitions would be those of a model that was fitted
+    to the few real ones, from which the policy learns more.
     """
-    a_context = diagnosis.chosen.known_task is None and diagnosis.chosen.model is agent.model
-    return diagnosis.changed and diagnosis.compensation is None and not a_context
+    return not agent.conditioned and diagnosis.changed and diagnosis.compensation is None
 
 
 _REACHED = 0.1

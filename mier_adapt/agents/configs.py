@@ -255,8 +255,8 @@ class ContinueConfig:
     critic_lr: Positive = 3e-4
     """Adam's step size of the critics."""
     real_fraction: Share = 0.5
-    """Share of real transitions in a batch; all of it where other dynamics are none that the model
-    knows, and nothing undoes them. With 1 nothing is relabeled."""
+    """Share of real transitions in a batch; all of it for a policy that knows no context where
+    nothing undoes other dynamics. With 1 nothing is relabeled."""
     averaged_share: Share = 0.5
     """Last share of a round's updates over which the weights of the policy that plays are averaged;
     0 for the last ones. Learning goes on from the last ones."""

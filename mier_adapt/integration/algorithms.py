@@ -154,19 +154,19 @@ def restart_optimizers(
         critic_lr: Step size of the critics.
         temperature: What to fix a temperature at, in units of reward per nat; ``None`` for where
             it stands.
-        learn_temperature: Go on learning one that was learned, by the actor's step size, instead.
+        learn_temperature: Go on learning one that was learned instead, by its own step size.
     """
     actor_critic: Any = algorithm
     algorithm.lr_schedulers.clear()  # they would set other step sizes with the next update
-    critics = {id(each._optim) for each in algorithm._optimizers}
-    critics.discard(id(actor_critic.policy_optim._optim))
-    for optimizer in all_optimizers(algorithm):
-        optimizer.state.clear()
-        for group in optimizer.param_groups:
+    for optimizer in algorithm._optimizers:
+        optimizer._optim.state.clear()
+        for group in optimizer._optim.param_groups:
             group.pop("initial_lr", None)  # a schedule's
-            group["lr"] = critic_lr if id(optimizer) in critics else actor_lr
-    if hasattr(algorithm, "alpha") and not learn_temperature:
-        value = actor_critic.alpha.value if temperature is None else temperature
+            group["lr"] = actor_lr if optimizer is actor_critic.policy_optim else critic_lr
+    if isinstance(alpha := getattr(algorithm, "alpha", None), AutoAlpha) and learn_temperature:
+        alpha._optim.state.clear()
+    elif alpha is not None:
+        value = alpha.value if temperature is None else temperature
         del actor_critic.alpha  # a learned one is a module, which a plain value cannot replace
         actor_critic.alpha = FixedAlpha(float(value))
 
