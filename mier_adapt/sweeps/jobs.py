@@ -140,13 +140,17 @@ class Training(Job):
             "test": tasks.meta_test,
             DIFFICULTY: harder_tasks(tasks),
         }
-        record = evaluate_run(
-            directory,
-            {name: split[: self.evaluation_tasks] for name, split in splits.items() if split},
-            seeds=self.evaluation_seeds,
-            episodes=self.episodes,
-            device=device,
-        )
+        try:
+            record = evaluate_run(
+                directory,
+                {name: split[: self.evaluation_tasks] for name, split in splits.items() if split},
+                seeds=self.evaluation_seeds,
+                episodes=self.episodes,
+                device=device,
+                on_stage=_leaving_where(should_stop),
+            )
+        except _StoppedError:
+            return False
         replace_text(directory / SWEEP_EVALUATION_FILE, json.dumps(record, indent=2) + "\n")
         return True
 
@@ -215,23 +219,39 @@ class Adapting(Job):
         with run_lock(directory), FamilyEnvs(tasks) as envs:
             run = load_run(run_directory, envs, device=device)
             for task in self._left(out):
-                if should_stop():
+                try:
+                    adapt_to_each(
+                        run,
+                        {f"task-{task}": run.new_task(envs, tasks[task])},
+                        config,
+                        seeds=(self.adaptation_seed,),
+                        out=directory,
+                        evaluation_episodes=self.episodes,
+                        budget=self.budget,
+                        rounds=rounds,
+                        on_stage=_leaving_where(should_stop),
+                    )
+                except _StoppedError:
                     return False
-                adapt_to_each(
-                    run,
-                    {f"task-{task}": run.new_task(envs, tasks[task])},
-                    config,
-                    seeds=(self.adaptation_seed,),
-                    out=directory,
-                    evaluation_episodes=self.episodes,
-                    budget=self.budget,
-                    rounds=rounds,
-                )
         return True
 
     def reports(self, out: Path) -> list[dict[str, Any]]:
         """What it did, task by task, as :meth:`.AdaptationReport.to_dict` gives it."""
         return [read_json(self._report(out, task), _REPORT) for task in self.tasks]
+
+
+class _StoppedError(Exception):
+    """Leaves what can be left only by an error."""
+
+
+def _leaving_where(should_stop: Callable[[], bool]) -> Callable[..., None]:
+    """What is told of every stage, and leaves where it should."""
+
+    def look(*_: object) -> None:
+        if should_stop():
+            raise _StoppedError
+
+    return look
 
 
 _KINDS: dict[str, type[Job]] = {"training": Training, "adapting": Adapting}

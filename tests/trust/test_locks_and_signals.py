@@ -66,6 +66,35 @@ def test_a_run_keeps_others_out_and_saves_when_it_is_stopped(
     load_checkpoint(out)
 
 
+UNHEEDED = """
+import sys, time
+
+from mier_adapt.cli.signals import stop_signals
+
+with stop_signals():
+    open(sys.argv[1], "w").close()
+    while True:
+        time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_what_does_not_heed_the_first(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready"
+    with start_python(UNHEEDED, ready) as process:
+        try:
+            wait_for(ready, process)
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+            assert process.poll() is None
+            process.send_signal(number)
+            assert process.wait(timeout=30) != 0
+        finally:
+            process.kill()
+
+
 def test_a_lock_of_this_process_is_refused_as_well(tmp_path: Path) -> None:
     with (
         run_lock(tmp_path),

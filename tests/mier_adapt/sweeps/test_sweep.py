@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+import traceback
 
 import pytest
 
@@ -15,7 +16,7 @@ from mier_adapt.training.metrics import read_metrics
 
 from ..conftest import CHECKPOINT
 from ..doubles import run_python, start_python
-from .grids import SMALL_SAC, assert_same_runs, tiny, write_grid
+from .grids import SMALL_SAC, assert_same_runs, jobs_of, tiny, write_grid
 
 OURS = {"presets": ["smoke"], "changes": tiny(updates=12)}
 SAC = {"presets": ["smoke"], "methods": ["sac"], "seeds": [0, 1], "changes": SMALL_SAC}
@@ -39,6 +40,31 @@ def two_tasks(monkeypatch):
         real(self, tasks=tasks[:2], **values)
 
     monkeypatch.setattr(jobs_module.Adapting, "__init__", init)
+
+
+def test_a_stop_does_not_wait_for_an_evaluation_or_an_adaptation(tmp_path):
+    tables = {"evaluate": {"seeds": 2, "episodes": 1, "tasks": 2}, "adapt": ADAPT}
+    training, adapting = jobs_of(tmp_path / "grid.toml", OURS, **tables)[:2]
+    options = {"device": "cpu", "checkpoint_seconds": 60.0}
+
+    def stopped_in(job, part, when=lambda: True):
+        """Whether it is left where that function first asks."""
+        asked = []
+
+        def should_stop():
+            within = any(frame.name == part for frame in traceback.extract_stack())
+            asked.append(within and when())
+            return asked[-1]
+
+        finished = job.work(tmp_path, **options, should_stop=should_stop)
+        return any(asked) and not finished and not job.done(tmp_path)
+
+    assert stopped_in(training, "evaluation_record")
+    assert training.work(tmp_path, **options, should_stop=lambda: False)
+    assert stopped_in(adapting, "adapt")
+    gathered = tmp_path / adapting.name / "task-10-seed-0.safetensors"
+    assert stopped_in(adapting, "adapt", gathered.exists)
+    assert gathered.exists()  # its real transitions
 
 
 @pytest.mark.usefixtures("two_tasks")
