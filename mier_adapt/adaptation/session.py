@@ -571,8 +571,9 @@ class AdaptationSession:
         if learner is None or self._start is not progress.base or learner.real_alone != alone:
             newest = progress.base.candidate
             kept = progress.kept.candidate
-            if learner is None and kept.compensation is newest.compensation:
-                newest = kept  # where an improvement failed
+            anew = learner is None or self._start is progress.base
+            if anew and kept.compensation is newest.compensation:
+                newest = kept  # where an improvement failed, or another diagnosis came
             self._start, self._learned_from = progress.base, 0
             self._learner = learner = Learner(
                 agent,

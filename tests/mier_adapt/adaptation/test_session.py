@@ -349,6 +349,32 @@ def test_what_no_model_knows_and_nothing_undoes_is_learned_from_real_steps_alone
     assert after.value != before.value
 
 
+def test_another_diagnosis_goes_on_from_what_was_learned(monkeypatch):
+    began = []
+
+    class Remembered(sessions.Learner):
+        def __init__(self, agent, algorithm, *args, **options):
+            began.append(algorithm)
+            super().__init__(agent, algorithm, *args, **options)
+
+    monkeypatch.setattr(sessions, "Learner", Remembered)
+    monkeypatch.setattr(sessions, "SURPRISING", 1e9)
+    config = dataclasses.replace(WITHOUT_CONTEXT, relabel_rounds=0)
+    session = session_of(agent_of(conditioned=False), config)
+    live(session, drifting(bound=2.0), 8)
+    assert len(began) == 1
+    for each in [each for each in session._progress.learned if each.returns][-2:]:
+        each.returns[:] = [100.0]
+    learned = session.kept
+    assert learned.name == "continued"
+    monkeypatch.setattr(AdaptationSession, "_real_alone", True)
+    session.improve()
+    assert session._learner.real_alone
+    assert began[1:] == [learned.algorithm]
+    live(session, drifting(bound=2.0), 2)
+    assert len(began) == 2
+
+
 def test_another_change_is_noticed_with_the_next_episode_and_undone():
     session = session_of(structured_agent(), STRUCTURED)
     live(session, drifting(30), 5)
