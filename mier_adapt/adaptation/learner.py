@@ -50,9 +50,7 @@ class Learner:
         real_fraction: float,
         generator: np.random.Generator,
     ) -> None:
-        self.real_alone = real_fraction == 1
         self._step_sizes = {"actor_lr": actor_lr, "critic_lr": critic_lr}
-        self.go_on_from(algorithm)
         self.buffer = MixedReplayBuffer(
             real_size,
             synthetic_size,
@@ -63,6 +61,12 @@ class Learner:
             generator=generator,
         )
         self._agent, self._context, self._generator = agent, context, generator
+        self.go_on_from(algorithm)
+
+    @property
+    def real_alone(self) -> bool:
+        """Whether it learns from no synthetic transitions."""
+        return self.buffer.real_fraction == 1
 
     def go_on_from(self, algorithm: Any) -> None:
         """Learn from now on with another algorithm, a copy of it; its optimizers start anew."""

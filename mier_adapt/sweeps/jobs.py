@@ -1,10 +1,11 @@
 """Jobs: runs, and adaptations of runs. What lies in a job's directory says how far it is."""
 
+import contextlib
 import dataclasses
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -140,19 +141,18 @@ class Training(Job):
             "test": tasks.meta_test,
             DIFFICULTY: harder_tasks(tasks),
         }
-        try:
+        with _leaving_where(should_stop) as look:
             record = evaluate_run(
                 directory,
                 {name: split[: self.evaluation_tasks] for name, split in splits.items() if split},
                 seeds=self.evaluation_seeds,
                 episodes=self.episodes,
                 device=device,
-                on_stage=_leaving_where(should_stop),
+                on_stage=look,
             )
-        except _StoppedError:
-            return False
-        replace_text(directory / SWEEP_EVALUATION_FILE, json.dumps(record, indent=2) + "\n")
-        return True
+            replace_text(directory / SWEEP_EVALUATION_FILE, json.dumps(record, indent=2) + "\n")
+            return True
+        return False
 
     def evaluation(self, out: Path) -> dict[str, Any]:
         """What it returned, as :func:`.evaluate_run` gives it."""
@@ -216,24 +216,22 @@ class Adapting(Job):
         tasks = config_of(run_directory).tasks
         config, rounds = AdaptConfig.from_dict(self.settings), ContinueConfig(**self.rounds)
         directory.mkdir(parents=True, exist_ok=True)
-        with run_lock(directory), FamilyEnvs(tasks) as envs:
+        with run_lock(directory), FamilyEnvs(tasks) as envs, _leaving_where(should_stop) as look:
             run = load_run(run_directory, envs, device=device)
             for task in self._left(out):
-                try:
-                    adapt_to_each(
-                        run,
-                        {f"task-{task}": run.new_task(envs, tasks[task])},
-                        config,
-                        seeds=(self.adaptation_seed,),
-                        out=directory,
-                        evaluation_episodes=self.episodes,
-                        budget=self.budget,
-                        rounds=rounds,
-                        on_stage=_leaving_where(should_stop),
-                    )
-                except _StoppedError:
-                    return False
-        return True
+                adapt_to_each(
+                    run,
+                    {f"task-{task}": run.new_task(envs, tasks[task])},
+                    config,
+                    seeds=(self.adaptation_seed,),
+                    out=directory,
+                    evaluation_episodes=self.episodes,
+                    budget=self.budget,
+                    rounds=rounds,
+                    on_stage=look,
+                )
+            return True
+        return False
 
     def reports(self, out: Path) -> list[dict[str, Any]]:
         """What it did, task by task, as :meth:`.AdaptationReport.to_dict` gives it."""
@@ -244,14 +242,16 @@ class _StoppedError(Exception):
     """Leaves what can be left only by an error."""
 
 
-def _leaving_where(should_stop: Callable[[], bool]) -> Callable[..., None]:
-    """What is told of every stage, and leaves where it should."""
+@contextlib.contextmanager
+def _leaving_where(should_stop: Callable[[], bool]) -> Iterator[Callable[..., None]]:
+    """A block that is left where what it gives, told of every stage, finds that it should be."""
 
     def look(*_: object) -> None:
         if should_stop():
             raise _StoppedError
 
-    return look
+    with contextlib.suppress(_StoppedError):
+        yield look
 
 
 _KINDS: dict[str, type[Job]] = {"training": Training, "adapting": Adapting}
