@@ -250,7 +250,7 @@ def adapt(
         diagnosis, undone, enough, told = None, None, False, ""
         if diagnoses(agent, config):
             with stage("diagnose"):
-                alike = not agent.conditioned and not found.logged
+                alike = not (agent.conditioned or found.logged or found.excited)
                 diagnosis = explain(agent, config, found, contexts, generator, same_policy=alike)
             if (undone := compensated(agent, start, diagnosis)) is not None:
                 add(undone)

@@ -19,6 +19,7 @@ from mier_adapt._checks import Seed, checked, require_unit
 from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt._storage.files import FOREIGN_ERRORS
 from mier_adapt._storage.randomness import global_generator_state, set_global_generator_state
+from mier_adapt.adaptation.excitation import Excited
 from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig
 from mier_adapt.agents.metering import Meter, Spent
@@ -26,6 +27,7 @@ from mier_adapt.agents.new_task import NewTask
 from mier_adapt.agents.rollouts import Rollout
 from mier_adapt.context_adapter import GradientContextAdapter
 from mier_adapt.gates import AlwaysGate
+from mier_adapt.protocols import Actor
 from mier_adapt.transitions import OneTask, Transitions
 
 _logger = logging.getLogger(__name__)
@@ -49,6 +51,8 @@ class Identified:
     initial_steps: int = 0
     """How many of them were gathered under the initial context, first of all, where none were
     there before."""
+    excited: bool = False
+    """Whether noise moved a robot that had come to rest; otherwise the policy alone acted."""
 
     @property
     def initial_returns(self) -> list[float]:
@@ -98,6 +102,7 @@ def identify(
         require_fitting_log("identify", logged, (agent.model.obs_dim, agent.model.act_dim))
         before = [as_gathered(logged)]
     num_logged = sum(map(len, before))
+    excited = False
     meter = Meter(spent={"": Spent()})
     metered, identity = (
         task.metered(meter),
@@ -105,7 +110,7 @@ def identify(
     )
     if checkpoint is not None:
         with contextlib.suppress(FileNotFoundError):  # not asked before: it may go in between
-            parts, cuts = _load(checkpoint, identity, generator, meter.spent[""])
+            parts, cuts, excited = _load(checkpoint, identity, generator, meter.spent[""])
 
     def keep(rollout: Rollout, count: int) -> None:
         parts.append(rollout.transitions.flatten()[:count])
@@ -119,18 +124,20 @@ def identify(
         missing = total - num_logged - sum(map(len, parts))
         if missing > 0:
             keep_some = functools.partial(keep, count=missing)
+            actor = _excited(agent, context, config, generator)
             try:
                 keep_some(
                     metered.run(
-                        agent.actor(context),
+                        actor,
                         steps=missing,
                         generator=generator,
                         on_interrupt=keep_some,
                     )
                 )
             finally:
+                excited |= isinstance(actor, Excited) and actor.moved
                 if checkpoint is not None and parts:
-                    _save(checkpoint, identity, generator, parts, cuts, meter.spent[""])
+                    _save(checkpoint, identity, generator, parts, cuts, excited, meter.spent[""])
         so_far = Transitions.cat([*before, *parts])[: max(total, num_logged)].to(agent.device)
         context = adapter.adapt(so_far)
         if not bool(context.isfinite().all()):
@@ -141,8 +148,23 @@ def identify(
     truncated = np.concatenate([np.zeros(num_logged, np.bool_), *cuts])
     first = -(-config.adaptation_steps // config.collection_rounds)
     return Identified(
-        so_far, truncated, context, meter.spent[""], num_logged, 0 if num_logged else first
+        so_far, truncated, context, meter.spent[""], num_logged, 0 if num_logged else first, excited
     )
+
+
+def _excited(
+    agent: Agent, context: torch.Tensor, config: AdaptConfig, generator: np.random.Generator
+) -> Actor:
+    """The policy under a context, with what moves a robot at rest, where that is asked for."""
+    actor = agent.actor(context)
+    if not config.excitation:
+        return actor
+    known = agent.replay.recent_transitions(max(1, _KNOWN // agent.replay.num_tasks))
+    return Excited(actor, known, std=config.excitation, generator=generator)
+
+
+_KNOWN = 4_000
+"""Stored transitions, of all tasks together, that say how known tasks move."""
 
 
 @torch.no_grad()
@@ -239,6 +261,7 @@ def _save(
     generator: np.random.Generator,
     parts: list[Transitions],
     cuts: list[NDArray[np.bool_]],
+    excited: bool,
     spent: Spent,
 ) -> None:
     real = Transitions.cat(parts)
@@ -246,6 +269,7 @@ def _save(
         "adaptation": adaptation,
         "real": {each.name: getattr(real, each.name) for each in dataclasses.fields(real)},
         "truncated": torch.from_numpy(np.concatenate(cuts)),
+        "excited": excited,
         "spent": [spent.steps, spent.resets],
         "generator": generator.bit_generator.state,
         "global_generators": global_generator_state(),
@@ -263,12 +287,13 @@ def _save(
 
 def _load(
     checkpoint: Path, adaptation: dict[str, Any], generator: np.random.Generator, spent: Spent
-) -> tuple[list[Transitions], list[NDArray[np.bool_]]]:
+) -> tuple[list[Transitions], list[NDArray[np.bool_]], bool]:
     """What :func:`_save` kept; the generators and the count go on from where they were."""
     tree = load_tree(checkpoint)
     try:
         found = dict(tree["adaptation"])
         real, truncated = Transitions(**tree["real"]), tree["truncated"].numpy()
+        excited = bool(tree["excited"])
         same = found == adaptation
         if same:
             spent.steps, spent.resets = map(int, tree["spent"])
@@ -285,4 +310,4 @@ def _load(
             "seed, log, options or agent; or another number of torch's threads, on which last "
             "bits depend: --threads, torch.set_num_threads). Delete it, or take another checkpoint."
         )
-    return [real], [truncated]
+    return [real], [truncated], excited

@@ -103,6 +103,10 @@ class AdaptConfig:
     collection_rounds: Size = 2
     """Rounds in which they are gathered: the first with the initial context, later ones with
     the context found so far. Paper: 1."""
+    excitation: NonNegative = 0.0
+    """Standard deviation of noise that moves a robot which has come to rest as it hardly ever did
+    in known tasks, while :func:`.identify` gathers; commands are within [-1, 1]. Ours; 0 leaves
+    them to the policy (paper), as does a session in a robot's own loop."""
     context_steps: Count = 10
     """N: gradient steps on the context (paper, Table 1)."""
     later_context_lr: Positive = 0.1
@@ -177,13 +181,14 @@ class AdaptConfig:
         new ones. A policy that never learned to tell tasks apart has further to go, and critics
         that know one task have to forget more of it: hence more updates, and larger steps where the
         task is not explained. What comes of that varies more, so that the gate asks for as many
-        episodes as doubt needs.
+        episodes as doubt needs. It has met one task alone, and may come to rest in another.
 
         Args:
             **changes: Fields that are to be different.
         """
         options: dict[str, Any] = {
             "collection_rounds": 1,
+            "excitation": 0.5,
             "refresh_updates": 0,
             "num_models": 2,
             "rehearsal_batch_size": 0,
