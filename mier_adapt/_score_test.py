@@ -1,9 +1,10 @@
 """Score test: does a model err on new transitions as it errs on as many of the known task?
 
 Other masses, friction or gravity move a single step by less than the model's own error, which a
-comparison of losses has to forgive. But they move every step the same way, or by the same share.
-The gradient of the loss by what came, averaged over a stretch of transitions, shows that; and how
-far it strays where nothing changed, stretches of the known task show.
+comparison of losses has to forgive. But they move every step the same way, or by a share of how
+far it went, or of where or how fast it was. The gradient of the loss by what came, averaged over a
+stretch of transitions, shows that; and how far it strays where nothing changed, stretches of the
+known task show.
 """
 
 import dataclasses
@@ -21,10 +22,39 @@ _LENGTH = 50
 """Transitions of a stretch, where there are too few known ones for one as long as the new ones."""
 _IN_ORDER = 0.5
 """Share of the known ones that follow on the one before: rows of robots side by side do not."""
-_TAIL, _CLIPPED = 0.99, 2.0
-"""Gradients are clipped at so many times this quantile: falls have gradients of hundreds."""
+_CLIPPED, _CLIPPED_LATE = (0.7, 1.0), (0.99, 2.0)
+"""Quantile at so many times which gradients are clipped: contacts and falls have gradients of
+hundreds. Most steps a model predicts well, and these show what is small; the others, how large."""
 _SHRINKAGE = 0.3
 """Of correlations towards none: there are about as many stretches as dimensions."""
+_BLOCKS = 5
+"""In which known stretches are compared, each block with all others: a policy that was learning
+while it gathered them strays from one to the next, as the one that gathered the new ones may."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Usual:
+    """How far the mean gradients of one kind stray in the known task."""
+
+    middle: Float[Tensor, " Y"]
+    """Median gradient."""
+    tail: Float[Tensor, " Y"]
+    """The unit of each dimension, at which it is clipped."""
+    stretches: Float[Tensor, "S V"]
+    """Mean gradients of stretches, in these units, where any strays."""
+    distances: Float[Tensor, " S"]
+    """How far each of these is from those of other blocks."""
+
+    def distance(self, scores: Float[Tensor, "N Y"]) -> Float[Tensor, ""]:
+        """Of a new stretch from all of these."""
+        (mean,) = _means(scores, self.middle, self.tail, len(scores))
+        return _distances(mean.unsqueeze(0), self.stretches)[0]
+
+    def p_value(self, distance: Float[Tensor, ""]) -> float:
+        """Probability that a stretch of the known task is as far away."""
+        average, variance = self.distances.mean(), self.distances.var()
+        shape = average.square() / variance
+        return float(torch.special.gammaincc(shape, distance * average / variance))
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,32 +63,31 @@ class ScoreTest:
 
     context: Float[Tensor, " C"]
     """The known task's."""
+    centre: Float[Tensor, " O"]
+    """Mean of its observations."""
     new: Transitions
     """The latest of the new ones."""
-    middle: Float[Tensor, " Y"]
-    """Median gradient of the known task's."""
-    tail: Float[Tensor, " Y"]
-    """The unit of each dimension: how far its gradients stray."""
-    stretches: Float[Tensor, "S V"]
-    """Mean gradients of the known task's stretches, in these units, where any strays."""
-    usual: Float[Tensor, " S"]
-    """How far each of these is from all others."""
-    distance: Float[Tensor, ""]
+    usual: tuple[_Usual, ...]
+    """The known task's mean gradients, of each kind."""
+    distances: tuple[Float[Tensor, ""], ...]
     """How far the new ones are from these, as the known task's model predicts them."""
+    size: _Usual
+    """The known task's, of the first two kinds at once, clipped late."""
+    distance: Float[Tensor, ""]
+    """How far the new ones are from that."""
 
     @property
     def p_value(self) -> float:
-        """Probability that a stretch of the known task is as far away as the new one."""
-        average, variance = self.usual.mean(), self.usual.var()
-        shape = average.square() / variance
-        return float(torch.special.gammaincc(shape, self.distance * average / variance))
+        """Probability that a stretch of the known task is as far away as the new one in any."""
+        found = [each.p_value(far) for each, far in zip(self.usual, self.distances, strict=True)]
+        return min(1.0, len(found) * min(found))  # Bonferroni's
 
     def left(self, model: TaskModel) -> float:
         """Share of what is unusual in the distance that is left where this model predicts."""
-        scores = _scores(model, self.new, self.context)
-        (mean,) = _means(scores, self.middle, self.tail, len(self.new))
-        usual = self.usual.mean()
-        return float((_distance(mean, self.stretches) - usual) / (self.distance - usual))
+        scores = _scores(model, self.new, self.context, self.centre)
+        usual = self.size.distances.mean()
+        left = self.size.distance(torch.cat(scores[:2], -1))
+        return float((left - usual) / (self.distance - usual))
 
 
 def score_test(
@@ -66,9 +95,10 @@ def score_test(
 ) -> ScoreTest | None:
     """Ask whether a stretch of the known task errs on the mean as far as the new one.
 
-    Rao's score test of a residual that is constant and in proportion to an observation's change,
-    its distribution taken from the known task: Hotelling's statistic of each stretch against all
-    others, to which a gamma distribution is fitted.
+    Rao's score tests of three residuals, one that is constant, one in proportion to an
+    observation's change and one to the observation itself, their distributions taken from the known
+    task: Hotelling's statistic of each stretch against those of other blocks, to which a gamma
+    distribution is fitted.
 
     Args:
         model: Of the known task; its loss can be differentiated by transitions.
@@ -88,36 +118,60 @@ def score_test(
     new, count = new[-length:], min(len(known) // length, _MOST)
     if count < FEWEST or known.follows.float().mean() < _IN_ORDER:
         return None
-    scores = _scores(model, known[-count * length :], context)
+    known = known[-count * length :]
+    centre = known.obs.mean(0)
+    scores = _scores(model, known, context, centre)
+    every = [_usual(each, length, _CLIPPED) for each in scores]
+    size = _usual(torch.cat(scores[:2], -1), length, _CLIPPED_LATE)
+    usual = tuple(each for each in every if each is not None)
+    if size is None or len(usual) < len(every):
+        return None
+    scores = _scores(model, new, context, centre)
+    distances = tuple(each.distance(one) for each, one in zip(usual, scores, strict=True))
+    distance = size.distance(torch.cat(scores[:2], -1))
+    return ScoreTest(context, centre, new, usual, distances, size, distance)
+
+
+def _usual(
+    scores: Float[Tensor, "B Y"], length: int, clipped: tuple[float, float]
+) -> _Usual | None:
+    """What stretches of the known task show; None where nothing strays."""
     middle = scores.median(0).values
-    tail = (scores - middle).abs().kthvalue(round(_TAIL * len(scores)), 0).values
+    quantile, times = clipped
+    tail = times * (scores - middle).abs().kthvalue(round(quantile * len(scores)), 0).values
     if not (tail > 0).any():
         return None
     stretches = _means(scores, middle, tail, length)
-    usual = torch.stack(
+    blocks = torch.arange(len(stretches), device=scores.device) * _BLOCKS // len(stretches)
+    distances = torch.cat(
         [
-            _distance(one, torch.cat((stretches[:number], stretches[number + 1 :])))
-            for number, one in enumerate(stretches)
+            _distances(stretches[blocks == block], stretches[blocks != block])
+            for block in range(_BLOCKS)
         ]
     )
-    if not usual.var() > 0:  # NaN, where stretches are all the same
+    if not distances.var() > 0:  # NaN, where stretches are all the same
         return None
-    (mean,) = _means(_scores(model, new, context), middle, tail, length)
-    return ScoreTest(context, new, middle, tail, stretches, usual, _distance(mean, stretches))
+    return _Usual(middle, tail, stretches, distances)
 
 
 def _scores(
-    model: TaskModel, transitions: Transitions, context: Float[Tensor, " C"]
-) -> Float[Tensor, "B Y"]:
-    """How each loss grows with reward and next observation, and with the observation's change."""
+    model: TaskModel,
+    transitions: Transitions,
+    context: Float[Tensor, " C"],
+    centre: Float[Tensor, " O"],
+) -> list[Float[Tensor, "B Y"]]:
+    """How each loss grows with what came; with a share of what changed; and of what was there."""
     came = [each.clone().requires_grad_() for each in (transitions.rew, transitions.obs_next)]
     moved = dataclasses.replace(transitions, rew=came[0], obs_next=came[1])
     total = model.loss(moved, context) * len(transitions)
     rew, obs_next = torch.autograd.grad(total, came, allow_unused=True)
-    found = [rew.unsqueeze(-1)]
-    if obs_next is not None:
-        found += [obs_next, obs_next * (transitions.obs_next - transitions.obs)]
-    return torch.cat(found, -1)
+    if obs_next is None:
+        return [rew.unsqueeze(-1)]
+    return [
+        torch.cat((rew.unsqueeze(-1), obs_next), -1),
+        obs_next * (transitions.obs_next - transitions.obs),
+        obs_next * (transitions.obs - centre),
+    ]
 
 
 def _means(
@@ -127,14 +181,14 @@ def _means(
     length: int,
 ) -> Float[Tensor, "S V"]:
     """Of stretches, in units of the tail, in the dimensions that have one."""
-    unit = ((scores - middle) / tail)[:, tail > 0].clamp(-_CLIPPED, _CLIPPED).double()
+    unit = ((scores - middle) / tail)[:, tail > 0].clamp(-1, 1).double()
     return unit.reshape(-1, length, unit.shape[-1]).mean(1)
 
 
-def _distance(one: Float[Tensor, " Y"], others: Float[Tensor, "S Y"]) -> Float[Tensor, ""]:
+def _distances(some: Float[Tensor, "N Y"], others: Float[Tensor, "S Y"]) -> Float[Tensor, " N"]:
     """Hotelling's, a dimension's share of it."""
-    away = (one - others.mean(0)) / others.std(0).clamp_min(1e-9)
-    same = torch.eye(len(away)).to(others)
+    away = (some - others.mean(0)) / others.std(0).clamp_min(1e-9)
+    same = torch.eye(away.shape[-1]).to(others)
     correlation = torch.lerp(torch.corrcoef(others.mT).reshape(same.shape), same, _SHRINKAGE)
-    solved: Tensor = torch.linalg.solve(correlation, away)
-    return away.dot(solved) / len(away)
+    solved: Tensor = torch.linalg.solve(correlation, away.mT)
+    return (away * solved.mT).mean(-1)

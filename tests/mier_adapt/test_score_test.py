@@ -17,8 +17,11 @@ LENGTH, EPISODE = 100, 50
 NONE = torch.zeros(0)
 
 
-def walked(count, seed, *, pull=0.0, drift=0.0, gains=(1.0, 1.0, 1.0)):
-    """Episodes of a robot that is pulled aside, and whose noise drifts as a model's error does."""
+def walked(count, seed, *, pull=0.0, drift=0.0, gains=(1.0, 1.0, 1.0), damped=0.0, struck=0.0):
+    """Episodes of a robot that is pulled aside, damped, or struck at every tenth step.
+
+    Its noise drifts as a model's error does.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape):
@@ -28,7 +31,8 @@ def walked(count, seed, *, pull=0.0, drift=0.0, gains=(1.0, 1.0, 1.0)):
     for _ in range(EPISODE):
         act = torch.rand(len(obs), ACT, generator=generator) * 1.6 - 0.8
         rew, after = Robot().mean(obs, act * torch.tensor(gains), NONE)
-        after = after + pull + error + 0.01 * noise(OBS)
+        after = after + pull + error + 0.01 * noise(OBS) - damped * obs
+        after = after + struck * noise(OBS) * (noise(1) > 1.28)
         rows.append((obs, act, rew + 0.01 * noise(), after, torch.zeros(len(obs)).bool()))
         obs = after
     return Transitions(*(torch.stack(each, 1) for each in zip(*rows, strict=True))).flatten()
@@ -79,6 +83,30 @@ def test_what_moves_every_step_a_little_is_told(pull) -> None:
     assert diagnosis.p_value < 1e-4
     assert "something in the dynamics changed" in diagnosis.sentences[-1]
     assert diagnosis.to_dict()["changed"] is True
+
+
+def test_what_moves_most_steps_a_little_is_told_among_strikes() -> None:
+    """Which no model predicts, and which move the mean ten times as far."""
+    known, new = (
+        walked(count * LENGTH, seed, pull=pull, drift=0.001, struck=0.3)
+        for count, seed, pull in ((40, 0, 0.0), (1, 1, 0.006))
+    )
+    assert p_value(known, new) < 1e-4
+    assert p_value(known, walked(LENGTH, 1, drift=0.001, struck=0.3)) > 1e-4
+
+
+def test_what_moves_a_step_by_a_share_of_where_it_is_is_told() -> None:
+    known, new = walked(40 * LENGTH, 0, drift=0.001), walked(LENGTH, 3, damped=0.004, drift=0.001)
+    assert p_value(known, new) < 1e-4
+    assert p_value(known, walked(LENGTH, 3, drift=0.001)) > 1e-4
+
+
+def test_a_policy_that_was_learning_strays_from_block_to_block() -> None:
+    """The new transitions are of a later one than all that are known."""
+    blocks = [walked(8 * LENGTH, seed, pull=0.006 * seed, drift=0.001) for seed in range(5)]
+    new = walked(LENGTH, 9, pull=0.006 * 5, drift=0.001)
+    assert p_value(Transitions.cat(blocks), new) > 0.05
+    assert p_value(Transitions.cat([blocks[2]] * 5), new) < 1e-4
 
 
 def test_a_change_that_leaves_no_mean_error_is_told_as_what_it_is() -> None:
