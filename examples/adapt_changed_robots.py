@@ -87,6 +87,9 @@ def judged(change: RobotChange, diagnosis: dict[str, Any]) -> dict[str, Any]:
         found["signs"] = bool((np.sign(matrix[large]) == np.sign(true[large])).all())
         found["gain_error"] = float(np.abs(matrix - true).max())
         found["offset_error"] = float(np.abs(offset - shift).max())
+    if wanted == "dynamics":
+        # Of motors that are all weak and links that are all heavy no transition tells which.
+        found["heavier"] = any("times as heavy" in each for each in diagnosis["sentences"])
     if wanted == told == "sensors":
         undone = diagnosis["compensation"]
         gain = np.array(change.sensor_gain or np.ones(len(undone["obs_offset"])))
@@ -166,7 +169,7 @@ def tell(row: dict[str, Any]) -> None:
 def write(rows: list[dict[str, Any]], path: Path) -> None:
     """One line for each adaptation."""
     arms = ("unchanged", "compensated", "relabeled")
-    told = ("wanted", "told", "parts", "signs", "gain_error", "offset_error")
+    told = ("wanted", "told", "parts", "signs", "gain_error", "offset_error", "heavier")
     with path.open("w", newline="") as file:
         lines = csv.writer(file)
         lines.writerow(["robot", "seed", "kind", "label", *told, "intact", *arms, "decision"])
@@ -196,6 +199,8 @@ def summarize(rows: list[dict[str, Any]]) -> None:
             f"| {kind} | {len(some)} | {told:.0%} | {f'{np.mean(parts):.0%}' if parts else ''} | "
             f"{np.mean(before):.0f} | {np.mean(after):.0f} | {np.mean(intact):.0f} |"
         )
+    heavier = [row["kind"] == "masses" and row.get("heavier", False) for row in rows]
+    print(f"\n{sum(heavier)} masses were told as motors that are weak or move a heavier robot")
     lost = 0
     for row in rows:
         report = row["report"]

@@ -120,12 +120,12 @@ class Evidence:
         return softened(changed.losses(many, contexts), self.floor)
 
     @torch.no_grad()
-    def held_out_losses(
-        self, change: Change, parameters: Float[Tensor, " P"], task: int
+    def losses_in(
+        self, rows: Tensor, change: Change, parameters: Float[Tensor, " P"], task: int
     ) -> Float[Tensor, " M"]:
-        """Of the transitions that judge."""
+        """Of the transitions in these rows."""
         one = parameters.unsqueeze(0), self.contexts[[task]]
-        return self.losses(change, *one, self.of(change, self.held_out))[0]
+        return self.losses(change, *one, self.of(change, rows))[0]
 
     @torch.no_grad()
     def scores(
@@ -143,8 +143,7 @@ class Evidence:
                 torch.split(parameters, size), torch.split(tasks, size), strict=True
             )
         ]
-        moved = parameters != change.identity().to(parameters)
-        return torch.cat(found) + _WORTH * moved.sum(-1)
+        return torch.cat(found) + _WORTH * change.moved(parameters)
 
     def _mean(self, losses: Float[Tensor, "N B"], rows: Tensor) -> Float[Tensor, " N"]:
         """Of the transitions in these rows."""
@@ -299,13 +298,13 @@ class Evidence:
 
     def flattery(self, changes: Sequence[Change]) -> tuple[list[float], float]:
         """What each change wins over none where nothing changed, and the loss of none."""
-        none = self.held_out_losses(NOTHING, NOTHING.identity(), 0)
+        none = self.losses_in(self.held_out, NOTHING, NOTHING.identity(), 0)
         rows = self.train[:_FITTED]
         won = []
         for change in changes:
             start = change.identity().to(self.contexts).unsqueeze(0)
             parameters, _ = self.descend(change, start, rows.new_zeros(1), rows)
-            fitted = self.held_out_losses(change, parameters, 0)
+            fitted = self.losses_in(self.held_out, change, parameters, 0)
             won.append(max(0.0, float((none - fitted).mean())))
         return won, float(none.mean())
 

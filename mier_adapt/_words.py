@@ -34,7 +34,11 @@ def motors_in_words(matrix: Tensor, offset: Tensor, gains: tuple[Estimate, ...])
     if dim > 1 and bool(((matrix - diagonal[0] * torch.eye(dim).to(matrix)).abs() < 1e-3).all()):
         common = float(diagonal[0])
         if abs(abs(common) - 1) >= 1e-3:
-            return [f"all motors are at {common:.2f} of their strength", *_offsets(offset)]
+            every = f"all motors are at {common:.2f} of their strength"
+            if common > _DEAD:
+                # Equations of motion are in proportion to masses, but for joints' own friction.
+                every += f", or all that they move is {1 / common:.2f} times as heavy"
+            return [every, *_offsets(offset)]
     said = []
     for number, row in enumerate(matrix):
         own = float(row[number])

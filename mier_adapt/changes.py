@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mier_adapt._checks import Size, checked, shown
-from mier_adapt._typing import Bool, Float, Tensor
+from mier_adapt._typing import Bool, Float, Int, Tensor
 from mier_adapt.protocols import TaskModel
 from mier_adapt.transitions import Transitions
 
@@ -79,6 +79,10 @@ class Change(ABC):
     def free(self, parameters: Float[Tensor, "*axes P"]) -> Bool[Tensor, "*axes P"]:
         """Which parameters gradients fit, from these on."""
         return torch.full_like(parameters, self.trained, dtype=torch.bool)
+
+    def moved(self, parameters: Float[Tensor, "*axes P"]) -> Int[Tensor, "*axes"]:
+        """How much they change, which a search has to pay for: here, how many numbers."""
+        return (parameters != self.identity().to(parameters)).sum(-1)
 
     def rounded(
         self, parameters: Float[Tensor, " P"], tolerance: float = 0.1
@@ -159,6 +163,13 @@ class AffineChange(Change):
         if self.sparse and self.trained:
             return parameters != self.identity().to(parameters)
         return super().free(parameters)
+
+    def moved(self, parameters: Float[Tensor, "*axes P"]) -> Int[Tensor, "*axes"]:
+        """As :meth:`Change.moved`: an exchange of two moves two, as two reversals do."""
+        if self.structure != "order":
+            return super().moved(parameters)
+        matrix, _ = self.map(parameters)
+        return (matrix != torch.eye(self.dim).to(matrix)).any(-1).sum(-1)
 
     def map(
         self, parameters: Float[Tensor, "*axes P"]
@@ -366,6 +377,11 @@ class Together(Change):
         """As :meth:`Change.free`."""
         found = [each.free(own) for each, own in self.parts(parameters)]
         return torch.cat([parameters[..., :0].bool(), *found], -1)
+
+    def moved(self, parameters: Float[Tensor, "*axes P"]) -> Int[Tensor, "*axes"]:
+        """As :meth:`Change.moved`."""
+        none = torch.zeros(parameters.shape[:-1], dtype=torch.int64, device=parameters.device)
+        return sum((each.moved(own) for each, own in self.parts(parameters)), none)
 
     def rounded(
         self, parameters: Float[Tensor, " P"], tolerance: float = 0.1

@@ -88,6 +88,8 @@ class Explanation:
     :func:`mier_adapt.diagnose`."""
     weights: Float[Tensor, " M"]
     """How much each counts: 1 where known tasks have been, less elsewhere."""
+    everywhere: tuple[Float[Tensor, " B"], Float[Tensor, " B"]] | None = None
+    """Losses and weights of all transitions, where none was fitted to by gradients."""
     worse: float = 0.0
     """Than the best explanation, in the mean over held-out transitions."""
     worse_error: float = 0.0
@@ -97,6 +99,12 @@ class Explanation:
     def loss(self) -> float:
         """Mean of :attr:`losses`, by their weights."""
         return float(self.losses @ self.weights / self.weights.sum())
+
+    def judged_by_all(self) -> "Explanation":
+        """The same, by its losses :attr:`everywhere`."""
+        assert self.everywhere is not None
+        losses, weights = self.everywhere
+        return dataclasses.replace(self, losses=losses, weights=weights)
 
 
 def default_changes(model: TaskModel, transitions: Transitions) -> list[Change]:
@@ -237,13 +245,15 @@ def diagnose(
     transition by transition. What one wins over "nothing changed" where indeed nothing did, on a
     known task's transitions, is taken off what it wins here. The simplest is chosen of those that
     explain as well as the model explains known tasks, or as the best one does, but for ``margin``
-    or ``share``, or two standard errors; where something changed, half of it is left at most. Of
-    those as simple the first is taken that is not worse by two standard errors: motors come before
-    sensors. Before one with many numbers come signs or orders that explain half as much.
+    or ``share``, or two standard errors; where something changed, half of it is left at most, and
+    it did where "nothing changed" is more than 3 units above known tasks. Of those as simple the
+    first is taken that is not worse by two standard errors: motors come before sensors, and signs
+    before orders, of which all transitions judge. Before one with many numbers come signs or orders
+    that explain half as much.
 
     Other masses, friction or gravity may move each step by less than the model errs, but all of
-    them the same way, or by the same share. So with ``same_policy``, and 1,000 transitions of each
-    known task, or 20 times as many as are new, the mean error is asked where "nothing changed"
+    them the same way, or by a share of something. So with ``same_policy``, and 1,000 transitions of
+    each known task, or 20 times as many as are new, the mean error is asked where "nothing changed"
     comes within 3 units of the loss in known tasks. Where it refutes that, a change of motors or
     sensors has to leave no more than a quarter of it, signs or orders half: the chosen one, or the
     simplest; where none does, something in the dynamics changed. Of more new ones, the latest are
@@ -355,10 +365,12 @@ def _explanations(
 ) -> tuple[list[Explanation], float | None]:
     """What each change explains, less what it wins in a known task; the loss of none in that."""
     fits = [(each, *evidence.fit(each)) for each in changes]
-    losses = [evidence.held_out_losses(*each) for each in fits]
+    rows = torch.arange(len(evidence.weights), device=evidence.held_out.device)
+    everywhere = [evidence.losses_in(rows, *each) for each in fits]
     for number, (change, parameters, _) in enumerate(fits):
         if evidence.estranges(change, parameters):
-            losses[number] = losses[0]
+            everywhere[number] = everywhere[0]
+    losses = [each[evidence.held_out] for each in everywhere]
     weights = evidence.weights[evidence.held_out]
     flattery: list[float] = [0.0] * len(fits)
     known_loss = None
@@ -372,8 +384,8 @@ def _explanations(
         )
         flattery, known_loss = control.flattery(changes)
     found = []
-    for (change, parameters, task), each, won in zip(fits, losses, flattery, strict=True):
-        model = evidence.model
+    for number, (change, parameters, task) in enumerate(fits):
+        model, won = evidence.model, flattery[number]
         if change is not NOTHING:
             model = ChangedModel(model, change, parameters)
         found.append(
@@ -385,8 +397,9 @@ def _explanations(
                 parameters=parameters,
                 level=change.level,
                 known_task=task,
-                losses=each + won,
+                losses=losses[number] + won,
                 weights=weights,
+                everywhere=None if change.trained else (everywhere[number], evidence.weights),
             )
         )
     return found, known_loss
@@ -420,28 +433,48 @@ def _simplest(
     share: float,
 ) -> Explanation:
     """The first of the simplest ones that are not worse than the best of all."""
-    enough = max(best.loss, -math.inf if known_loss is None else known_loss)
-    missing = found[0].loss - enough
+    known = -math.inf if known_loss is None else known_loss
+    enough = max(best.loss, known)
+    none = found[0]
+    missing = none.loss - enough
+    if none is not best and -math.inf < known < none.loss - _AS_WELL:
+        # Something changed, however few transitions tell what.
+        found = [each for each in found if each.loss < none.loss]
 
     def good(left: float) -> list[Explanation]:
         return [each for each in found if each.loss <= enough + left or _as_good(each)]
 
     left = max(margin, share * missing)
     simple = good(left)
-    if simple[0] is not found[0]:  # something changed: how much of it may be left?
+    if simple[0] is not none:  # something changed: how much of it may be left?
         simple = good(min(left, missing / 2))
     level = min(each.level for each in simple)
     simple = [each for each in simple if each.level == level]
-    chosen = min(simple, key=lambda each: each.loss)
     if level < _MANY_NUMBERS:
-        # Motors before sensors, signs before orders.
-        chosen = next(each for each in simple if _as_good(_compared(each, chosen)))
-    if chosen.level >= _MANY_NUMBERS:
-        # Signs and orders have no numbers that could be fitted to what the model does not know.
-        most = found[0].loss - _BY_SIGNS * missing
-        signs = [each for each in found if each.level == 1 and each.loss < most]
-        chosen = min(signs, key=lambda each: each.loss, default=chosen)
-    return chosen
+        return _first_as_good(simple, share * missing)
+    # Signs and orders have no numbers that could be fitted to what the model does not know.
+    most = none.loss - _BY_SIGNS * missing
+    signs = [each for each in found if each.level == 1 and each.loss < most]
+    if not signs:
+        return min(simple, key=lambda each: each.loss)
+    return _first_as_good(signs, share * missing)
+
+
+def _first_as_good(simple: Sequence[Explanation], left: float) -> Explanation:
+    """Of those as simple, the first that is not worse: motors before sensors, signs before orders.
+
+    Nothing was fitted to any transition where signs and orders were tried: so all of them tell an
+    order from signs, which explain at least ``left`` less then.
+    """
+    best = min(simple, key=lambda each: each.loss)
+    first = next(each for each in simple if _as_good(_compared(each, best)))
+    alike = [each for each in simple if type(each.change) is type(first.change)]
+    if any(each.everywhere is None for each in alike):
+        return first
+    judged = [each.judged_by_all() for each in alike]
+    best = min(judged, key=lambda each: each.loss)
+    good = [each.loss <= best.loss + left or _as_good(_compared(each, best)) for each in judged]
+    return alike[good.index(True)]
 
 
 def _as_good(compared: Explanation) -> bool:

@@ -80,7 +80,10 @@ def test_nothing_changed() -> None:
     [
         ({"matrix": np.diag([1, -1, 1])}, "motor 2 is reversed (gain -1.0"),
         ({"matrix": np.eye(ACT)[[2, 1, 0]]}, "motor 1 follows what is meant for motor 3"),
-        ({"matrix": 0.6 * np.eye(ACT)}, "all motors are at 0.60 of their strength"),
+        (
+            {"matrix": 0.6 * np.eye(ACT)},
+            "all motors are at 0.60 of their strength, or all that they move is 1.67 times as",
+        ),
         ({"matrix": np.diag([1, 1, 0.4])}, "motor 3 is at 0.40 of its strength"),
         ({"matrix": np.diag([0, 1, 1])}, "motor 1 is dead"),
         ({"offset": (0.2, 0.0, -0.1)}, "motor 1 is shifted by +0.2"),
@@ -204,6 +207,86 @@ def test_the_first_of_the_simplest_that_explain_it_is_chosen(losses, chosen) -> 
     best = min(found, key=lambda each: each.loss)
     found = [_compared(each, best) for each in found]
     assert _simplest(found, best, 0.0, 0.5, 0.15).name == chosen
+
+
+def test_an_order_is_told_from_signs_by_all_transitions() -> None:
+    """Which few that are held out do not: a robot that moves little shows little of either."""
+    names = ("nothing changed", "actuators signs", "actuators order", "sensors signs")
+    changes = (NOTHING, Actuators(ACT, "signs"), Actuators(ACT, "order"), Sensors(OBS, "signs"))
+    noise = torch.randn(len(names), 200, generator=torch.Generator().manual_seed(0))
+
+    def chosen(*losses):
+        found = []
+        for name, change, loss, each in zip(names, changes, losses, noise, strict=True):
+            everywhere = loss + each
+            found.append(
+                Explanation(
+                    name=name,
+                    model=Robot(),
+                    context=torch.zeros(0),
+                    change=change,
+                    parameters=change.identity(),
+                    level=change.level,
+                    known_task=0,
+                    losses=everywhere[:40],
+                    weights=torch.ones(40),
+                    everywhere=(everywhere, torch.ones(200)),
+                )
+            )
+        best = min(found, key=lambda each: each.loss)
+        return _simplest([_compared(each, best) for each in found], best, -9.0, 0.5, 0.15).name
+
+    assert chosen(0.0, -1.7, -2.1, 0.0) == "actuators order"
+    assert chosen(0.0, -2.0, -2.1, 0.0) == "actuators signs"  # as well, but for a twentieth
+    assert chosen(0.0, -1.7, 0.0, -2.0) == "actuators signs"  # motors come before sensors
+
+
+def test_nothing_changed_is_not_said_where_that_leaves_much_to_explain() -> None:
+    """However uncertain it is what explains it better."""
+    noise = 4 * torch.randn(2, 40, generator=torch.Generator().manual_seed(0))
+    noise -= noise.mean(1, keepdim=True)
+
+    def chosen(known_loss):
+        found = [
+            Explanation(
+                name=name,
+                model=Robot(),
+                context=torch.zeros(0),
+                change=change,
+                parameters=change.identity(),
+                level=change.level,
+                known_task=0,
+                losses=loss + each,
+                weights=torch.ones(40),
+            )
+            for name, change, loss, each in zip(
+                ("nothing changed", "actuators signs"),
+                (NOTHING, Actuators(ACT, "signs")),
+                (0.0, -1.0),
+                noise,
+                strict=True,
+            )
+        ]
+        best = found[1]
+        found = [_compared(each, best) for each in found]
+        assert found[0].worse < 2 * found[0].worse_error
+        return _simplest(found, best, known_loss, 0.5, 0.15).name
+
+    assert chosen(-2.0) == "nothing changed"
+    assert chosen(-3.5) == "actuators signs"
+    assert chosen(None) == "nothing changed"
+
+
+def test_an_exchange_costs_a_search_as_much_as_two_reversals() -> None:
+    signs, order = Actuators(ACT, "signs"), Actuators(ACT, "order")
+    swap = torch.eye(ACT)[[1, 0, 2]].flatten()
+    assert int(signs.moved(torch.tensor([-1.0, -1.0, 1.0]))) == int(order.moved(swap)) == 2
+    assert int(order.moved(torch.diag(torch.tensor([-1.0, -1.0, 1.0])).flatten())) == 2
+    both = Together(order, Actuators(ACT, "gains"))
+    assert both.moved(torch.stack([torch.cat((swap, torch.tensor([1.0, 0.5, 1.0])))])).tolist() == [
+        3
+    ]
+    assert int(NOTHING.moved(torch.zeros(0))) == 0
 
 
 def test_signs_are_tried_again_where_a_gain_has_been_fitted() -> None:
