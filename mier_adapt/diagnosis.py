@@ -463,18 +463,18 @@ def _simplest(
 def _first_as_good(simple: Sequence[Explanation], left: float) -> Explanation:
     """Of those as simple, the first that is not worse: motors before sensors, signs before orders.
 
-    Nothing was fitted to any transition where signs and orders were tried: so all of them tell an
-    order from signs, which explain at least ``left`` less then.
+    Nothing was fitted to any transition where signs and orders were tried: so all of them may tell
+    an order from signs that leave more than ``left`` of what it explains.
     """
     best = min(simple, key=lambda each: each.loss)
     first = next(each for each in simple if _as_good(_compared(each, best)))
     alike = [each for each in simple if type(each.change) is type(first.change)]
     if any(each.everywhere is None for each in alike):
         return first
-    judged = [each.judged_by_all() for each in alike]
-    best = min(judged, key=lambda each: each.loss)
-    good = [each.loss <= best.loss + left or _as_good(_compared(each, best)) for each in judged]
-    return alike[good.index(True)]
+    judged = {each.name: each.judged_by_all() for each in alike}
+    best = min(alike, key=lambda each: judged[each.name].loss)
+    compared = _compared(judged[first.name], judged[best.name])
+    return first if compared.worse <= left or _as_good(compared) else best
 
 
 def _as_good(compared: Explanation) -> bool:
