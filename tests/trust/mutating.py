@@ -237,7 +237,7 @@ def kinds_of_files(run: Path, scratch: Path, envs: FamilyEnvs) -> dict[str, Kind
     identity = identification.identity_of(honest, [task.label, *task.parameters], config, 0)
     real = random_transitions(12, obs_dim=honest.model.obs_dim, act_dim=honest.model.act_dim)
     cuts = [np.zeros(12, dtype=bool)]
-    identification._save(kept, identity, np.random.default_rng(0), [real], cuts, Spent())
+    identification._save(kept, identity, np.random.default_rng(0), [real], cuts, False, Spent())
 
     def session() -> AdaptationSession:
         path, ends = scratch / "session", task.termination_fn
