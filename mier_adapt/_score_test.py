@@ -8,6 +8,7 @@ known task show.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,8 @@ _IN_ORDER = 0.5
 """Share of the known ones that follow on the one before: rows of robots side by side do not."""
 _CLIPPED, _CLIPPED_LATE = (0.7, 1.0), (0.99, 2.0)
 """Quantile at so many times which gradients are clipped: contacts and falls have gradients of
-hundreds. Most steps a model predicts well, and these show what is small; the others, how large."""
+hundreds. Most steps a model predicts well, and these show what is small; others show what acts in
+contacts alone, as friction does, and how much of it a change explains."""
 _SHRINKAGE = 0.3
 """Of correlations towards none: there are about as many stretches as dimensions."""
 _BLOCKS = 5
@@ -68,26 +70,22 @@ class ScoreTest:
     new: Transitions
     """The latest of the new ones."""
     usual: tuple[_Usual, ...]
-    """The known task's mean gradients, of each kind."""
+    """The known task's mean gradients, of each kind, and of the first two at once, clipped late."""
     distances: tuple[Float[Tensor, ""], ...]
     """How far the new ones are from these, as the known task's model predicts them."""
-    size: _Usual
-    """The known task's, of the first two kinds at once, clipped late."""
-    distance: Float[Tensor, ""]
-    """How far the new ones are from that."""
 
     @property
     def p_value(self) -> float:
         """Probability that a stretch of the known task is as far away as the new one in any."""
         found = [each.p_value(far) for each, far in zip(self.usual, self.distances, strict=True)]
-        return min(1.0, len(found) * min(found))  # Bonferroni's
+        none = len(found) * math.log1p(-min(*found, 1 - 1e-12))
+        return -math.expm1(none)  # Sidak's: as if they were independent
 
     def left(self, model: TaskModel) -> float:
-        """Share of what is unusual in the distance that is left where this model predicts."""
-        scores = _scores(model, self.new, self.context, self.centre)
-        usual = self.size.distances.mean()
-        left = self.size.distance(torch.cat(scores[:2], -1))
-        return float((left - usual) / (self.distance - usual))
+        """Share of what is unusual in the last distance that is left where this model predicts."""
+        scores, usual = _scores(model, self.new, self.context, self.centre), self.usual[-1]
+        average = usual.distances.mean()
+        return float((usual.distance(scores[-1]) - average) / (self.distances[-1] - average))
 
 
 def score_test(
@@ -96,9 +94,9 @@ def score_test(
     """Ask whether a stretch of the known task errs on the mean as far as the new one.
 
     Rao's score tests of three residuals, one that is constant, one in proportion to an
-    observation's change and one to the observation itself, their distributions taken from the known
-    task: Hotelling's statistic of each stretch against those of other blocks, to which a gamma
-    distribution is fitted.
+    observation's change and one to the observation itself, in most steps; and of the first two at
+    once in all of them. Their distributions are taken from the known task: Hotelling's statistic of
+    each stretch against those of other blocks, to which a gamma distribution is fitted.
 
     Args:
         model: Of the known task; its loss can be differentiated by transitions.
@@ -121,15 +119,14 @@ def score_test(
     known = known[-count * length :]
     centre = known.obs.mean(0)
     scores = _scores(model, known, context, centre)
-    every = [_usual(each, length, _CLIPPED) for each in scores]
-    size = _usual(torch.cat(scores[:2], -1), length, _CLIPPED_LATE)
+    clipped = [_CLIPPED] * (len(scores) - 1) + [_CLIPPED_LATE]
+    every = [_usual(each, length, at) for each, at in zip(scores, clipped, strict=True)]
     usual = tuple(each for each in every if each is not None)
-    if size is None or len(usual) < len(every):
+    if len(usual) < len(every):
         return None
     scores = _scores(model, new, context, centre)
     distances = tuple(each.distance(one) for each, one in zip(usual, scores, strict=True))
-    distance = size.distance(torch.cat(scores[:2], -1))
-    return ScoreTest(context, centre, new, usual, distances, size, distance)
+    return ScoreTest(context, centre, new, usual, distances)
 
 
 def _usual(
@@ -160,18 +157,18 @@ def _scores(
     context: Float[Tensor, " C"],
     centre: Float[Tensor, " O"],
 ) -> list[Float[Tensor, "B Y"]]:
-    """How each loss grows with what came; with a share of what changed; and of what was there."""
+    """How each loss grows with what came; a share of what changed; of what was; the first two."""
     came = [each.clone().requires_grad_() for each in (transitions.rew, transitions.obs_next)]
     moved = dataclasses.replace(transitions, rew=came[0], obs_next=came[1])
     total = model.loss(moved, context) * len(transitions)
     rew, obs_next = torch.autograd.grad(total, came, allow_unused=True)
+    constant = rew.unsqueeze(-1)
     if obs_next is None:
-        return [rew.unsqueeze(-1)]
-    return [
-        torch.cat((rew.unsqueeze(-1), obs_next), -1),
-        obs_next * (transitions.obs_next - transitions.obs),
-        obs_next * (transitions.obs - centre),
-    ]
+        return [constant, constant]
+    constant = torch.cat((constant, obs_next), -1)
+    moved_by = obs_next * (transitions.obs_next - transitions.obs)
+    was_at = obs_next * (transitions.obs - centre)
+    return [constant, moved_by, was_at, torch.cat((constant, moved_by), -1)]
 
 
 def _means(
