@@ -365,12 +365,14 @@ def _explanations(
 ) -> tuple[list[Explanation], float | None]:
     """What each change explains, less what it wins in a known task; the loss of none in that."""
     fits = [(each, *evidence.fit(each)) for each in changes]
-    rows = torch.arange(len(evidence.weights), device=evidence.held_out.device)
-    everywhere = [evidence.losses_in(rows, *each) for each in fits]
-    for number, (change, parameters, _) in enumerate(fits):
-        if evidence.estranges(change, parameters):
-            everywhere[number] = everywhere[0]
-    losses = [each[evidence.held_out] for each in everywhere]
+    every = torch.arange(len(evidence.weights), device=evidence.held_out.device)
+    losses, everywhere = [], []
+    for fit in fits:
+        judged = fits[0] if evidence.estranges(*fit[:2]) else fit
+        of_all = None if fit[0].trained else evidence.losses_in(every, *judged)
+        held_out = evidence.held_out
+        losses.append(evidence.losses_in(held_out, *judged) if of_all is None else of_all[held_out])
+        everywhere.append(of_all)
     weights = evidence.weights[evidence.held_out]
     flattery: list[float] = [0.0] * len(fits)
     known_loss = None
@@ -385,7 +387,7 @@ def _explanations(
         flattery, known_loss = control.flattery(changes)
     found = []
     for number, (change, parameters, task) in enumerate(fits):
-        model, won = evidence.model, flattery[number]
+        model, won, of_all = evidence.model, flattery[number], everywhere[number]
         if change is not NOTHING:
             model = ChangedModel(model, change, parameters)
         found.append(
@@ -399,7 +401,7 @@ def _explanations(
                 known_task=task,
                 losses=losses[number] + won,
                 weights=weights,
-                everywhere=None if change.trained else (everywhere[number], evidence.weights),
+                everywhere=None if of_all is None else (of_all, evidence.weights),
             )
         )
     return found, known_loss

@@ -175,6 +175,22 @@ NAMES = ("nothing changed", "motors' signs", "sensors' signs", "one gain", "gain
 LEVELS = (0, 1, 1, 2, 3, 5)
 
 
+def explanation(name, losses, *, change=NOTHING, level=None, count=40, **fields):
+    """Of as many held-out transitions, the first of these losses."""
+    return Explanation(
+        name=name,
+        model=Robot(),
+        context=torch.zeros(0),
+        change=change,
+        parameters=change.identity(),
+        level=change.level if level is None else level,
+        known_task=0,
+        losses=losses[:count],
+        weights=torch.ones(count),
+        **fields,
+    )
+
+
 @pytest.mark.parametrize(
     ("losses", "chosen"),
     [
@@ -191,17 +207,7 @@ def test_the_first_of_the_simplest_that_explain_it_is_chosen(losses, chosen) -> 
     noise = torch.randn(len(NAMES), 40, generator=torch.Generator().manual_seed(0))
     noise -= noise.mean(1, keepdim=True)
     found = [
-        Explanation(
-            name=name,
-            model=Robot(),
-            context=torch.zeros(0),
-            change=NOTHING,
-            parameters=torch.zeros(0),
-            level=level,
-            known_task=0,
-            losses=loss + (0.5 if "signs" in name else 0.01) * each,
-            weights=torch.ones(40),
-        )
+        explanation(name, loss + (0.5 if "signs" in name else 0.01) * each, level=level)
         for name, level, loss, each in zip(NAMES, LEVELS, losses, noise, strict=True)
     ]
     best = min(found, key=lambda each: each.loss)
@@ -218,21 +224,9 @@ def test_an_order_is_told_from_signs_by_all_transitions() -> None:
     def chosen(*losses, spread=1.0):
         found = []
         for name, change, loss, each in zip(names, changes, losses, noise, strict=True):
-            everywhere = loss + spread * each
-            found.append(
-                Explanation(
-                    name=name,
-                    model=Robot(),
-                    context=torch.zeros(0),
-                    change=change,
-                    parameters=change.identity(),
-                    level=change.level,
-                    known_task=0,
-                    losses=everywhere[:40],
-                    weights=torch.ones(40),
-                    everywhere=(everywhere, torch.ones(200)),
-                )
-            )
+            of_all = loss + spread * each
+            everywhere = (of_all, torch.ones(200))
+            found.append(explanation(name, of_all, change=change, everywhere=everywhere))
         best = min(found, key=lambda each: each.loss)
         return _simplest([_compared(each, best) for each in found], best, -9.0, 0.5, 0.15).name
 
@@ -250,24 +244,8 @@ def test_nothing_changed_is_not_said_where_that_leaves_much_to_explain() -> None
 
     def chosen(known_loss):
         found = [
-            Explanation(
-                name=name,
-                model=Robot(),
-                context=torch.zeros(0),
-                change=change,
-                parameters=change.identity(),
-                level=change.level,
-                known_task=0,
-                losses=loss + each,
-                weights=torch.ones(40),
-            )
-            for name, change, loss, each in zip(
-                ("nothing changed", "actuators signs"),
-                (NOTHING, Actuators(ACT, "signs")),
-                (0.0, -1.0),
-                noise,
-                strict=True,
-            )
+            explanation("nothing changed", noise[0]),
+            explanation("actuators signs", noise[1] - 1.0, change=Actuators(ACT, "signs")),
         ]
         best = found[1]
         found = [_compared(each, best) for each in found]
