@@ -335,7 +335,7 @@ def diagnose(
     found += [_explanation(name, fitter, evidence) for name, fitter in others.items()]
     best = min(found, key=lambda each: each.loss)
     found = [_compared(each, best) for each in found]
-    chosen = _polished(_simplest(found, best, known_loss, margin, share), found[0], evidence)
+    chosen = _polished(_simplest(found, known_loss, margin, share), found[0], evidence)
     p_value = None
     small = known_loss is not None and found[0].loss <= known_loss + _AS_WELL
     if same_policy and small and known is not None and evidence.gradients:
@@ -429,19 +429,18 @@ def _explanation(name: str, fitter: Fitter, evidence: Evidence) -> Explanation:
 
 def _simplest(
     found: Sequence[Explanation],
-    best: Explanation,
     known_loss: float | None,
     margin: float,
     share: float,
 ) -> Explanation:
     """The first of the simplest ones that are not worse than the best of all."""
     known = -math.inf if known_loss is None else known_loss
-    enough = max(best.loss, known)
+    enough = max(min(each.loss for each in found), known)
     none = found[0]
     missing = none.loss - enough
-    if none is not best and -math.inf < known < none.loss - _AS_WELL:
-        # Something changed, however few transitions tell what.
-        found = [each for each in found if each.loss < none.loss]
+    if -math.inf < known < none.loss - _AS_WELL:
+        # Something changed, however few transitions tell what, if any hypothesis does.
+        found = [each for each in found if each.loss < none.loss] or found
 
     def good(left: float) -> list[Explanation]:
         return [each for each in found if each.loss <= enough + left or _as_good(each)]
