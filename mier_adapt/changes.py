@@ -27,11 +27,12 @@ __all__ = [
     "Together",
 ]
 
-Structure = Literal["signs", "order", "gain", "gains", "offset", "affine"]
-"""What an affine map may do: reverse; reorder and reverse; scale all, or each; shift; anything."""
+Structure = Literal["signs", "order", "gain", "gains", "offset", "mixture", "affine"]
+"""What an affine map may do: reverse; reorder and reverse; scale all, or each; shift; mix two, or
+two and two; anything."""
 
 _LEVELS: dict[Structure, int] = {
-    **{"signs": 1, "order": 1, "gain": 2, "gains": 3, "offset": 3, "affine": 5}
+    **{"signs": 1, "order": 1, "gain": 2, "gains": 3, "offset": 3, "mixture": 3, "affine": 5}
 }
 
 _MOST_SIGNS = 8
@@ -151,7 +152,7 @@ class AffineChange(Change):
 
     def identity(self) -> Float[Tensor, " P"]:
         """As :meth:`Change.identity`."""
-        if self.structure in ("order", "affine"):
+        if self.structure in _MATRICES:
             matrix = torch.eye(self.dim)
             offset = torch.zeros(self.dim if self.structure == "affine" else 0)
             return torch.cat((matrix.flatten(), offset))
@@ -160,7 +161,7 @@ class AffineChange(Change):
 
     def free(self, parameters: Float[Tensor, "*axes P"]) -> Bool[Tensor, "*axes P"]:
         """As :meth:`Change.free`: of few, those alone that the search chose."""
-        if self.sparse and self.trained:
+        if (self.sparse and self.trained) or self.structure == "mixture":
             return parameters != self.identity().to(parameters)
         return super().free(parameters)
 
@@ -178,7 +179,7 @@ class AffineChange(Change):
         axes, dim = parameters.shape[:-1], self.dim
         eye = torch.eye(dim, dtype=parameters.dtype, device=parameters.device)
         offset = parameters.new_zeros((*axes, dim))
-        if self.structure in ("order", "affine"):
+        if self.structure in _MATRICES:
             matrix = parameters[..., : dim * dim].reshape(*axes, dim, dim)
             return matrix, parameters[..., dim * dim :] if self.structure == "affine" else offset
         if self.structure == "offset":
@@ -206,6 +207,11 @@ class AffineChange(Change):
             matrix = parameters.reshape(self.dim, self.dim)
             found = [each @ matrix for each in _signed_orders(self.dim)]
             return torch.stack(found).flatten(1)
+        if self.structure == "mixture":
+            matrix = parameters.reshape(self.dim, self.dim)
+            alone = (matrix == torch.eye(self.dim)).all(-1)
+            found = [each @ matrix for each in _rotations(alone)]
+            return torch.stack(found).flatten(1) if found else super().alternatives(parameters)
         if self.sparse and self.structure in ("signs", "gains"):
             factors = torch.tensor(_FACTORS[: 1 if self.structure == "signs" else None])
             return parameters * ((factors.view(-1, 1, 1) - 1) * torch.eye(self.dim) + 1).flatten(
@@ -234,6 +240,8 @@ class AffineChange(Change):
         return torch.where(simple, nearest, parameters)
 
 
+_MATRICES = ("order", "mixture", "affine")
+"""Structures whose parameters are the whole matrix."""
 _FACTORS = (-1.0, 0.5, 2.0)
 """Gains that are tried, one dimension at a time."""
 _OFFSETS = (-1.0, -0.5, -0.2, 0.2, 0.5, 1.0)
@@ -564,6 +572,17 @@ def _signs(dim: int) -> Float[Tensor, "S D"]:
     eye = torch.eye(dim)
     pairs = torch.combinations(torch.arange(dim))
     return torch.cat((1 - 2 * eye, 1 - 2 * eye[pairs[:, 0]] - 2 * eye[pairs[:, 1]]))
+
+
+def _rotations(alone: Bool[Tensor, " D"]) -> list[Float[Tensor, "D D"]]:
+    """By odd multiples of 45°, of two of those that are mixed with none yet."""
+    found = []
+    for pair in itertools.combinations(alone.nonzero().flatten().tolist(), 2):
+        for cos, sin in itertools.product((0.5**0.5, -(0.5**0.5)), repeat=2):
+            rotation = torch.eye(len(alone))
+            rotation[[[pair[0]], [pair[1]]], pair] = torch.tensor([[cos, -sin], [sin, cos]])
+            found.append(rotation)
+    return found
 
 
 def _signed_orders(dim: int) -> list[Float[Tensor, "D D"]]:

@@ -130,6 +130,7 @@ def default_changes(model: TaskModel, transitions: Transitions) -> list[Change]:
         order,
         Together(order, Actuators(act_dim, "gain")),
         Together(order, gains),
+        Actuators(act_dim, "mixture"),
         offset,
         Together(order, gains, offset),
         Delay(),

@@ -100,6 +100,35 @@ def test_what_changed_is_said(changed, said) -> None:
     assert len(diagnosis.to_dict()["explanations"]) == len(diagnosis.explanations)
 
 
+@pytest.mark.parametrize(("count", "degrees"), [(15, 55), (40, 35), (40, 125), (120, 35)])
+def test_two_motors_that_are_mixed_are_told_by_their_four_numbers(count, degrees) -> None:
+    matrix = np.eye(ACT)
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    matrix[np.ix_([0, 2], [0, 2])] = [[cos, -sin], [sin, cos]]
+    diagnosis = found(gathered(count, matrix))
+    assert diagnosis.chosen.name == "actuators mixture"
+    assert diagnosis.explained
+    assert diagnosis.sentences[0].startswith("motor 1 executes a mixture, ")
+    assert diagnosis.sentences[1].endswith("the others are as they were")
+    assert diagnosis.compensation is not None
+    np.testing.assert_allclose(diagnosis.compensation.act_matrix, matrix, atol=0.05)
+    assert diagnosis.compensation.act_offset == pytest.approx(0)
+
+
+def test_two_and_two_are_mixed_and_no_motor_twice() -> None:
+    mixture = Actuators(5, "mixture")
+    one = mixture.alternatives(mixture.identity())
+    assert len(one) == 10 * 4  # pairs, by 45°, 135°, 225° or 315°
+    two = mixture.alternatives(one[0])
+    assert len(two) == 3 * 4  # of the three that are left
+    assert mixture.alternatives(two[0]).shape == (0, 25)
+    for each, moved in ((mixture.identity(), 0), (one[0], 4), (two[0], 8)):
+        matrix, _ = mixture.map(each)
+        torch.testing.assert_close(matrix @ matrix.T, torch.eye(5))
+        assert mixture.moved(each) == moved
+        assert torch.equal(mixture.free(each), each != mixture.identity())
+
+
 def test_shifted_motors_are_not_called_weak_as_well() -> None:
     said = found(gathered(offset=(0.2, -0.25, 0.15))).sentences
     assert [each.split(" is ")[0] for each in said] == ["motor 1", "motor 2", "motor 3"]
@@ -452,7 +481,8 @@ def test_too_few_transitions_are_refused() -> None:
 # Changes --------------------------------------------------------------------------------------
 
 CHANGES = [
-    *(Actuators(ACT, each) for each in ("signs", "order", "gain", "gains", "offset", "affine")),
+    *(Actuators(ACT, each) for each in ("signs", "order", "gain", "gains", "offset")),
+    *(Actuators(ACT, each) for each in ("mixture", "affine")),
     *(Sensors(OBS, each) for each in ("signs", "order", "gains", "offset")),
     Delay(),
     LinearResidual(torch.zeros(OBS + ACT), torch.ones(OBS + ACT), torch.ones(1 + OBS)),
