@@ -124,7 +124,7 @@ def identify(
         missing = total - num_logged - sum(map(len, parts))
         if missing > 0:
             keep_some = functools.partial(keep, count=missing)
-            actor = _excited(agent, context, config, generator)
+            actor = moving(agent, agent.actor(context), config, generator)
             try:
                 keep_some(
                     metered.run(
@@ -152,11 +152,10 @@ def identify(
     )
 
 
-def _excited(
-    agent: Agent, context: torch.Tensor, config: AdaptConfig, generator: np.random.Generator
+def moving(
+    agent: Agent, actor: Actor, config: AdaptConfig, generator: np.random.Generator
 ) -> Actor:
-    """The policy under a context, with what moves a robot at rest, where that is asked for."""
-    actor = agent.actor(context)
+    """An actor that gathers, with what moves a robot at rest, where that is asked for."""
     if not config.excitation:
         return actor
     known = agent.replay.recent_transitions(max(1, _KNOWN // agent.replay.num_tasks))

@@ -23,11 +23,13 @@ from mier_adapt._storage.randomness import (
     global_generator_state,
     own_global_generators,
 )
+from mier_adapt.adaptation.excitation import Excited
 from mier_adapt.adaptation.identification import (
     Identified,
     adapter_for,
     as_gathered,
     identity_of,
+    moving,
     novelty,
 )
 from mier_adapt.adaptation.known_terms import in_known_terms, refine_behind, within_reach
@@ -79,6 +81,8 @@ _FAILED = -2
 """In its place where an improvement ended with an error."""
 _NO_VERSION = -1
 """In place of a version's number, where something else acted, or what no longer counts."""
+_EXCITED = -2
+"""In its place where noise moved a robot that had come to rest while it gathered."""
 _STANDING = (
     *("_gathering", "_since", "_progress", "_start", "_learned_from", "_surprises", "_settled"),
     *("_relabeled", "_diagnosed_at", "_expects", "diagnosis", "_contexts", "_looked_at"),
@@ -213,6 +217,8 @@ class AdaptationSession:
         with self._lock:
             if self._acting is None:  # an episode keeps what it began with
                 self._acting = self.acting
+                if isinstance(self._acting, Excited):
+                    self._acting.start_episodes(np.ones(1, np.bool_))
             acting = self._acting
         with own_global_generators(self._drawn):
             act = _actor(acting).act(row[None], explore=True)[0]
@@ -355,7 +361,10 @@ class AdaptationSession:
         """
         with self._lock:
             version, versions = _NO_VERSION, self._progress.versions if self._progress else []
-            if isinstance(acted, Version) and acted in versions:
+            if isinstance(acted, Excited):
+                version = _EXCITED if acted.moved else _NO_VERSION
+                acted = acted.actor
+            elif isinstance(acted, Version) and acted in versions:
                 version = versions.index(acted)
             self._log_episode(real, truncated, version, getattr(_actor(acted), "name", "gathering"))
         self._save()
@@ -368,7 +377,7 @@ class AdaptationSession:
         entry = {"transitions": self.transitions, "steps": len(real), "return": returned}
         self.log.append({**entry, "policy": policy})
         self._take(real, truncated, version)
-        if version != _NO_VERSION:
+        if version >= 0:
             assert self._progress is not None
             self._progress.versions[version].returns.append(returned)
 
@@ -381,7 +390,10 @@ class AdaptationSession:
     @property
     def acting(self) -> Any:
         """What the next episode is played with, as :meth:`add_episode` takes it."""
-        return self._progress.acting if self._progress else self._gathering
+        if self._progress:
+            return self._progress.acting
+        generator = np.random.default_rng([self._seed, len(self._episodes), 0])
+        return moving(self._agent, self._gathering, self._config, generator)
 
     def _end_episode(self) -> None:
         rows, self._rows, acted = self._rows, [], self._acting
@@ -462,13 +474,18 @@ class AdaptationSession:
             first.append(known_candidate(self._agent, found, self._contexts, fitted))
         self._progress = Progress(first, window=self._rounds.window, margin=self._rounds.margin)
         if not self._agent.conditioned and self._since == 0:  # it is what gathered
-            played = self.log[: self._known - (self._logged is not None)]
-            self._progress.first[0].returns += [each["return"] for each in played]
+            played = zip(
+                self.log, self._acted[self._logged is not None : self._known], strict=False
+            )
+            self._progress.first[0].returns += [
+                each["return"] for each, acted in played if acted != _EXCITED
+            ]
         return said
 
     def _diagnose(self, found: Identified, generator: np.random.Generator) -> Diagnosis:
         assert self._contexts is not None
         alike = not self._agent.conditioned and self._logged is None and self._since == 0
+        alike = alike and _EXCITED not in self._acted[: self._known]
         diagnosis = explain(
             self._agent,
             self._config,
@@ -736,7 +753,7 @@ class AdaptationSession:
                 self._improve_again(improved.pop(0)[1])
             if number >= came:
                 versions = self._progress.versions if self._progress else []
-                if not _NO_VERSION <= acted[number] < len(versions):
+                if not _EXCITED <= acted[number] < len(versions):
                     raise CheckpointError(
                         f"{path} is not the checkpoint of a session: in episode {number} version "
                         f"{acted[number]} of {len(versions)} acted"

@@ -105,8 +105,8 @@ class AdaptConfig:
     the context found so far. Paper: 1."""
     excitation: NonNegative = 0.0
     """Standard deviation of noise that moves a robot which has come to rest as it hardly ever did
-    in known tasks, while :func:`.identify` gathers; commands are within [-1, 1]. Ours; 0 leaves
-    them to the policy (paper), as does a session in a robot's own loop."""
+    in known tasks, while transitions are gathered; commands are within [-1, 1]. Ours; 0 leaves
+    them to the policy (paper)."""
     context_steps: Count = 10
     """N: gradient steps on the context (paper, Table 1)."""
     later_context_lr: Positive = 0.1

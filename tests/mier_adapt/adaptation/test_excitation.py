@@ -5,8 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from mier_adapt import Agent, GradientContextAdapter, NewTask, Transitions, adapt
+from mier_adapt import (
+    AdaptationSession,
+    Agent,
+    GradientContextAdapter,
+    NewTask,
+    Transitions,
+    adapt,
+)
 from mier_adapt.adaptation import front_door
+from mier_adapt.adaptation import session as sessions
 from mier_adapt.adaptation.excitation import Excited
 from mier_adapt.adaptation.identification import identify
 from mier_adapt.agents import AdaptConfig
@@ -173,3 +181,49 @@ def test_what_was_moved_is_not_compared_as_what_the_policy_did(excitation, monke
     agent, task, config = stuck(excitation=excitation, weight_steps=0)
     with pytest.raises(InterruptedError, match=str(not excitation)):
         adapt(agent, task, config, seed=0)
+
+
+def live(session, episodes, free=False):
+    """In a robot's own loop; what it was told."""
+    env, told = gymnasium.wrappers.TimeLimit(Stuck(), 30), []
+    env.unwrapped.free = free
+    for _ in range(episodes):
+        (obs, _), over = env.reset(seed=len(session.log)), False
+        while not over:
+            told.append(session.act(obs))
+            obs_next, rew, terminated, over, _ = env.step(told[-1])
+            session.observe(obs, told[-1], rew, obs_next, terminated, over)
+            obs = obs_next
+    return np.array(told)
+
+
+@pytest.mark.parametrize(("free", "excitation", "moved"), [(0, 9.0, 1), (0, 0.0, 0), (1, 9.0, 0)])
+def test_a_robots_own_loop_is_moved_alike(free, excitation, moved, monkeypatch, tmp_path) -> None:
+    """As long as it gathers; what was moved tells nothing of the policy."""
+    compared = []
+    explain = sessions.explain
+
+    def spied(*args, same_policy):
+        compared.append(same_policy)
+        return explain(*args, same_policy=same_policy)
+
+    monkeypatch.setattr(sessions, "explain", spied)
+    agent, task, config = stuck(excitation=excitation, weight_steps=0)
+
+    def session_of(name):
+        return AdaptationSession(
+            agent, config, seed=0, termination_fn=task.termination_fn, checkpoint=tmp_path / name
+        )
+
+    whole = session_of("whole")
+    told = live(whole, 2, bool(free))
+    assert bool((np.abs(told) == 1).any()) == bool(moved)
+    assert {each["policy"] for each in whole.log} == {"gathering"}
+    live(session_of("part"), 1, bool(free))
+    again = session_of("part")  # as another process takes it up
+    np.testing.assert_array_equal(live(again, 1, bool(free)), told[30:])
+    assert again._acted == whole._acted
+    again.improve()
+    assert compared == [not moved]
+    assert len(again._progress.first[0].returns) == 2 * (not moved)
+    assert isinstance(again.acting, sessions.Version)  # a policy, and no longer what gathers
