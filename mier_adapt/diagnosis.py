@@ -89,7 +89,7 @@ class Explanation:
     weights: Float[Tensor, " M"]
     """How much each counts: 1 where known tasks have been, less elsewhere."""
     everywhere: tuple[Float[Tensor, " B"], Float[Tensor, " B"]] | None = None
-    """Losses and weights of all transitions, where none was fitted to by gradients."""
+    """Losses and weights of all transitions, where these judge."""
     worse: float = 0.0
     """Than the best explanation, in the mean over held-out transitions."""
     worse_error: float = 0.0
@@ -129,8 +129,8 @@ def default_changes(model: TaskModel, transitions: Transitions) -> list[Change]:
         Actuators(act_dim, "signs"),
         order,
         Together(order, Actuators(act_dim, "gain")),
-        Together(order, gains),
         Actuators(act_dim, "mixture"),
+        Together(order, gains),
         offset,
         Together(order, gains, offset),
         Delay(),
@@ -249,8 +249,9 @@ def diagnose(
     or ``share``, or two standard errors; where something changed, half of it is left at most, and
     it did where "nothing changed" is more than 3 units above known tasks. Of those as simple the
     first is taken that is not worse by two standard errors: motors come before sensors, and signs
-    before orders, of which all transitions judge. Before one with many numbers come signs or orders
-    that explain half as much.
+    before orders. Of signs, orders and mixtures of two motors all transitions judge, and may refute
+    that nothing changed. Before one with many numbers come signs or orders that explain half as
+    much.
 
     Other masses, friction or gravity may move each step by less than the model errs, but all of
     them the same way, or by a share of something. So with ``same_policy``, and 1,000 transitions of
@@ -370,7 +371,7 @@ def _explanations(
     losses, everywhere = [], []
     for fit in fits:
         judged = fits[0] if evidence.estranges(*fit[:2]) else fit
-        of_all = None if fit[0].trained else evidence.losses_in(every, *judged)
+        of_all = evidence.losses_in(every, *judged) if _judged_by_all(fit[0]) else None
         held_out = evidence.held_out
         losses.append(evidence.losses_in(held_out, *judged) if of_all is None else of_all[held_out])
         everywhere.append(of_all)
@@ -450,27 +451,48 @@ def _simplest(
     simple = good(left)
     if simple[0] is not none:  # something changed: how much of it may be left?
         simple = good(min(left, missing / 2))
+    else:
+        simple = _refuting(none, found, left) or simple
     level = min(each.level for each in simple)
     simple = [each for each in simple if each.level == level]
     if level < _MANY_NUMBERS:
-        return _first_as_good(simple, share * missing)
+        return _first_as_good(simple, found, share * missing)
     # Signs and orders have no numbers that could be fitted to what the model does not know.
     most = none.loss - _BY_SIGNS * missing
     signs = [each for each in found if each.level == 1 and each.loss < most]
     if not signs:
         return min(simple, key=lambda each: each.loss)
-    return _first_as_good(signs, share * missing)
+    return _first_as_good(signs, found, share * missing)
 
 
-def _first_as_good(simple: Sequence[Explanation], left: float) -> Explanation:
+def _judged_by_all(change: Change) -> bool:
+    """Whether no transition was fitted to, or hardly: a mixture of two motors has four numbers."""
+    return not change.trained or change.name == "actuators mixture"
+
+
+def _refuting(none: Explanation, found: Sequence[Explanation], left: float) -> list[Explanation]:
+    """What, by all transitions, "nothing changed" leaves more than that of."""
+    judged = [each for each in found if each.everywhere and each is not none]
+    compared = [_compared(none.judged_by_all(), each.judged_by_all()) for each in judged]
+    return [
+        each
+        for each, worse in zip(judged, compared, strict=True)
+        if worse.worse > left and not _as_good(worse)
+    ]
+
+
+def _first_as_good(
+    simple: Sequence[Explanation], found: Sequence[Explanation], left: float
+) -> Explanation:
     """Of those as simple, the first that is not worse: motors before sensors, signs before orders.
 
-    Nothing was fitted to any transition where signs and orders were tried: so all of them may tell
-    an order from signs that leave more than ``left`` of what it explains.
+    All transitions may tell an order from signs, and a mixture of motors from either, that leave
+    more than ``left`` of what it explains.
     """
     best = min(simple, key=lambda each: each.loss)
     first = next(each for each in simple if _as_good(_compared(each, best)))
-    alike = [each for each in simple if type(each.change) is type(first.change)]
+    mixed = [each for each in found if each.change.trained and _judged_by_all(each.change)]
+    alike = [each for each in (*simple, *mixed) if type(each.change) is type(first.change)]
     if any(each.everywhere is None for each in alike):
         return first
     judged = {each.name: each.judged_by_all() for each in alike}

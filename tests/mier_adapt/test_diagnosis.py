@@ -244,26 +244,50 @@ def test_the_first_of_the_simplest_that_explain_it_is_chosen(losses, chosen) -> 
     assert _simplest(found, 0.0, 0.5, 0.15).name == chosen
 
 
+JUDGED_BY_ALL = (NOTHING, *(Actuators(ACT, each) for each in ("signs", "order", "mixture")))
+
+
+def chosen_by_all(*losses, spread=1.0, sensors=0.0, known=-9.0):
+    """What is chosen of these, by 200 transitions of which 40 are held out."""
+    changes = (*JUDGED_BY_ALL, Sensors(OBS, "signs"))
+    noise = torch.randn(len(changes), 200, generator=torch.Generator().manual_seed(0))
+    noise -= noise.mean(1, keepdim=True)
+    found = []
+    for change, loss, each in zip(changes, (*losses, sensors), noise, strict=True):
+        of_all = loss + spread * each
+        everywhere = (of_all, torch.ones(200))
+        name = change.name or "nothing changed"
+        found.append(explanation(name, of_all, change=change, everywhere=everywhere))
+    best = min(found, key=lambda each: each.loss)
+    return _simplest([_compared(each, best) for each in found], known, 0.5, 0.15).name
+
+
 def test_an_order_is_told_from_signs_by_all_transitions() -> None:
     """Which few that are held out do not: a robot that moves little shows little of either."""
-    names = ("nothing changed", "actuators signs", "actuators order", "sensors signs")
-    changes = (NOTHING, Actuators(ACT, "signs"), Actuators(ACT, "order"), Sensors(OBS, "signs"))
-    noise = torch.randn(len(names), 200, generator=torch.Generator().manual_seed(0))
-
-    def chosen(*losses, spread=1.0):
-        found = []
-        for name, change, loss, each in zip(names, changes, losses, noise, strict=True):
-            of_all = loss + spread * each
-            everywhere = (of_all, torch.ones(200))
-            found.append(explanation(name, of_all, change=change, everywhere=everywhere))
-        best = min(found, key=lambda each: each.loss)
-        return _simplest([_compared(each, best) for each in found], -9.0, 0.5, 0.15).name
-
-    assert chosen(0.0, -1.7, -2.1, 0.0) == "actuators order"
-    assert chosen(0.0, -2.0, -2.1, 0.0) == "actuators signs"  # as well, but for a twentieth
-    assert chosen(0.0, -1.7, 0.0, -2.0) == "actuators signs"  # motors come before sensors
+    assert chosen_by_all(0.0, -1.7, -2.1, 0.0) == "actuators order"
+    assert chosen_by_all(0.0, -2.0, -2.1, 0.0) == "actuators signs"  # as well, but for a twentieth
+    # Motors come before sensors.
+    assert chosen_by_all(0.0, -1.8, 0.0, 0.0, sensors=-2.0) == "actuators signs"
     # Where those that are held out tell as much already, a share of it excuses nothing.
-    assert chosen(0.0, -7.0, -8.0, 0.0, spread=0.1) == "actuators order"
+    assert chosen_by_all(0.0, -7.0, -8.0, 0.0, spread=0.1) == "actuators order"
+
+
+def test_a_mixture_of_two_motors_is_told_from_their_exchange_by_all_transitions() -> None:
+    assert chosen_by_all(0.0, 0.0, -1.7, -2.1) == "actuators mixture"
+    assert chosen_by_all(0.0, 0.0, -2.0, -2.1) == "actuators order"
+    assert chosen_by_all(0.0, -1.7, 0.0, -2.1) == "actuators mixture"
+
+
+def test_all_transitions_may_refute_that_nothing_changed() -> None:
+    """Where those that are held out excuse it by chance."""
+    for spread, refuted in ((9.0, False), (1.5, True)):
+        for number, name in enumerate(("signs", "order", "mixture"), start=1):
+            losses = [0.0] * 4
+            losses[number] = -0.8
+            told = chosen_by_all(*losses, spread=spread, known=-1.0)
+            assert told == (f"actuators {name}" if refuted else "nothing changed")
+    within_a_margin = chosen_by_all(0.0, -0.3, -0.3, -0.4, spread=0.1, known=-1.0)
+    assert within_a_margin == "nothing changed"
 
 
 def test_nothing_changed_is_not_said_where_that_leaves_much_to_explain() -> None:
