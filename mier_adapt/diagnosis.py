@@ -467,7 +467,8 @@ def _simplest(
 
 def _judged_by_all(change: Change) -> bool:
     """Whether no transition was fitted to, or hardly: a mixture of two motors has four numbers."""
-    return not change.trained or change.name == "actuators mixture"
+    mixes = isinstance(change, Actuators) and change.structure == "mixture"
+    return not change.trained or mixes
 
 
 def _refuting(none: Explanation, found: Sequence[Explanation], left: float) -> list[Explanation]:
