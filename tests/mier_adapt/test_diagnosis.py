@@ -244,13 +244,11 @@ def test_the_first_of_the_simplest_that_explain_it_is_chosen(losses, chosen) -> 
     assert _simplest(found, 0.0, 0.5, 0.15).name == chosen
 
 
-JUDGED_BY_ALL = (NOTHING, *(Actuators(ACT, each) for each in ("signs", "order", "mixture")))
-
-
 def chosen_by_all(*losses, spread=1.0, sensors=0.0, known=-9.0):
     """What is chosen of these, by 200 transitions of which 40 are held out."""
-    changes = (*JUDGED_BY_ALL, Sensors(OBS, "signs"))
-    noise = torch.randn(len(changes), 200, generator=torch.Generator().manual_seed(0))
+    motors = [Actuators(ACT, each) for each in ("signs", "order", "mixture")]
+    changes = (NOTHING, *motors, Sensors(OBS, "signs"))
+    noise = torch.randn(len(changes), 200, generator=torch.Generator().manual_seed(1))
     noise -= noise.mean(1, keepdim=True)
     found = []
     for change, loss, each in zip(changes, (*losses, sensors), noise, strict=True):
@@ -267,7 +265,7 @@ def test_an_order_is_told_from_signs_by_all_transitions() -> None:
     assert chosen_by_all(0.0, -1.7, -2.1, 0.0) == "actuators order"
     assert chosen_by_all(0.0, -2.0, -2.1, 0.0) == "actuators signs"  # as well, but for a twentieth
     # Motors come before sensors.
-    assert chosen_by_all(0.0, -1.8, 0.0, 0.0, sensors=-2.0) == "actuators signs"
+    assert chosen_by_all(0.0, -1.7, 0.0, 0.0, sensors=-2.0) == "actuators signs"
     # Where those that are held out tell as much already, a share of it excuses nothing.
     assert chosen_by_all(0.0, -7.0, -8.0, 0.0, spread=0.1) == "actuators order"
 
