@@ -44,6 +44,7 @@ from mier_adapt.adaptation.stages import (
     diagnoses,
     explain,
     first_candidate,
+    initial_candidate,
     is_beyond,
     is_outside,
     known_candidate,
@@ -84,8 +85,9 @@ _NO_VERSION = -1
 _EXCITED = -2
 """In its place where noise moved a robot that had come to rest while it gathered."""
 _STANDING = (
-    *("_gathering", "_since", "_progress", "_start", "_learned_from", "_surprises", "_settled"),
-    *("_relabeled", "_diagnosed_at", "_expects", "diagnosis", "_contexts", "_looked_at"),
+    *("_gathering", "_since", "_proven", "_progress", "_start", "_learned_from", "_surprises"),
+    *("_settled", "_relabeled", "_diagnosed_at", "_expects", "diagnosis", "_contexts"),
+    "_looked_at",
 )
 """What an improvement changes, but for what learns."""
 _ALIKE = 0.1
@@ -415,8 +417,8 @@ class AdaptationSession:
 
     # Improving --------------------------------------------------------------------------------
 
-    def _begin_anew(self, gathering: Actor, since: int = 0) -> None:
-        self._gathering, self._since = gathering, since
+    def _begin_anew(self, gathering: Actor, since: int = 0, proven: Version | None = None) -> None:
+        self._gathering, self._since, self._proven = gathering, since, proven
         self._progress: Progress | None = None
         self._learner = None
         self._start: Version | None = None
@@ -460,27 +462,43 @@ class AdaptationSession:
         return f"{said}{self._learn(progress, found, generator, limit)}"
 
     def _identify(self, found: Identified, generator: np.random.Generator) -> str:
-        first = [first_candidate(self._agent, found.context)]
-        said = ""
+        start = first_candidate(self._agent, found.context)
+        first, said = [start], ""
         if diagnoses(self._agent, self._config):
             diagnosis = self._diagnose(found, generator)
-            if (undone := compensated(self._agent, first[0], diagnosis)) is not None:
+            if (undone := compensated(self._agent, start, diagnosis)) is not None:
                 first.append(undone)
             said = f"{'; '.join(diagnosis.sentences)}; "
         assert self._contexts is not None
         excess = novelty(self._agent, found.real, found.context, self._contexts)
-        if is_outside(self._agent, self._config, excess):
+        outside = is_outside(self._agent, self._config, excess)
+        if outside:  # in place of a policy under a context that none was trained under
             fitted = refine(self._agent, self._config, found.real, self._contexts, generator)
-            first.append(known_candidate(self._agent, found, self._contexts, fitted))
-        self._progress = Progress(first, window=self._rounds.window, margin=self._rounds.margin)
-        if not self._agent.conditioned and self._since == 0:  # it is what gathered
-            played = zip(
-                self.log, self._acted[self._logged is not None : self._known], strict=False
-            )
-            self._progress.first[0].returns += [
-                each["return"] for each, acted in played if acted != _EXCITED
-            ]
+            first = [known_candidate(self._agent, found, self._contexts, fitted)]
+        progress = Progress(first, window=self._rounds.window, margin=self._rounds.margin)
+        gathered = self._gathered()
+        if self._proven is not None:
+            progress.first.insert(0, self._proven)
+        elif not self._agent.conditioned:
+            progress.first[0].returns += gathered
+        elif gathered or outside:
+            progress.first.insert(0, Version(initial_candidate(self._agent), gathered[:1]))
+        self._progress = progress
         return said
+
+    def _gathered(self) -> list[float]:
+        """Returns of the episodes that gathered with the policy that came, noise apart.
+
+        Where it knows a context, only the first one is sure to be under the initial one.
+        """
+        if self._agent.conditioned and self._logged is not None:
+            return []
+        acted = self._acted[self._logged is not None : self._known]
+        return [
+            each["return"]
+            for each, version in zip(self.log, acted, strict=False)
+            if version != _EXCITED
+        ]
 
     def _diagnose(self, found: Identified, generator: np.random.Generator) -> Diagnosis:
         assert self._contexts is not None
@@ -514,7 +532,7 @@ class AdaptationSession:
         progress = self._progress
         assert progress is not None
         diagnosis = self._diagnose(found, generator)
-        undone = compensated(self._agent, progress.first[0].candidate, diagnosis)
+        undone = compensated(self._agent, initial_candidate(self._agent), diagnosis)
         tried = [each.candidate.compensation for each in progress.first]
         if undone is None or any(_alike(undone.compensation, each) for each in tried):
             self._settled = False  # what was tried did not suffice
@@ -641,25 +659,38 @@ class AdaptationSession:
         """Begin anew where the latest episodes are of another task.
 
         Surprising are also states where the robot had not been yet. A changed task says by itself
-        what changed, or goes on to surprise when the model has seen an episode of it.
+        what changed, or goes on to surprise when the model has seen an episode of it; where no
+        diagnosis could say, in every part of the episodes, some of which pass through known states.
         """
-        fresh = range(max(self._looked_at, self._since), self._known)
+        unseen = range(max(self._looked_at, self._since), self._known)
         self._looked_at = self._known
-        if self._expects is None or not fresh:
+        if self._expects is None or not unseen:
             return ""
-        for number in fresh:
-            surprise = self._expects.surprise(self._episodes[number][0])
-            self._surprises[number] = surprise
+        for number in unseen:
+            fresh = self._episodes[number][0]
+            share = 0.0 if self.diagnosis is None else 0.5
+            self._surprises[number] = self._expects.surprise(fresh, share)
         new = 0  # surprising episodes in a row
         while self._surprises.get(self._known - 1 - new, -np.inf) >= SURPRISING:
             new += 1
         latest = self._episodes[self._known - 1][0]
         if not new or (new == 1 and not self._is_another(latest, generator)):
             return ""
-        kept = self.kept
+        kept, since = self.kept, self._known - new
         assert kept is not None
-        self._begin_anew(kept, since=self._known - new)
+        self._begin_anew(kept, since, self._proven_since(since))
         return "the task has changed again; "
+
+    def _proven_since(self, since: int) -> Version:
+        """What acted last, or is kept, by its episodes since then: the safe one from now on."""
+        progress = self._progress
+        assert progress is not None
+        number = self._acted[self._known - 1]
+        acted = progress.versions[number].candidate if number >= 0 else None
+        if acted is None:
+            return Version(progress.kept.candidate)
+        fresh = zip(self._acted[since:], self._episodes[since : self._known], strict=False)
+        return Version(acted, [float(real.rew.sum()) for by, (real, _) in fresh if by == number])
 
     def _is_another(self, fresh: Transitions, generator: np.random.Generator) -> bool:
         """Whether another known task, or another change to it, explains what surprises."""

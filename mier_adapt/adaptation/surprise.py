@@ -52,9 +52,9 @@ class Expectation:
         made.highest = float(np.quantile(made._losses(real), 0.95))
         return made
 
-    def surprise(self, fresh: Transitions) -> float:
-        """By how much, in nats, most of an episode is above what is usual."""
-        return float(np.median(self._losses(fresh))) - self.highest
+    def surprise(self, fresh: Transitions, share: float = 0.5) -> float:
+        """By how much, in nats, more than that share of an episode is above what is usual."""
+        return float(np.quantile(self._losses(fresh), share)) - self.highest
 
     @torch.no_grad()
     def is_explained_by(self, loss: float, fresh: Transitions) -> bool:

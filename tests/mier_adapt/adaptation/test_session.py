@@ -383,6 +383,7 @@ def test_another_change_is_noticed_with_the_next_episode_and_undone():
     assert said[0].startswith("the task has changed again; 30 of 60 transitions gathered")
     assert "motor 1 is reversed" in said[1]
     assert [each["policy"] for each in session.log][-2:] == ["unchanged", "compensated"]
+    assert session._progress.first[0].returns == [session.log[5]["return"]]  # of what acted then
     assert sum("changed again" in each for each in said) == 1
 
 
@@ -422,7 +423,7 @@ def test_a_state_that_is_new_is_no_other_task(monkeypatch):
     env = drifting(30)
     live(session, env, 5)
     surprises = iter([0.0, 9.0, 0.0, 9.0, 9.0])
-    monkeypatch.setattr(sessions.Expectation, "surprise", lambda self, real: next(surprises))
+    monkeypatch.setattr(sessions.Expectation, "surprise", lambda self, real, share: next(surprises))
     monkeypatch.setattr(session, "_is_another", lambda *_: False)
     said = live(session, env, 5)
     assert ["changed again" in each for each in said] == [False] * 4 + [True]
@@ -603,10 +604,55 @@ def test_own_families_take_it_too():
 @pytest.mark.parametrize("outside", [True, False])
 def test_a_known_tasks_policy_plays_where_rewards_are_far_from_known_ones(monkeypatch, outside):
     monkeypatch.setattr(sessions, "is_outside", lambda *arguments: outside)
+    monkeypatch.setattr(sessions, "SURPRISING", 1e9)
     session = session_of()
     said = live(session, drifting(bound=2.0), 8)
-    names = ["adapted context", *(["known task"] if outside else []), "relabeled"]
-    to_play = [name for name in names if any(f"{name} is to play an episode" in s for s in said)]
-    assert to_play == names
+    names = ["known task" if outside else "adapted context", "relabeled"]
+    plays = [each.split(" is to play")[0].split("; ")[-1] for each in said if "is to play" in each]
+    assert plays == names
     acted = [row["policy"] for row in session.log]
-    assert ("known task" in acted) == outside
+    assert [name for name in acted if name not in ("gathering", "continued")] == names
+    # The initial context is what they have to beat, by the episode that it gathered.
+    first = session._progress.first[0]
+    assert (first.candidate.name, first.returns) == ("initial context", [session.log[0]["return"]])
+
+
+def test_a_known_tasks_policy_is_not_kept_unplayed_where_a_log_gathered(monkeypatch):
+    monkeypatch.setattr(sessions, "is_outside", lambda *arguments: True)
+    session = session_of(logged=random_transitions(30))
+    session.improve()
+    assert session.kept.name == "initial context"
+    live(session, drifting(bound=2.0), 2)
+    assert [each["policy"] for each in session.log] == ["initial context", "known task"]
+
+
+@pytest.mark.parametrize("diagnosed", [True, False])
+def test_known_states_surprise_only_where_a_task_is_another(monkeypatch, diagnosed):
+    asked = set()
+
+    def surprise(self, fresh, share):
+        asked.add(share)
+        return 0.0
+
+    monkeypatch.setattr(sessions.Expectation, "surprise", surprise)
+    session = session_of(structured_agent(), STRUCTURED) if diagnosed else session_of()
+    live(session, drifting(30 if diagnosed else STEPS), 7)
+    assert asked == {0.5 if diagnosed else 0.0}
+
+
+def test_a_false_alarm_loses_nothing_that_was_kept(monkeypatch):
+    surprises = iter([9.0, 9.0])
+    monkeypatch.setattr(sessions.Expectation, "surprise", lambda *_: 0.0)
+    session, env = session_of(), drifting(bound=2.0)
+    live(session, env, 12)
+    monkeypatch.setattr(sessions.Expectation, "surprise", lambda *_: next(surprises, 0.0))
+    live(session, env, 1)
+    acted = session.acting
+    assert acted.candidate.name == "continued"
+    assert "changed again" in live(session, env, 1)[0]
+    live(session, env, 3, improve=False)  # as many as are gathered
+    assert "is to play an episode" in session.improve()
+    proven = session._progress.first[0]
+    assert proven.candidate is acted.candidate
+    assert proven.returns == acted.returns == [session.log[13]["return"]]
+    assert session.kept is proven.candidate  # until another one was better

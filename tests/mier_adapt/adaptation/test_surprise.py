@@ -32,6 +32,8 @@ def test_an_episode_as_usual_is_no_surprise_and_few_bad_steps_are_none(expects):
     assert expects.surprise(of_loss(-10.0, -5.0, -20.0)) < 0
     assert expects.surprise(of_loss(-10.0, 1_000.0, -10.0)) < 0
     assert expects.surprise(of_loss(5.0, 3.0, 9.0)) == pytest.approx(6.0)
+    assert expects.surprise(of_loss(5.0, 3.0, 9.0), 0.0) == pytest.approx(4.0)
+    assert expects.surprise(of_loss(5.0, -3.0, 9.0), 0.0) < 0  # a part of it is as usual
 
 
 def test_what_leaves_a_quarter_of_a_surprise_at_most_explains_it(expects):
