@@ -21,6 +21,7 @@ import torch
 import tyro
 
 from mier_adapt import AdaptationSession, load_run
+from mier_adapt_envs import Task
 
 POINTS = (400, 600, 800, 1_000, 2_000, 3_000, 4_000)
 """Real transitions after which what is kept is measured."""
@@ -34,6 +35,8 @@ class Args:
     """A pretrained run, or a run's directory."""
     tasks: tuple[int, ...] = (100, 103, 106, 109, 112, 115, 118, 121, 124, 127)
     """By index; fixed before any of them was run."""
+    speeds: tuple[float, ...] = ()
+    """In m/s, in place of tasks; 2.2 and 2.45 are those that options were chosen at."""
     seeds: tuple[int, ...] = (0, 1, 2)
     budget: int = 4_000
     """Real transitions."""
@@ -125,17 +128,19 @@ def main(args: Args) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     run = load_run(args.run)
-    tasks = run.config.tasks
     if args.fast:
         args.tasks, args.seeds, args.budget = args.tasks[:1], args.seeds[:1], 1_000
+    family = run.config.tasks[0].family
+    tasks = {f"{each}": Task(family, (each,)) for each in args.speeds}
+    tasks = tasks or {f"{each}": run.config.tasks[each] for each in args.tasks}
+    later = dict(zip(tasks, [*list(tasks)[1:], *tasks], strict=False))
     rows = []
     for seed in args.seeds:
-        for index in args.tasks:
-            name = f"{Path(args.run).name}-{index}-{seed}-{args.budget}"
+        for number, task in tasks.items():
+            name = f"{Path(args.run).name}-{number}-{seed}-{args.budget}"
             path = args.out / f"{name}{f'-{args.second}' * (args.second > 0)}.json"
             if not path.exists():
-                after = args.tasks[(args.tasks.index(index) + 1) % len(args.tasks)]
-                row = adapt(run, tasks[index], tasks[after], seed, args)
+                row = adapt(run, task, tasks[later[number]], seed, args)
                 path.write_text(json.dumps(row, indent=1) + "\n")
             row = json.loads(path.read_text())
             rows.append(row)

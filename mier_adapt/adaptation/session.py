@@ -105,7 +105,8 @@ class AdaptationSession:
     episodes that gather are also what says which policy is kept, so that a safeguard costs nothing.
     Where undoing a change suffices nothing is learned. Where nothing undoes other dynamics, a
     policy that knows no context learns from real transitions alone. Where these are no longer
-    explained, the task has changed again, and all begins anew with what came since.
+    explained, the task has changed again, and all begins anew with what came since; what acted in
+    it is what others have to beat.
 
     Example:
         ::
