@@ -127,7 +127,10 @@ def _checked(owner: str, name: str, value: Any, hint: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         value = _plain(value, arguments[0])
-        for check in hint.__metadata__:
+        checks = [each for each in hint.__metadata__ if callable(each)]
+        if not checks:  # what a command line says of its options
+            return _checked(owner, name, value, arguments[0])
+        for check in checks:
             check(owner, name, value)
     elif origin in (Union, types.UnionType):
         fitting = [each for each in arguments if isinstance(value, _classes(each))]

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from mier_adapt._checks import Count, Seed, checked
 from mier_adapt._storage.files import replace_text
 from mier_adapt.adaptation.comparison import compare
 from mier_adapt.adaptation.front_door import Adaptation, adapt, rounds_of
@@ -18,15 +19,16 @@ from mier_adapt.figures import plot_adaptation, plot_comparison, plot_episodes
 _logger = logging.getLogger(__name__)
 
 
+@checked
 def adapt_to_each(
     agent: Agent,
     tasks: Mapping[str, NewTask],
     config: AdaptConfig,
     *,
-    seeds: Sequence[int],
+    seeds: Sequence[Seed],
     out: Path,
-    evaluation_episodes: int,
-    budget: int = 0,
+    evaluation_episodes: Count,
+    budget: Count = 0,
     rounds: ContinueConfig | None = None,
     on_stage: Callable[[str, int, str, float], None] = lambda name, seed, stage, progress: None,
     on_adapted: Callable[[str, int, Adaptation], None] = lambda name, seed, adaptation: None,
@@ -49,6 +51,9 @@ def adapt_to_each(
         rounds: How these are spent.
         on_stage: Told task, seed, stage and its progress from 0 to 1.
         on_adapted: Told task, seed and result of every adaptation as it ends.
+
+    Raises:
+        ValueError: If a number is out of range, before any adaptation.
     """
     out.mkdir(parents=True, exist_ok=True)
     done = []

@@ -10,6 +10,7 @@ from typing import Any
 
 import tyro
 
+from mier_adapt._checks import checked_fields
 from mier_adapt.cli.arguments import METHODS, method_in
 from mier_adapt.cli.commands import COMMANDS
 from mier_adapt.cli.commands.meta_train import MetaTrain
@@ -47,6 +48,7 @@ def main() -> None:
             told += f"\n\n{_HEADING}\n{options.listed()}"
             given, words = options.parse(words)
         command = tyro.cli(kind, prog=f"mier-adapt {name}", description=told, args=words)
+        checked_fields(command)
         register_families(command.import_)
         with _threads_of_torch(command):
             sys.exit(command.run(options, given) if options else command.run())

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from mier_adapt._checks import Count, Seed
 from mier_adapt.cli.arguments import Config, DryRun, Imports, Switch, Threads
 from mier_adapt.cli.families import require_task
 from mier_adapt.cli.tables import comparison_table
@@ -31,13 +32,13 @@ class Adapt:
     """Tasks by index, see `mier-adapt tasks FAMILY`."""
     all_ood: Switch = False
     """All meta-test tasks."""
-    seed: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = (0,)
+    seed: Annotated[tuple[Seed, ...], tyro.conf.arg(metavar="N ...")] = (0,)
     """One adaptation of each task for each seed."""
     compare: Switch = False
     """Run all stages, also those not needed."""
-    budget: int = 0
+    budget: Count = 0
     """Further real transitions, to go on adapting."""
-    episodes: int = 4
+    episodes: Count = 4
     """Evaluation episodes after each stage."""
     device: str = "cpu"
     """Where networks live and learn: cpu, cuda."""
@@ -133,7 +134,7 @@ def adapt_showing(
     seeds: Any,
     out: Path,
     episodes: int,
-    budget: int = 0,
+    budget: Count = 0,
     rounds: Any = None,
 ) -> Any:
     """Adapt to each task with each seed, showing progress; print the reports as they come."""

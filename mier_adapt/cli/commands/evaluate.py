@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from mier_adapt._checks import Count, Size
 from mier_adapt.cli.arguments import METHODS, Imports, Threads
 from mier_adapt.cli.tables import evaluation_table
 from mier_adapt.cli.terminal import Progress, console, say
@@ -24,11 +25,11 @@ class Evaluate:
     """A run directory, or the name of a pretrained run."""
     split: Literal["train", "test", "all"] = "all"
     """Which tasks."""
-    episodes: int = 4
+    episodes: Size = 4
     """Deterministic evaluation episodes for each task and context."""
-    seeds: int = 1
+    seeds: Size = 1
     """Adaptation seeds 0, 1, ...: each gathers its own transitions."""
-    context_steps: int | None = None
+    context_steps: Count | None = None
     """Context steps; as many as in meta-training if not given."""
     device: str = "cpu"
     """Where networks live: cpu, cuda."""

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from mier_adapt._checks import Positive, Size
 from mier_adapt.cli.arguments import Imports, Threads
 from mier_adapt.cli.tables import cards_table
 from mier_adapt.cli.terminal import Progress, console, say
@@ -30,11 +31,11 @@ class Export:
     """Of the code that made it, if not this checkout's."""
     machine: str | None = None
     """Where it was made, if not here."""
-    max_megabytes: float = 4.0
+    max_megabytes: Positive = 4.0
     """Experience is taken up to this size."""
-    episodes: int = 4
+    episodes: Size = 4
     """Deterministic evaluation episodes for each task and context."""
-    seeds: int = 3
+    seeds: Size = 3
     """Adaptation seeds of the evaluation."""
     device: str = "cpu"
     """Where networks live while they are evaluated: cpu, cuda."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import mier_adapt_envs
+from mier_adapt._checks import NonNegative, Seed
 from mier_adapt.cli.arguments import METHODS, Config, DryRun, Imports, Threads, method_in
 from mier_adapt.cli.families import require_family
 from mier_adapt.cli.signals import stop_signals
@@ -30,11 +31,11 @@ class MetaTrain:
     """Directory of the run."""
     method: Annotated[str, tyro.conf.arg(metavar="NAME")] = METHODS[0]
     """mier, grbal, maml, mql, pearl, promp, random, rl2 or sac."""
-    seed: int = 0
+    seed: Seed = 0
     """Fixes the run, with which it is also resumed."""
     device: str = "cpu"
     """Where networks live and learn: cpu, cuda."""
-    checkpoint_seconds: float = 120.0
+    checkpoint_seconds: NonNegative = 120.0
     """Wall-clock seconds between checkpoints."""
     log: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     """Where else measurements go."""

@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
+from mier_adapt._checks import Seed, Size
 from mier_adapt.cli.arguments import Imports, Threads
 from mier_adapt.cli.terminal import say
 from mier_adapt.cli.words import UsageError
@@ -22,9 +23,9 @@ class Play:
 
     policy: Annotated[Path, tyro.conf.Positional]
     """What `mier-adapt adapt`, `quickstart` or `Adaptation.save` wrote."""
-    episodes: int = 4
+    episodes: Size = 4
     """Deterministic episodes."""
-    seed: int = 0
+    seed: Seed = 0
     """Fixes their starts."""
     film: Path | None = None
     """Film of the first episode to write: .gif."""

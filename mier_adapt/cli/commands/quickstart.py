@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from mier_adapt._checks import Count, Seed
 from mier_adapt.cli.arguments import Imports, Threads
 from mier_adapt.cli.commands.adapt import adapt_showing
 from mier_adapt.cli.families import require_task
@@ -21,9 +22,9 @@ class Quickstart:
 
     task: int = 12
     """Task from 10 to 19: `mier-adapt tasks HalfCheetahNegatedJoints`."""
-    seed: int = 0
+    seed: Seed = 0
     """Fixes the adaptation."""
-    episodes: int = 4
+    episodes: Count = 4
     """Deterministic evaluation episodes after each stage."""
     out: Path = Path("quickstart")
     """Directory for the report as JSON, the figure and the film."""

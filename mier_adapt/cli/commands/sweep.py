@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from mier_adapt._checks import NonNegative, Positive, Size
 from mier_adapt.cli.arguments import File, Imports, Switch, Threads
 from mier_adapt.cli.families import register_families
 from mier_adapt.cli.signals import stop_signals
@@ -29,19 +30,19 @@ class Sweep:
     """Directory of the sweep; on a cluster, storage that all nodes share."""
     fast: Switch = False
     """A few updates of each run, to see that it runs."""
-    jobs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    jobs: Annotated[Size | None, tyro.conf.arg(metavar="N")] = None
     """Jobs beside each other on this machine; 1, without Ray, if None."""
     address: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Of a Ray cluster: auto, HOST:PORT, ray://HOST:PORT."""
-    cpus: float = 1.0
+    cpus: Positive = 1.0
     """Cores that Ray gives each job."""
-    gpus: float = 0.0
+    gpus: NonNegative = 0.0
     """GPUs, or a share of one, that Ray gives each job."""
     runtime_env: File = None
     """Ray's runtime environment for the jobs, as JSON."""
     device: str = "cpu"
     """Where networks live and learn: cpu, cuda."""
-    checkpoint_seconds: float = 120.0
+    checkpoint_seconds: NonNegative = 120.0
     """Wall-clock seconds between a run's checkpoints."""
     threads: Threads = None
     import_: Imports = ()
@@ -123,13 +124,6 @@ class Sweep:
             raise UsageError(
                 "Expected --jobs or --address: a cluster takes as many jobs as --cpus and --gpus "
                 "leave room for."
-            )
-        if self.jobs is not None and self.jobs < 1:
-            raise UsageError(f"Expected --jobs of at least 1, got {self.jobs}.")
-        if self.cpus <= 0 or self.gpus < 0:
-            raise UsageError(
-                "Expected --cpus above 0 and --gpus of at least 0, got "
-                f"{self.cpus} and {self.gpus}."
             )
         if not self._on_ray and (self.gpus or self.cpus != 1 or self.runtime_env):
             raise UsageError(

@@ -135,6 +135,13 @@ def test_a_sweep_keeps_what_undoes_the_change(tmp_path):
     np.testing.assert_array_equal(loaded, first.compensation.action(act))
 
 
+def test_no_task_is_adapted_to_where_a_later_seed_is_none(tmp_path):
+    options = {"seeds": (0, -1), "out": tmp_path / "out", "evaluation_episodes": 0}
+    with pytest.raises(ValueError, match=r"expected seeds\[1\] >= 0, got -1"):
+        adapt_to_each(agent(), {}, CONFIG, **options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_where_nothing_changed_nothing_is_spent_on_a_choice():
     adaptation = adapted(1.0)
     report = adaptation.report

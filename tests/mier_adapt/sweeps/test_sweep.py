@@ -160,7 +160,7 @@ def test_a_sweep_is_one_processs_and_a_grid_another_directorys(command, tmp_path
     ("options", "message"),
     [
         (("--jobs", 2, "--address", "auto"), "Expected --jobs or --address"),
-        (("--jobs", 0), "Expected --jobs of at least 1"),
+        (("--jobs", 0), "--jobs expected >= 1, got 0"),
         (("--gpus", 1), "which are for Ray"),
         (("--jobs", 2, "--device", "cuda"), "Expected --gpus above 0 with --device cuda"),
         (("--jobs", 2, "--gpus", 0.5), "Expected --gpus above 0 with --device cuda"),
