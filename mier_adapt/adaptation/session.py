@@ -480,10 +480,10 @@ class AdaptationSession:
         gathered = self._gathered()
         if self._proven is not None:
             progress.first.insert(0, self._proven)
+        elif outside:
+            progress.first.insert(0, Version(initial_candidate(self._agent), gathered[:1]))
         elif not self._agent.conditioned:
             progress.first[0].returns += gathered
-        elif gathered or outside:
-            progress.first.insert(0, Version(initial_candidate(self._agent), gathered[:1]))
         self._progress = progress
         return said
 
