@@ -129,7 +129,8 @@ def main(args: Args) -> list[dict[str, Any]]:
     args.out.mkdir(parents=True, exist_ok=True)
     run = load_run(args.run)
     if args.fast:
-        args.tasks, args.seeds, args.budget = args.tasks[:1], args.seeds[:1], 1_000
+        args.tasks, args.speeds = args.tasks[:1], args.speeds[:1]
+        args.seeds, args.budget = args.seeds[:1], 1_000
     family = run.config.tasks[0].family
     tasks = {f"{each}": Task(family, (each,)) for each in args.speeds}
     tasks = tasks or {f"{each}": run.config.tasks[each] for each in args.tasks}
