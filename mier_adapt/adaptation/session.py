@@ -477,13 +477,13 @@ class AdaptationSession:
             fitted = refine(self._agent, self._config, found.real, self._contexts, generator)
             first = [known_candidate(self._agent, found, self._contexts, fitted)]
         progress = Progress(first, window=self._rounds.window, margin=self._rounds.margin)
-        gathered = self._gathered()
         if self._proven is not None:
             progress.first.insert(0, self._proven)
         elif outside:
-            progress.first.insert(0, Version(initial_candidate(self._agent), gathered[:1]))
+            played = self._gathered()[:1]
+            progress.first.insert(0, Version(initial_candidate(self._agent), played))
         elif not self._agent.conditioned:
-            progress.first[0].returns += gathered
+            progress.first[0].returns += self._gathered()
         self._progress = progress
         return said
 
