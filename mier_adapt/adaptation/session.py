@@ -617,6 +617,7 @@ class AdaptationSession:
                 newest.actor.contexts,
                 actor_lr=rounds.actor_lr,
                 critic_lr=rounds.critic_lr,
+                tau=rounds.tau,
                 real_size=_MOST_REAL,
                 synthetic_size=rounds.kept_rounds * rounds.relabel_size,
                 real_fraction=1.0 if alone else rounds.real_fraction,

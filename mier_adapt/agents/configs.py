@@ -259,6 +259,9 @@ class ContinueConfig:
     """Adam's step size of the actor."""
     critic_lr: Positive = 3e-4
     """Adam's step size of the critics."""
+    tau: PositiveShare = 0.03
+    """Share of the critics that enters their targets with every update, in place of the algorithm's
+    own: updates are few, and each carries what will be a step back towards the present."""
     real_fraction: Share = 0.5
     """Share of real transitions in a batch; all of it for a policy that knows no context where
     nothing undoes other dynamics. With 1 nothing is relabeled."""

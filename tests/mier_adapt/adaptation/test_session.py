@@ -283,9 +283,9 @@ def test_an_improvement_that_died_at_work_and_fails_again_is_left_out(
     assert "fails: The losses are nan" in caplog.text
 
 
-def test_learning_that_goes_back_keeps_its_step_sizes(monkeypatch):
+def test_learning_that_goes_back_keeps_its_step_sizes_and_tau(monkeypatch):
     monkeypatch.setattr(sessions, "SURPRISING", 1e9)
-    rounds = dataclasses.replace(ROUNDS, actor_lr=7e-5, critic_lr=9e-5)
+    rounds = dataclasses.replace(ROUNDS, actor_lr=7e-5, critic_lr=9e-5, tau=0.25)
     config = dataclasses.replace(WITHOUT_CONTEXT, relabel_rounds=0)
     session = session_of(agent_of(conditioned=False), config, rounds=rounds)
     env, said = drifting(), []
@@ -298,6 +298,7 @@ def test_learning_that_goes_back_keeps_its_step_sizes(monkeypatch):
     algorithm = session._learner.algorithm
     sizes = [group["lr"] for each in algorithm._optimizers for group in each._optim.param_groups]
     assert sizes == [7e-5, 9e-5, 9e-5]
+    assert algorithm.tau == 0.25 != session.kept.algorithm.tau == session._agent.algorithm.tau
     assert type(algorithm.alpha).__name__ == "FixedAlpha"
 
 
