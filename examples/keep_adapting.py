@@ -5,13 +5,14 @@ in a robot's own loop: an episode, an improvement, an episode. Every real step c
 identify the task included. What is done is kept in a file for each, and not done again.
 
     python examples/keep_adapting.py --run halfcheetah-vel-hard --tasks 100 103 106 109 112
+    python examples/keep_adapting.py --speeds 3.1 --seeds 0 2 3 4 --budget 2000 --rounds.tau 0.01
 """
 
 import csv
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 import tyro
 
 from mier_adapt import AdaptationSession, load_run
+from mier_adapt.agents import ContinueConfig
 from mier_adapt_envs import Task
 
 POINTS = (400, 600, 800, 1_000, 2_000, 3_000, 4_000)
@@ -36,10 +38,12 @@ class Args:
     tasks: tuple[int, ...] = (100, 103, 106, 109, 112, 115, 118, 121, 124, 127)
     """By index; fixed before any of them was run."""
     speeds: tuple[float, ...] = ()
-    """In m/s, in place of tasks; 2.2 and 2.45 are those that options were chosen at."""
+    """In m/s, in place of tasks; 2.2, 2.45 and 3.1 are those that options were chosen at."""
     seeds: tuple[int, ...] = (0, 1, 2)
     budget: int = 4_000
     """Real transitions."""
+    rounds: ContinueConfig = field(default_factory=ContinueConfig)
+    """How each adaptation goes on."""
     second: int = 0
     """Real transitions after which each robot becomes the next task's; 0 for never."""
     episodes: int = 4
@@ -108,7 +112,11 @@ def adapt(run: Any, task: Any, later: Any, seed: int, args: Args) -> dict[str, A
         for each in (task, task, later, later)
     )
     session = AdaptationSession(
-        run, run.adapt_config, seed=seed, termination_fn=env.get_wrapper_attr("termination_fn")
+        run,
+        run.adapt_config,
+        seed=seed,
+        rounds=args.rounds,
+        termination_fn=env.get_wrapper_attr("termination_fn"),
     )
     found = keep_adapting(
         session,
@@ -135,11 +143,14 @@ def main(args: Args) -> list[dict[str, Any]]:
     tasks = {f"{each}": Task(family, (each,)) for each in args.speeds}
     tasks = tasks or {f"{each}": run.config.tasks[each] for each in args.tasks}
     later = dict(zip(tasks, [*list(tasks)[1:], *tasks], strict=False))
+    rounds = asdict(args.rounds).items() - asdict(ContinueConfig()).items()
+    changed = "".join(f"-{name}-{value}" for name, value in sorted(rounds))
     rows = []
     for seed in args.seeds:
         for number, task in tasks.items():
             name = f"{Path(args.run).name}-{number}-{seed}-{args.budget}"
-            path = args.out / f"{name}{f'-{args.second}' * (args.second > 0)}.json"
+            name += f"-{args.second}" * (args.second > 0) + changed
+            path = args.out / f"{name}.json"
             if not path.exists():
                 row = adapt(run, task, tasks[later[number]], seed, args)
                 path.write_text(json.dumps(row, indent=1) + "\n")
