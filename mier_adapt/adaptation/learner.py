@@ -30,8 +30,8 @@ class Learner:
         context: The policy's own, ``(C,)``: refined weights give the model's another meaning.
         actor_lr: Step size of the actor.
         critic_lr: Step size of the critics.
-        tau: Share of the critics that enters their targets with every update; the algorithm's own
-            by default.
+        tau: Share of the critics that enters their targets, if it has any, with every update; the
+            algorithm's own by default.
         real_size: Real transitions that there will be at most.
         synthetic_size: Synthetic ones that are kept.
         real_fraction: Share of real transitions in a batch. With real ones alone a temperature that
@@ -54,7 +54,7 @@ class Learner:
         generator: np.random.Generator,
     ) -> None:
         self._step_sizes = {"actor_lr": actor_lr, "critic_lr": critic_lr}
-        self._tau = algorithm.tau if tau is None else tau
+        self._tau = tau
         self.buffer = MixedReplayBuffer(
             real_size,
             synthetic_size,
@@ -75,7 +75,8 @@ class Learner:
     def go_on_from(self, algorithm: Any) -> None:
         """Learn from now on with another algorithm, a copy of it; its optimizers start anew."""
         self.algorithm = copy.deepcopy(algorithm)
-        self.algorithm.tau = self._tau
+        if self._tau is not None and hasattr(self.algorithm, "tau"):
+            self.algorithm.tau = self._tau
         restart_optimizers(self.algorithm, **self._step_sizes, learn_temperature=self.real_alone)
 
     def redraw(self, generator: np.random.Generator) -> None:

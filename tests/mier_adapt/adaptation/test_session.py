@@ -302,6 +302,14 @@ def test_learning_that_goes_back_keeps_its_step_sizes_and_tau(monkeypatch):
     assert type(algorithm.alpha).__name__ == "FixedAlpha"
 
 
+def test_an_algorithm_without_targets_learns_on():
+    agent = agent_of("SAC")
+    agent.algorithm._update_lagged_network_weights = lambda: None
+    del agent.algorithm.tau
+    said = live(session_of(agent), drifting(), 12)
+    assert any("learned from" in each for each in said)
+
+
 def test_where_undoing_suffices_nothing_is_learned():
     session = session_of(structured_agent(), STRUCTURED)
     said = live(session, drifting(30, strength=-1.0), 5)
