@@ -54,7 +54,7 @@ class Learner:
         generator: np.random.Generator,
     ) -> None:
         self._step_sizes = {"actor_lr": actor_lr, "critic_lr": critic_lr}
-        self._tau = tau
+        self.tau = tau
         self.buffer = MixedReplayBuffer(
             real_size,
             synthetic_size,
@@ -75,8 +75,8 @@ class Learner:
     def go_on_from(self, algorithm: Any) -> None:
         """Learn from now on with another algorithm, a copy of it; its optimizers start anew."""
         self.algorithm = copy.deepcopy(algorithm)
-        if self._tau is not None and hasattr(self.algorithm, "tau"):
-            self.algorithm.tau = self._tau
+        if self.tau is not None and hasattr(self.algorithm, "tau"):
+            self.algorithm.tau = self.tau
         restart_optimizers(self.algorithm, **self._step_sizes, learn_temperature=self.real_alone)
 
     def redraw(self, generator: np.random.Generator) -> None:

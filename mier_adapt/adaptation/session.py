@@ -542,10 +542,14 @@ class AdaptationSession:
         return f"{'; '.join(diagnosis.sentences)}; "
 
     @property
+    def _beyond(self) -> bool:
+        """Whether the algorithm learns on as it did before, from what is real."""
+        return self.diagnosis is not None and is_beyond(self._agent, self.diagnosis)
+
+    @property
     def _real_alone(self) -> bool:
         """Whether synthetic transitions are left out."""
-        beyond = self.diagnosis is not None and is_beyond(self._agent, self.diagnosis)
-        return beyond or self._rounds.real_fraction == 1
+        return self._beyond or self._rounds.real_fraction == 1
 
     @property
     def _round_config(self) -> AdaptConfig:
@@ -603,8 +607,10 @@ class AdaptationSession:
         limit: "_Limit",
     ) -> str:
         rounds, agent, alone = self._rounds, self._agent, self._real_alone
+        tau = getattr(agent.algorithm, "tau", None) if self._beyond else rounds.tau
         learner = self._learner
-        if learner is None or self._start is not progress.base or learner.real_alone != alone:
+        same = learner is not None and (learner.real_alone, learner.tau) == (alone, tau)
+        if learner is None or self._start is not progress.base or not same:
             newest = progress.base.candidate
             kept = progress.kept.candidate
             anew = learner is None or self._start is progress.base
@@ -617,7 +623,7 @@ class AdaptationSession:
                 newest.actor.contexts,
                 actor_lr=rounds.actor_lr,
                 critic_lr=rounds.critic_lr,
-                tau=rounds.tau,
+                tau=tau,
                 real_size=_MOST_REAL,
                 synthetic_size=rounds.kept_rounds * rounds.relabel_size,
                 real_fraction=1.0 if alone else rounds.real_fraction,

@@ -260,8 +260,9 @@ class ContinueConfig:
     critic_lr: Positive = 3e-4
     """Adam's step size of the critics."""
     tau: PositiveShare = 0.03
-    """Share of the critics that enters their targets with every update, in place of the algorithm's
-    own: updates are few, and each carries what will be a step back towards the present."""
+    """Share of the critics that enters their targets with every update: these are few, and carry
+    what will be back to the present. The algorithm's own for a policy that knows no context where
+    nothing undoes other dynamics, which learns on as it did."""
     real_fraction: Share = 0.5
     """Share of real transitions in a batch; all of it for a policy that knows no context where
     nothing undoes other dynamics. With 1 nothing is relabeled."""

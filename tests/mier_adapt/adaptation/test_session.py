@@ -353,6 +353,7 @@ def test_what_no_model_knows_and_nothing_undoes_is_learned_from_real_steps_alone
     learner = session._learner
     assert len(learner.buffer) == session.transitions
     # It is the algorithm itself that goes on, with what it learned of its temperature.
+    assert learner.algorithm.tau == whole.algorithm.tau != ROUNDS.tau
     before, after = whole.algorithm.alpha, learner.algorithm.alpha
     assert type(after) is type(before)
     assert after.value != before.value
@@ -376,9 +377,11 @@ def test_another_diagnosis_goes_on_from_what_was_learned(monkeypatch):
         each.returns[:] = [100.0]
     learned = session.kept
     assert learned.name == "continued"
-    monkeypatch.setattr(AdaptationSession, "_real_alone", True)
+    assert learned.algorithm.tau == ROUNDS.tau
+    monkeypatch.setattr(AdaptationSession, "_beyond", True)
     session.improve()
     assert session._learner.real_alone
+    assert session._learner.algorithm.tau == session._agent.algorithm.tau != ROUNDS.tau
     assert began[1:] == [learned.algorithm]
     live(session, drifting(bound=2.0), 2)
     assert len(began) == 2
