@@ -15,10 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from mier_adapt._checks import Positive, Seed, checked, require_array, shown
 from mier_adapt._products import quick_products
-from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
-from mier_adapt._storage.files import FOREIGN_ERRORS, require_kinds
+from mier_adapt._storage.checkpoints import CheckpointError
 from mier_adapt._storage.randomness import (
-    check_global_generator_state,
     forked_global_generators,
     global_generator_state,
     own_global_generators,
@@ -36,6 +34,7 @@ from mier_adapt.adaptation.known_terms import in_known_terms, refine_behind, wit
 from mier_adapt.adaptation.learner import Learner
 from mier_adapt.adaptation.progress import Progress, Version
 from mier_adapt.adaptation.readiness import require_adaptable
+from mier_adapt.adaptation.session_file import ALL, FAILED, SessionRecord
 from mier_adapt.adaptation.stages import (
     PolicyCandidate,
     SourcesOf,
@@ -65,21 +64,8 @@ from mier_adapt.model_fitting import FittedModel
 from mier_adapt.protocols import Actor, TerminationFn
 from mier_adapt.transitions import OneTask, Transitions
 
-_FILE = {
-    "session": dict,
-    "improved": [[int]],
-    "lengths": [int],
-    "acted": [int],
-    "policies": [str],
-    "drawn": dict,
-}
-"""What its file holds beside the transitions."""
 _logger = logging.getLogger(__name__)
 
-_ALL = -1
-"""In place of a number of updates, as long as an improvement is not over: it is no limit."""
-_FAILED = -2
-"""In its place where an improvement ended with an error."""
 _NO_VERSION = -1
 """In place of a version's number, where something else acted, or what no longer counts."""
 _EXCITED = -2
@@ -308,7 +294,7 @@ class AdaptationSession:
         generator = np.random.default_rng([self._seed, number])
         with self._lock:
             self._known = len(self._episodes)
-            self._improved.append([self._known, _ALL])
+            self._improved.append([self._known, ALL])
             log = self.log[-1:]
             before = {name: getattr(self, name) for name in _STANDING}
             before["_progress"] = self._progress and self._progress.copy()
@@ -321,7 +307,7 @@ class AdaptationSession:
             with self._lock:
                 vars(self).update(before)
                 self._learner = None
-                self._improved[number][1] = _FAILED
+                self._improved[number][1] = FAILED
             self._save()
             raise
         self._improved[number][1] = limit.taken
@@ -723,89 +709,56 @@ class AdaptationSession:
         if (path := self._checkpoint) is None:
             return
         with self._saving:
-            self._save_to(path)
-
-    def _save_to(self, path: Path) -> None:
-        with self._lock:
-            episodes, acted = list(self._episodes), list(self._acted)
-            improved = [list(each) for each in self._improved]
-            policies = [each["policy"] for each in self.log]
-        tree = {
-            "session": self._identity(),
-            "lengths": [len(real) for real, _ in episodes],
-            "acted": acted,
-            "policies": policies,
-            "improved": improved,
-            "drawn": self._drawn,
-        }
-        if episodes:
-            real = Transitions.cat([real for real, _ in episodes])
-            tree["real"] = {
-                each.name: getattr(real, each.name) for each in dataclasses.fields(real)
-            }
-            cuts = np.concatenate([cut for _, cut in episodes])
-            tree["truncated"] = torch.from_numpy(cuts)
-        try:
-            save_tree(path, tree)
-        except OSError as error:
-            _logger.warning(
-                "The real transitions were not written to %s: %s. The session goes on in memory "
-                "and loses nothing while this process lives.",
-                path,
-                error,
-            )
+            with self._lock:
+                record = SessionRecord(
+                    identity=self._identity(),
+                    episodes=list(self._episodes),
+                    acted=list(self._acted),
+                    policies=[each["policy"] for each in self.log],
+                    improved=[list(each) for each in self._improved],
+                    drawn=self._drawn,
+                )
+            try:
+                record.save(path)
+            except OSError as error:
+                _logger.warning(
+                    "The real transitions were not written to %s: %s. The session goes on in "
+                    "memory and loses nothing while this process lives.",
+                    path,
+                    error,
+                )
 
     def _restore(self, path: Path) -> None:
         """Go through everything again, with the episodes that were played."""
-        tree = load_tree(path)
-        try:
-            require_kinds(_FILE, tree, "it")
-            identity, improved, lengths, acted, policies, drawn = (tree[name] for name in _FILE)
-            check_global_generator_state(drawn)
-            for after, taken in improved:
-                if not (0 <= after <= len(lengths) and taken >= _FAILED):
-                    raise ValueError(f"it was improved after {shown(improved)} episodes")
-            parts: list[tuple[Transitions, NDArray[np.bool_]]] = []
-            if lengths:
-                real, cuts = Transitions(**tree["real"]), tree["truncated"].numpy()
-                ends = np.cumsum(lengths).tolist()
-                parts = [
-                    (real[e - n : e], cuts[e - n : e]) for n, e in zip(lengths, ends, strict=True)
-                ]
-        except (RuntimeError, *FOREIGN_ERRORS) as error:
-            raise CheckpointError(f"{path} is not the checkpoint of a session: {error}") from error
-        own = self._identity()
-        if differing := [name for name in own if identity.get(name) != own[name]]:
-            raise ValueError(
-                f"{path} is of another session: {', '.join(differing)} differ. Delete it, or "
-                "choose another checkpoint."
-            )
+        record = SessionRecord.load(path, self._identity())
         came = len(self._episodes)  # with the session
-        if [len(acted), came + len(policies)] != [len(lengths)] * 2:
+        if came + len(record.policies) != len(record.episodes):
             raise CheckpointError(
-                f"{path} is not the checkpoint of a session: it says of {len(acted)} episodes by "
-                f"number, and of {len(policies)} by name, who acted in {len(lengths)}"
+                f"{path} is not the checkpoint of a session: it names who acted in "
+                f"{len(record.policies)} of {len(record.episodes)} episodes, {came} of which came "
+                "with the session"
             )
         checkpoint, self._checkpoint = self._checkpoint, None
-        for number, (real, cut) in enumerate(parts):
+        improved = list(record.improved)
+        for number, (real, cut) in enumerate(record.episodes):
             while improved and improved[0][0] == number:
                 self._improve_again(improved.pop(0)[1])
             if number >= came:
-                versions = self._progress.versions if self._progress else []
-                if not _EXCITED <= acted[number] < len(versions):
+                acted, versions = record.acted[number], self._progress and self._progress.versions
+                if not _EXCITED <= acted < len(versions or ()):
                     raise CheckpointError(
                         f"{path} is not the checkpoint of a session: in episode {number} version "
-                        f"{acted[number]} of {len(versions)} acted"
+                        f"{acted} of {len(versions or ())} acted"
                     )
-                self._log_episode(real, cut, acted[number], policies[number - came])
+                self._log_episode(real, cut, acted, record.policies[number - came])
         for _, taken in improved:
             self._improve_again(taken)
-        self._drawn, self._checkpoint = drawn, checkpoint
+        self._drawn, self._checkpoint = record.drawn, checkpoint
 
     def _improve_again(self, taken: int) -> None:
         """An improvement of so many updates, as it was, or as it failed."""
-        if taken == _FAILED:
-            self._improved.append([len(self._episodes), _FAILED])
+        if taken == FAILED:
+            self._improved.append([len(self._episodes), FAILED])
             self._learner = None
             return
         try:
@@ -854,7 +807,7 @@ class _Limit:
         updates: After how many it is.
     """
 
-    def __init__(self, *, seconds: float | None = None, updates: int = _ALL) -> None:
+    def __init__(self, *, seconds: float | None = None, updates: int = ALL) -> None:
         self.taken = 0
         """Updates so far."""
         self._ends = None if seconds is None else time.monotonic() + seconds
