@@ -10,7 +10,8 @@ training tasks, to changes of a set, in the robot's own loop, by each arm:
   (Ball et al. 2023, arXiv:2302.02948).
 - ``scratch``: a new SAC.
 
-What is done is kept in a file for each, and not done again.
+What is done is kept in a file for each, and not done again. Arms are compared by what is kept on
+average over all transitions of the budget, the area under its curve.
 
     python examples/keep_adapting_changed_robots.py --changes 4 10 --arms ours sac
     python examples/keep_adapting_changed_robots.py --run halfcheetah-negated-joints --changes 10
@@ -45,6 +46,7 @@ from mier_adapt import (
 )
 from mier_adapt.agents import ModelConfig
 from mier_adapt.integration import ContextReplayBuffer, MixedReplayBuffer, PolicyActor, update
+from mier_adapt.statistics import bootstrap_interval
 from mier_adapt_envs import RobotChange, change_set
 
 Arm = Literal["ours", "once", "sac", "sac-old", "scratch"]
@@ -326,7 +328,37 @@ def main(args: Args) -> list[dict[str, Any]]:
             returns = ["" if each is None else f"{each:.1f}" for each in kept]
             first = [f"{row[name]:.1f}" for name in ("intact", "unchanged")]
             lines.writerow([row["change"], row["seed"], row["arm"], *first, *returns])
+    print("\n" + "\n".join(compared(rows, args.budget)))
     return rows
+
+
+def kept_on_average(row: dict[str, Any], budget: int) -> float:
+    """The area under what is kept over real transitions, by their number; at first what came."""
+    at = np.array([0, *map(int, row["kept"]), budget])
+    kept = np.array([row["unchanged"], *row["kept"].values()])
+    kept = np.append(kept, kept[-1])
+    return float(np.diff(at) @ (kept[1:] + kept[:-1]) / 2 / budget)
+
+
+def compared(rows: list[dict[str, Any]], budget: int) -> list[str]:
+    """How far ours is ahead of each other arm on each change, with an interval over the seeds."""
+    areas = {(row["change"], row["arm"], row["seed"]): kept_on_average(row, budget) for row in rows}
+    changes, arms, seeds = (list(dict.fromkeys(key[i] for key in areas)) for i in range(3))
+    told = [
+        "| change | arm | kept on average | ours is ahead by | 95% interval |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for change in changes:
+        for arm in arms:
+            here = np.array([areas[change, arm, seed] for seed in seeds])
+            line = f"| {change} | {arm} | {here.mean():.0f} |"
+            if arm == "ours" or "ours" not in arms:
+                told.append(f"{line} | |")
+                continue
+            ahead = np.array([areas[change, "ours", seed] for seed in seeds]) - here
+            low, high = bootstrap_interval(ahead[None]) or (np.nan, np.nan)
+            told.append(f"{line} {ahead.mean():.0f} | {low:.0f} to {high:.0f} |")
+    return told
 
 
 if __name__ == "__main__":
