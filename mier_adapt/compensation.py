@@ -109,6 +109,14 @@ class Compensation:
         matrix = self.act_matrix
         return float(1 / np.linalg.norm(matrix, 2) ** 2) if matrix.any() else 0.0
 
+    @property
+    def reach(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Least and most that each motor executes of what is told, ``(A,)`` each."""
+        alive = np.linalg.pinv(self.inverse, rcond=_WEAKEST / 2)  # act_matrix, but what is dead
+        span = np.abs(alive).sum(1)
+        ends = self.act_offset - span, self.act_offset + span
+        return np.clip(ends[0], -1, 1), np.clip(ends[1], -1, 1)
+
     def shortfall(self, act: ArrayLike) -> float:
         """How far from these actions the robot stays, whatever it is told; mean over all of them.
 

@@ -28,7 +28,7 @@ from mier_adapt.adaptation.identification import (
     identify,
     novelty,
 )
-from mier_adapt.adaptation.known_terms import in_known_terms, refine_behind, within_reach
+from mier_adapt.adaptation.known_terms import as_wanted, in_known_terms, refine_behind, within_reach
 from mier_adapt.adaptation.learner import draw_stored
 from mier_adapt.adaptation.progress import Version
 from mier_adapt.adaptation.readiness import (
@@ -287,12 +287,13 @@ def adapt(
         updates = config.relabel_rounds * config.updates_per_round
         if trusted:
             with stage("relabel"):
+                wanted = as_wanted(met.real, base.compensation, generator)
                 make = sources or (lambda models: relabelers(task, models, generator))
                 newest = train_on_synthetic(
                     agent,
                     as_far(config, diagnosis),
                     base,
-                    met,
+                    dataclasses.replace(met, real=wanted),
                     make(within_reach(fitted, base.compensation)),
                     generator,
                     on_update=lambda made: on_stage("relabel", made / updates),

@@ -26,6 +26,34 @@ def in_known_terms(real: Transitions, undone: Compensation | None) -> Transition
     return Transitions(obs_, act_, real.rew, next_, real.terminated)
 
 
+def as_wanted(
+    known: Transitions, undone: Compensation | None, generator: np.random.Generator
+) -> Transitions:
+    """Transitions in known terms, ``(B, ...)``, for a policy that learns behind a compensation.
+
+    At the end of a motor's reach whatever is wanted beyond it comes to the same, and of a dead
+    motor anything. A policy goes on wanting it, so that critics have to know: what was wanted is
+    drawn from all that it may have been.
+
+    Args:
+        known: As :func:`in_known_terms` gives them.
+        undone: What the policy acts behind.
+        generator: Draws it.
+    """
+    if undone is None:
+        return known
+    low, high = undone.reach
+    act = known.act.cpu().numpy().astype(np.float64).clip(low, high)
+    least = np.where(act <= low + _AT_THE_END, -1.0, np.where(act < high - _AT_THE_END, act, high))
+    most = np.where(act >= high - _AT_THE_END, 1.0, np.where(act > low + _AT_THE_END, act, low))
+    wanted = torch.as_tensor(generator.uniform(least, most)).to(known.act)
+    return dataclasses.replace(known, act=wanted)
+
+
+_AT_THE_END = 1e-6
+"""Distance from the end of a motor's reach that is rounding."""
+
+
 def refine_behind(
     agent: Agent,
     config: AdaptConfig,

@@ -30,7 +30,7 @@ from mier_adapt.adaptation.identification import (
     moving,
     novelty,
 )
-from mier_adapt.adaptation.known_terms import in_known_terms, refine_behind, within_reach
+from mier_adapt.adaptation.known_terms import as_wanted, in_known_terms, refine_behind, within_reach
 from mier_adapt.adaptation.learner import Learner
 from mier_adapt.adaptation.progress import Progress, Version
 from mier_adapt.adaptation.readiness import require_adaptable
@@ -573,11 +573,12 @@ class AdaptationSession:
         """As :func:`.adapt` does it once."""
         known = dataclasses.replace(found, real=in_known_terms(found.real, start.compensation))
         fitted = self._fit(self._config, known.real, start, generator)
+        wanted = as_wanted(known.real, start.compensation, generator)
         made = train_on_synthetic(
             self._agent,
             as_far(self._config, self.diagnosis),
             start,
-            known,
+            dataclasses.replace(known, real=wanted),
             self._sources(fitted, start, generator),
             generator,
             should_stop=limit,
@@ -622,7 +623,10 @@ class AdaptationSession:
             said = "went back to what was best; "
         learner.redraw(generator)
         for real, truncated in self._episodes[self._since + self._learned_from : self._known]:
-            learner.add_real(in_known_terms(real, start.compensation), truncated)
+            wanted = as_wanted(
+                in_known_terms(real, start.compensation), start.compensation, generator
+            )
+            learner.add_real(wanted, truncated)
             self._learned_from += 1
         known = in_known_terms(found.real, start.compensation)
         fitted = self._fit(self._round_config, known, start, generator)

@@ -170,11 +170,11 @@ def test_steps_are_larger_where_no_diagnosis_explains_the_task(options, scale):
     assert sizes == pytest.approx([scale * each for each in wanted])
 
 
-def assert_within_reach(buffer, compensation):
-    """Synthetic transitions are what motors of that strength make of the actions."""
+def assert_within_reach(buffer, compensation, *, real=False):
+    """Transitions are what motors of that strength make of what was wanted."""
     first = buffer.maxsize - buffer.buffers[1].maxsize
-    made = slice(first, first + buffer.num_synthetic)
-    columns = buffer.obs[made], buffer.act[made], buffer.obs_next[made]
+    rows = slice(buffer.num_real) if real else slice(first, first + buffer.num_synthetic)
+    columns = buffer.obs[rows], buffer.act[rows], buffer.obs_next[rows]
     obs, act, obs_next = (torch.as_tensor(each) for each in columns)
     strength = torch.as_tensor(compensation.act_matrix.diagonal().copy()).float()
     assert (act.abs() > 1.5 * strength).any()
