@@ -89,10 +89,10 @@ class AdaptationSession:
     round: an episode with the newest policy, the model fitted anew to all real transitions,
     experience relabeled afresh, and the algorithm's own updates on that and on what is real. The
     episodes that gather are also what says which policy is kept, so that a safeguard costs nothing.
-    Where undoing a change suffices nothing is learned. Where nothing undoes other dynamics, a
-    policy that knows no context learns from real transitions alone. Where these are no longer
-    explained, the task has changed again, and all begins anew with what came since; what acted in
-    it is what others have to beat.
+    Where undoing a change suffices nothing is learned. Where nothing undoes other dynamics, or
+    undoing returned no more, a policy that knows no context learns from real transitions alone.
+    Where these are no longer explained, the task has changed again, and all begins anew with what
+    came since; what acted in it is what others have to beat.
 
     Example:
         ::
@@ -530,7 +530,9 @@ class AdaptationSession:
     @property
     def _beyond(self) -> bool:
         """Whether the algorithm learns on as it did before, from what is real."""
-        return self.diagnosis is not None and is_beyond(self._agent, self.diagnosis)
+        if self.diagnosis is None or self._progress is None:
+            return False
+        return is_beyond(self._agent, self.diagnosis, self._progress.base.candidate)
 
     @property
     def _real_alone(self) -> bool:

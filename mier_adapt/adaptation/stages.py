@@ -164,13 +164,14 @@ def suffices(diagnosis: Diagnosis, found: Identified) -> bool:
     return undone is not None and undone.shortfall(found.real.act.cpu().numpy()) <= _REACHED
 
 
-def is_beyond(agent: Agent, diagnosis: Diagnosis) -> bool:
-    """Whether a policy without a context meets dynamics that its model does not know.
+def is_beyond(agent: Agent, diagnosis: Diagnosis, start: PolicyCandidate) -> bool:
+    """Whether a policy without a context goes on in dynamics that its model does not know.
 
-    And nothing undoes the change: synthetic transitions would be those of a model that was fitted
-    to the few real ones, from which the policy learns more.
+    Those of a robot that changed, unless it acts behind what undoes the change: synthetic
+    transitions would be those of a model that was fitted to the few real ones, from which the
+    policy learns more.
     """
-    return not agent.conditioned and diagnosis.changed and diagnosis.compensation is None
+    return not agent.conditioned and diagnosis.changed and start.compensation is None
 
 
 _REACHED = 0.1

@@ -334,6 +334,19 @@ def test_behind_motors_that_are_too_weak_it_learns_what_they_can(trained_on):
         assert_within_reach(trained_on[-1], compensated.candidate.compensation, real=real)
 
 
+def test_where_undoing_a_change_returned_no_more_it_learns_from_real_steps_alone():
+    session = session_of(structured_agent(), STRUCTURED)
+    env = drifting(30, strength=0.3)
+    assert live(session, env, 2)[-1].endswith("compensated is to play an episode")
+    live(session, env, 1, improve=False)
+    session._progress.first[1].returns[:] = [-1e6]
+    assert "learned from" in session.improve()
+    assert session._start.candidate.name == "unchanged"
+    assert session._learner.real_alone
+    live(session, env, 2)
+    assert "relabeled" not in {each["policy"] for each in session.log}
+
+
 def test_what_shows_in_no_single_step_is_learned_and_not_forgotten():
     whole, env = windy(-0.03)
     session = session_of(whole, STRUCTURED, seed=2)
