@@ -750,11 +750,12 @@ class AdaptationSession:
             while improved and improved[0][0] == number:
                 self._improve_again(improved.pop(0)[1])
             if number >= came:
-                acted, versions = record.acted[number], self._progress and self._progress.versions
-                if not _EXCITED <= acted < len(versions or ()):
+                versions = self._progress.versions if self._progress else []
+                acted = record.acted[number]
+                if not _EXCITED <= acted < len(versions):
                     raise CheckpointError(
                         f"{path} is not the checkpoint of a session: in episode {number} version "
-                        f"{acted} of {len(versions or ())} acted"
+                        f"{acted} of {len(versions)} acted"
                     )
                 self._log_episode(real, cut, acted, record.policies[number - came])
         for _, taken in improved:
