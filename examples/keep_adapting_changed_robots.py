@@ -358,7 +358,11 @@ def compared(rows: list[dict[str, Any]], budget: int) -> list[str]:
         }
         for arm in arms:
             here = [by[change, arm, seed] for seed in seeds]
-            lowest = min(min(row["kept"].values()) - row["unchanged"] for row in here)
+            # nothing is kept at a point yet where the budget ends before the first
+            lowest = min(
+                min(row["kept"].values(), default=row["unchanged"]) - row["unchanged"]
+                for row in here
+            )
             line = f"| {change} | {arm} | {areas[arm].mean():.0f} | {lowest:+.0f} |"
             if arm != "ours" and "ours" in arms:
                 ahead = areas["ours"] - areas[arm]
