@@ -1,6 +1,8 @@
 """Progress: which policy of an adaptation that goes on acts next, and which one is kept."""
 
 import copy
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +15,8 @@ class Version:
 
     candidate: Any
     """What acts; None once it can be neither kept nor judged any more."""
+    number: int
+    """Its own: of one that is gone, too, it is never another's."""
     returns: list[float] = field(default_factory=list)
 
     @property
@@ -32,23 +36,47 @@ class Progress:
         first: What came before any learning, the safe one in front.
         window: How many in a row.
         margin: By how much, as a share of the return so far, others have to be better.
+        returns: Of episodes that the safe one has played already.
+        numbered: Versions that were numbered before.
     """
 
-    def __init__(self, first: list[Any], *, window: int, margin: float) -> None:
-        self.first = [Version(each) for each in first]
+    def __init__(
+        self,
+        first: Sequence[Any],
+        *,
+        window: int,
+        margin: float,
+        returns: Sequence[float] = (),
+        numbered: int = 0,
+    ) -> None:
+        self.first: list[Version] = []
         self.learned: list[Version] = []
+        self.numbered = numbered
+        """Versions so far, those before included."""
+        for each in first:
+            self.offer(each)
+        self.first[0].returns += returns
         self._window, self._margin = window, margin
         self._returned = 0  # the first version that was learned since what was kept was restored
 
     @property
     def versions(self) -> list[Version]:
-        """All of them, in an order that is the same where the same was done."""
+        """All of them."""
         return [*self.first, *self.learned]
+
+    def version(self, number: int) -> Version | None:
+        """The one of that number; None if it is none of these any more."""
+        return next((each for each in self.versions if each.number == number), None)
 
     def copy(self) -> "Progress":
         """A progress that goes on by itself, with the same policies."""
         other = copy.copy(self)
-        other.first, other.learned = list(self.first), list(self.learned)
+        for name in ("first", "learned"):
+            versions = [
+                dataclasses.replace(each, returns=list(each.returns))
+                for each in getattr(self, name)
+            ]
+            setattr(other, name, versions)
         return other
 
     @property
@@ -91,6 +119,10 @@ class Progress:
             worst -= self._margin * abs(worst)
         return all(each.mean < worst for each in latest)
 
+    def offer(self, candidate: Any) -> None:
+        """Take another one that came before any learning."""
+        self.first.append(self._numbered(candidate))
+
     def learn(self, candidate: Any) -> None:
         """Take what learning made, and forget what can no longer be kept.
 
@@ -101,12 +133,16 @@ class Progress:
         for each in [each for each in self.learned if each.returns][: -self._window]:
             if each not in best:
                 each.candidate = None
-        self.learned.append(Version(candidate))
+        self.learned.append(self._numbered(candidate))
 
     def restore(self) -> Any:
         """What learning goes on from where it was :attr:`lost`."""
         self._returned = len(self.learned)
         return self.kept.candidate
+
+    def _numbered(self, candidate: Any) -> Version:
+        self.numbered += 1
+        return Version(candidate, self.numbered - 1)
 
     def _to_beat(self, mean: float) -> float:
         return mean + self._margin * abs(mean)

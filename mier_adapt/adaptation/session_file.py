@@ -8,12 +8,12 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mier_adapt._checks import shown
 from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt._storage.files import FOREIGN_ERRORS, require_kinds
 from mier_adapt._storage.randomness import check_global_generator_state
+from mier_adapt.adaptation.episode import Episode
 from mier_adapt.transitions import Transitions
 
 ALL = -1
@@ -38,12 +38,8 @@ class SessionRecord:
 
     identity: dict[str, Any]
     """Of agent, configuration and seed, part by part."""
-    episodes: Sequence[tuple[Transitions, NDArray[np.bool_]]]
-    """Real ones, ``(B, ...)``, logged transitions first; with where they were truncated."""
-    acted: list[int]
-    """In each, by which version of a policy."""
-    policies: list[str]
-    """The name of what acted in each, but for logged ones."""
+    episodes: Sequence[Episode]
+    """Real ones, logged transitions first."""
     improved: list[list[int]]
     """After how many episodes, by how many updates, :data:`ALL` or :data:`FAILED`."""
     drawn: dict[str, Any]
@@ -57,18 +53,18 @@ class SessionRecord:
         """
         tree = {
             "session": self.identity,
-            "lengths": [len(real) for real, _ in self.episodes],
-            "acted": self.acted,
-            "policies": self.policies,
+            "lengths": [len(each.real) for each in self.episodes],
+            "acted": [each.acted for each in self.episodes],
+            "policies": [each.policy for each in self.episodes if each.policy],
             "improved": self.improved,
             "drawn": self.drawn,
         }
         if self.episodes:
-            real = Transitions.cat([real for real, _ in self.episodes])
+            real = Transitions.cat([each.real for each in self.episodes])
             tree["real"] = {
                 each.name: getattr(real, each.name) for each in dataclasses.fields(real)
             }
-            cuts = np.concatenate([cut for _, cut in self.episodes])
+            cuts = np.concatenate([each.truncated for each in self.episodes])
             tree["truncated"] = torch.from_numpy(cuts)
         save_tree(path, tree)
 
@@ -97,12 +93,14 @@ class SessionRecord:
                     f"it says of {len(acted)} episodes by number, and of {len(policies)} by name, "
                     f"who acted in {len(lengths)}"
                 )
-            episodes: list[tuple[Transitions, NDArray[np.bool_]]] = []
+            episodes: list[Episode] = []
             if lengths:
                 real, cuts = Transitions(**tree["real"]), tree["truncated"].numpy()
                 ends = np.cumsum(lengths).tolist()
+                names = [""] * (len(acted) - len(policies)) + policies
                 episodes = [
-                    (real[e - n : e], cuts[e - n : e]) for n, e in zip(lengths, ends, strict=True)
+                    Episode(real[end - length : end], cuts[end - length : end], version, name)
+                    for length, end, version, name in zip(lengths, ends, acted, names, strict=True)
                 ]
         except (RuntimeError, *FOREIGN_ERRORS) as error:
             raise CheckpointError(f"{path} is not the checkpoint of a session: {error}") from error
@@ -111,11 +109,4 @@ class SessionRecord:
                 f"{path} is of another session: {', '.join(differing)} differ. Delete it, or "
                 "choose another checkpoint."
             )
-        return cls(
-            identity=own,
-            episodes=episodes,
-            acted=acted,
-            policies=policies,
-            improved=improved,
-            drawn=drawn,
-        )
+        return cls(identity=own, episodes=episodes, improved=improved, drawn=drawn)

@@ -13,10 +13,10 @@ from mier_adapt import (
     Transitions,
     adapt,
 )
-from mier_adapt.adaptation import front_door
-from mier_adapt.adaptation import session as sessions
+from mier_adapt.adaptation import front_door, standing
 from mier_adapt.adaptation.excitation import Excited
 from mier_adapt.adaptation.identification import identify
+from mier_adapt.adaptation.progress import Version
 from mier_adapt.agents import AdaptConfig
 from mier_adapt.integration import ContextReplayBuffer, build_sac
 
@@ -201,13 +201,13 @@ def live(session, episodes, free=False):
 def test_a_robots_own_loop_is_moved_alike(free, excitation, moved, monkeypatch, tmp_path) -> None:
     """As long as it gathers; what was moved tells nothing of the policy."""
     compared = []
-    explain = sessions.explain
+    explain = standing.explain
 
     def spied(*args, same_policy):
         compared.append(same_policy)
         return explain(*args, same_policy=same_policy)
 
-    monkeypatch.setattr(sessions, "explain", spied)
+    monkeypatch.setattr(standing, "explain", spied)
     agent, task, config = stuck(excitation=excitation, weight_steps=0)
 
     def session_of(name):
@@ -222,8 +222,8 @@ def test_a_robots_own_loop_is_moved_alike(free, excitation, moved, monkeypatch, 
     live(session_of("part"), 1, bool(free))
     again = session_of("part")  # as another process takes it up
     np.testing.assert_array_equal(live(again, 1, bool(free)), told[30:])
-    assert again._acted == whole._acted
+    assert [each.acted for each in again._episodes] == [each.acted for each in whole._episodes]
     again.improve()
     assert compared == [not moved]
-    assert len(again._progress.first[0].returns) == 2 * (not moved)
-    assert isinstance(again.acting, sessions.Version)  # a policy, and no longer what gathers
+    assert len(again._standing.progress.first[0].returns) == 2 * (not moved)
+    assert isinstance(again.acting, Version)  # a policy, and no longer what gathers

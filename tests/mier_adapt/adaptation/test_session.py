@@ -12,6 +12,7 @@ import torch
 from mier_adapt import AdaptationSession, GradientContextAdapter, NewTask, Transitions, adapt
 from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt.adaptation import session as sessions
+from mier_adapt.adaptation import standing
 from mier_adapt.adaptation.front_door import rounds_of
 from mier_adapt.agents import AdaptConfig, ContinueConfig
 from mier_adapt.compensation import Compensation
@@ -182,7 +183,7 @@ def improved_within_episodes(session, env, episodes, reward):
 
 
 def test_who_acted_while_it_improved_is_taken_up_as_well(tmp_path, monkeypatch):
-    monkeypatch.setattr(sessions, "SURPRISING", 1e9)
+    monkeypatch.setattr(standing, "SURPRISING", 1e9)
     config = dataclasses.replace(WITHOUT_CONTEXT, relabel_rounds=0)
     rounds = dataclasses.replace(ROUNDS, window=1)
     path = tmp_path / "session"
@@ -192,38 +193,92 @@ def test_who_acted_while_it_improved_is_taken_up_as_well(tmp_path, monkeypatch):
         return session_of(agent, config, rounds=rounds, checkpoint=path)
 
     def the_second_is_good(session, acting):
-        learned = session._progress.learned if session._progress else []
-        return 10.0 if acting in learned[1:2] else -10.0
+        progress = session._standing.progress
+        second = [each.number for each in progress.learned[1:2]] if progress else []
+        return 10.0 if getattr(acting, "number", None) in second else -10.0
 
     session = taken_up()
     improved_within_episodes(session, drifting(), 8, the_second_is_good)
     again = taken_up()
-    before, after = ([each.returns for each in one._progress.learned] for one in (session, again))
+    before, after = (
+        [each.returns for each in one._standing.progress.learned] for one in (session, again)
+    )
     assert before == after
-    assert session._progress.learned[1].candidate is session.kept
+    assert session._standing.progress.learned[1].candidate is session.kept
     assert_same_tree(again.log, session.log)
     assert_same_tree(weights(again), weights(session))
 
 
 def test_episodes_that_end_while_it_improves_are_for_the_next_improvement(monkeypatch):
     counted = []
-    fit = sessions.AdaptationSession._fit
+    fit = standing.Standing._fit
 
     def fitting(self, config, real, *arguments):
-        counted.append((len(real), self.transitions))
+        counted.append((len(real), session.transitions))
         if len(counted) == 2:
-            live(self, drifting(), 1, improve=False)
+            live(session, drifting(), 1, improve=False)
         return fit(self, config, real, *arguments)
 
-    monkeypatch.setattr(sessions.AdaptationSession, "_fit", fitting)
-    monkeypatch.setattr(sessions, "SURPRISING", 1e9)
+    monkeypatch.setattr(standing.Standing, "_fit", fitting)
+    monkeypatch.setattr(standing, "SURPRISING", 1e9)
     config = dataclasses.replace(WITHOUT_CONTEXT, relabel_rounds=0)
     session = session_of(agent_of(conditioned=False), config)
     said = live(session, drifting(), 9)
     (learned, known), *_ = counted[1:]
     assert learned == known
     assert any(f"learned from {learned} real transitions" in each for each in said)
-    assert session._learner.buffer.num_real == counted[-1][0]
+    assert session._standing.learner.buffer.num_real == counted[-1][0]
+
+
+def test_an_episode_that_ends_while_another_change_is_noticed_is_taken_up(tmp_path, monkeypatch):
+    path = tmp_path / "session"
+    session = session_of(structured_agent(), STRUCTURED, checkpoint=path)
+    live(session, drifting(30), 5)
+    surprise, changed = standing.Expectation.surprise, drifting(30, strength=-1.0)
+
+    def playing(self, fresh, share):
+        if len(session.log) == 6:
+            live(session, changed, 1, improve=False)
+        return surprise(self, fresh, share)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(standing.Expectation, "surprise", playing)
+        assert "changed again" in live(session, changed, 1)[0]
+    live(session, changed, 3)
+    again = session_of(structured_agent(), STRUCTURED, checkpoint=path)
+    assert_same_tree(again.log, session.log)
+    versions = [
+        [each.returns for each in one._standing.progress.versions] for one in (session, again)
+    ]
+    assert versions[0] == versions[1]
+
+
+def test_an_episode_that_ends_while_it_improves_counts_from_then_on(tmp_path, monkeypatch):
+    """Whether its end came before a step of that or after is no part of what comes of it."""
+    monkeypatch.setattr(standing, "SURPRISING", 1e9)
+    config = dataclasses.replace(WITHOUT_CONTEXT, relabel_rounds=0)
+    rounds = dataclasses.replace(ROUNDS, window=1)
+    path = tmp_path / "session"
+
+    def taken_up():
+        agent = agent_of(conditioned=False)
+        return session_of(agent, config, rounds=rounds, checkpoint=path)
+
+    session, env = taken_up(), drifting()
+    live(session, env, 6)
+    lost = standing.Progress.lost
+
+    def one_episode_later(self):
+        live(session, env, len(session.log) == 7, improve=False)
+        return lost.fget(self)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(standing.Progress, "lost", property(one_episode_later))
+        live(session, env, 1)
+    live(session, env, 3)
+    again = taken_up()
+    assert_same_tree(again.log, session.log)
+    assert_same_tree(weights(again), weights(session))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, FloatingPointError])
@@ -231,7 +286,7 @@ def test_episodes_that_end_while_it_improves_are_for_the_next_improvement(monkey
 def test_an_improvement_that_fails_changes_nothing_and_is_not_made_again(
     tmp_path, monkeypatch, error, failing
 ):
-    monkeypatch.setattr(sessions, "SURPRISING", 1e9)
+    monkeypatch.setattr(standing, "SURPRISING", 1e9)
     path, env = tmp_path / "session", drifting()
     session = session_of(agent_of(conditioned=False), WITHOUT_CONTEXT, checkpoint=path)
 
@@ -241,13 +296,16 @@ def test_an_improvement_that_fails_changes_nothing_and_is_not_made_again(
     for number in range(8):
         live(session, env, 1, improve=False)
         if number == failing:
-            before = [each.returns for each in session._progress.versions], weights(session)
+            before = (
+                [each.returns for each in session._standing.progress.versions],
+                weights(session),
+            )
             with monkeypatch.context() as failure:
-                failure.setattr(sessions.Learner, "update", fails)
-                failure.setattr(sessions, "train_on_synthetic", fails)
+                failure.setattr(standing.Learner, "update", fails)
+                failure.setattr(standing, "train_on_synthetic", fails)
                 with pytest.raises(error):
                     session.improve()
-            after = [each.returns for each in session._progress.versions], weights(session)
+            after = [each.returns for each in session._standing.progress.versions], weights(session)
             assert_same_tree(after, before)
         session.improve()
     again = session_of(agent_of(conditioned=False), WITHOUT_CONTEXT, checkpoint=path)
@@ -259,7 +317,7 @@ def test_an_improvement_that_fails_changes_nothing_and_is_not_made_again(
 def test_an_improvement_that_died_at_work_and_fails_again_is_left_out(
     tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr(sessions, "SURPRISING", 1e9)
+    monkeypatch.setattr(standing, "SURPRISING", 1e9)
     config = dataclasses.replace(WITHOUT_CONTEXT, relabel_rounds=0)
     path, env = tmp_path / "session", drifting()
     session = session_of(agent_of(conditioned=False), config, checkpoint=path)
@@ -270,32 +328,32 @@ def test_an_improvement_that_died_at_work_and_fails_again_is_left_out(
     tree["improved"].append([7, -1])  # begun, and not over
     save_tree(path, tree)
 
-    update = sessions.Learner.update
+    update = standing.Learner.update
 
     def diverges(self, *arguments, **options):
         if self.buffer.num_real == session.transitions:
             raise FloatingPointError("The losses are nan")
         return update(self, *arguments, **options)
 
-    monkeypatch.setattr(sessions.Learner, "update", diverges)
+    monkeypatch.setattr(standing.Learner, "update", diverges)
     again = session_of(agent_of(conditioned=False), config, checkpoint=path)
     assert again.transitions == session.transitions
     assert "fails: The losses are nan" in caplog.text
 
 
 def test_learning_that_goes_back_keeps_its_step_sizes_and_tau(monkeypatch):
-    monkeypatch.setattr(sessions, "SURPRISING", 1e9)
+    monkeypatch.setattr(standing, "SURPRISING", 1e9)
     rounds = dataclasses.replace(ROUNDS, actor_lr=7e-5, critic_lr=9e-5, tau=0.25)
     config = dataclasses.replace(WITHOUT_CONTEXT, relabel_rounds=0)
     session = session_of(agent_of(conditioned=False), config, rounds=rounds)
     env, said = drifting(), []
     for _ in range(9):
         live(session, env, 1, improve=False)
-        for each in session._progress.learned if session._progress else []:
+        for each in session._standing.progress.learned if session._standing.progress else []:
             each.returns[:] = [-1e4 for _ in each.returns]
         said.append(session.improve())
     assert any("went back" in each for each in said)
-    algorithm = session._learner.algorithm
+    algorithm = session._standing.learner.algorithm
     sizes = [group["lr"] for each in algorithm._optimizers for group in each._optim.param_groups]
     assert sizes == [7e-5, 9e-5, 9e-5]
     assert algorithm.tau == 0.25 != session.kept.algorithm.tau == session._agent.algorithm.tau
@@ -318,7 +376,7 @@ def test_where_undoing_suffices_nothing_is_learned():
     policies = [each["policy"] for each in session.log]
     assert policies[:3] == ["gathering", "gathering", "compensated"]  # the first was unchanged
     assert set(policies[3:]) <= {"unchanged", "compensated"}  # the better one of the two
-    undone = [each.candidate.compensation for each in session._progress.first]
+    undone = [each.candidate.compensation for each in session._standing.progress.first]
     assert [type(each) for each in undone] == [type(None), Compensation]
 
 
@@ -326,10 +384,10 @@ def test_behind_motors_that_are_too_weak_it_learns_what_they_can(trained_on):
     session = session_of(structured_agent(), STRUCTURED)
     env = drifting(30, strength=0.3)
     live(session, env, 4)
-    compensated = session._progress.first[1]
+    compensated = session._standing.progress.first[1]
     compensated.returns[:] = [0.0]  # better than any
     live(session, env, 2)
-    assert session._start is compensated
+    assert session._standing.start == compensated.number
     for real in (False, True):
         assert_within_reach(trained_on[-1], compensated.candidate.compensation, real=real)
 
@@ -339,10 +397,10 @@ def test_where_undoing_a_change_returned_no_more_it_learns_from_real_steps_alone
     env = drifting(30, strength=0.3)
     assert live(session, env, 2)[-1].endswith("compensated is to play an episode")
     live(session, env, 1, improve=False)
-    session._progress.first[1].returns[:] = [-1e6]
+    session._standing.progress.first[1].returns[:] = [-1e6]
     assert "learned from" in session.improve()
-    assert session._start.candidate.name == "unchanged"
-    assert session._learner.real_alone
+    assert session._standing.progress.base.candidate.name == "unchanged"
+    assert session._standing.learner.real_alone
     live(session, env, 2)
     assert "relabeled" not in {each["policy"] for each in session.log}
 
@@ -353,7 +411,7 @@ def test_what_shows_in_no_single_step_is_learned_and_not_forgotten():
     said = live(session, env, 14)
     first = next(number for number, each in enumerate(said) if "in the dynamics changed" in each)
     gathered = sum(each["steps"] for each in session.log[: first + 1])
-    assert session._diagnosed_at >= 2 * gathered  # it was looked at again
+    assert session._standing.diagnosed_at >= 2 * gathered  # it was looked at again
     assert "learned from" in said[-1]
     assert session.diagnosis.changed
 
@@ -364,7 +422,7 @@ def test_what_no_model_knows_and_nothing_undoes_is_learned_from_real_steps_alone
     said = live(session, env, 6)
     assert any("in the dynamics changed" in each for each in said)
     assert "relabeled" not in {each["policy"] for each in session.log}
-    learner = session._learner
+    learner = session._standing.learner
     assert len(learner.buffer) == session.transitions
     # It is the algorithm itself that goes on, with what it learned of its temperature.
     assert learner.algorithm.tau == whole.algorithm.tau != ROUNDS.tau
@@ -376,26 +434,26 @@ def test_what_no_model_knows_and_nothing_undoes_is_learned_from_real_steps_alone
 def test_another_diagnosis_goes_on_from_what_was_learned(monkeypatch):
     began = []
 
-    class Remembered(sessions.Learner):
+    class Remembered(standing.Learner):
         def __init__(self, agent, algorithm, *args, **options):
             began.append(algorithm)
             super().__init__(agent, algorithm, *args, **options)
 
-    monkeypatch.setattr(sessions, "Learner", Remembered)
-    monkeypatch.setattr(sessions, "SURPRISING", 1e9)
+    monkeypatch.setattr(standing, "Learner", Remembered)
+    monkeypatch.setattr(standing, "SURPRISING", 1e9)
     config = dataclasses.replace(WITHOUT_CONTEXT, relabel_rounds=0)
     session = session_of(agent_of(conditioned=False), config)
     live(session, drifting(bound=2.0), 8)
     assert len(began) == 1
-    for each in [each for each in session._progress.learned if each.returns][-2:]:
+    for each in [each for each in session._standing.progress.learned if each.returns][-2:]:
         each.returns[:] = [100.0]
     learned = session.kept
     assert learned.name == "continued"
     assert learned.algorithm.tau == ROUNDS.tau
-    monkeypatch.setattr(AdaptationSession, "_beyond", True)
+    monkeypatch.setattr(standing.Standing, "_beyond", True)
     session.improve()
-    assert session._learner.real_alone
-    assert session._learner.algorithm.tau == session._agent.algorithm.tau != ROUNDS.tau
+    assert session._standing.learner.real_alone
+    assert session._standing.learner.algorithm.tau == session._agent.algorithm.tau != ROUNDS.tau
     assert began[1:] == [learned.algorithm]
     live(session, drifting(bound=2.0), 2)
     assert len(began) == 2
@@ -409,7 +467,9 @@ def test_another_change_is_noticed_with_the_next_episode_and_undone():
     assert said[0].startswith("the task has changed again; 30 of 60 transitions gathered")
     assert "motor 1 is reversed" in said[1]
     assert [each["policy"] for each in session.log][-2:] == ["unchanged", "compensated"]
-    assert session._progress.first[0].returns == [session.log[5]["return"]]  # of what acted then
+    assert session._standing.progress.first[0].returns == [
+        session.log[5]["return"]
+    ]  # of what acted then
     assert sum("changed again" in each for each in said) == 1
 
 
@@ -431,17 +491,17 @@ def test_an_episode_of_another_known_task_is_another_task(
     live(session, drifting(30, strength=-1.0), 5)
     stands = session.diagnosis
     chosen = dataclasses.replace(stands.chosen, known_task=0)
-    session.diagnosis = dataclasses.replace(stands, chosen=chosen)
+    session._standing.diagnosis = dataclasses.replace(stands, chosen=chosen)
     assert stands.compensation is not None
     told = dataclasses.replace(
         stands,
         chosen=dataclasses.replace(chosen, known_task=known),
         compensation=stands.compensation if change == "reversed" else None,
     )
-    monkeypatch.setattr(sessions, "explain", lambda *_: told)
-    monkeypatch.setattr(sessions.Expectation, "is_explained_by", lambda *_: explains)
-    fresh = Transitions.cat([real for real, _ in session._episodes])
-    assert session._is_another(fresh, np.random.default_rng(0)) == another
+    monkeypatch.setattr(standing, "explain", lambda *_: told)
+    monkeypatch.setattr(standing.Expectation, "is_explained_by", lambda *_: explains)
+    fresh = Transitions.cat([each.real for each in session._episodes])
+    assert session._standing._is_another(fresh, np.random.default_rng(0)) == another
 
 
 def test_a_state_that_is_new_is_no_other_task(monkeypatch):
@@ -449,8 +509,8 @@ def test_a_state_that_is_new_is_no_other_task(monkeypatch):
     env = drifting(30)
     live(session, env, 5)
     surprises = iter([0.0, 9.0, 0.0, 9.0, 9.0])
-    monkeypatch.setattr(sessions.Expectation, "surprise", lambda self, real, share: next(surprises))
-    monkeypatch.setattr(session, "_is_another", lambda *_: False)
+    monkeypatch.setattr(standing.Expectation, "surprise", lambda self, real, share: next(surprises))
+    monkeypatch.setattr(standing.Standing, "_is_another", lambda *_: False)
     said = live(session, env, 5)
     assert ["changed again" in each for each in said] == [False] * 4 + [True]
 
@@ -481,7 +541,7 @@ def logged(strength=1.0):
     """What a loop without a session wrote down."""
     session = session_of(structured_agent(), STRUCTURED)
     live(session, drifting(30, strength=strength), 2, improve=False)
-    return Transitions.cat([real for real, _ in session._episodes])
+    return Transitions.cat([each.real for each in session._episodes])
 
 
 def test_a_session_may_start_from_a_log():
@@ -615,7 +675,7 @@ def test_it_never_hands_back_what_was_worse(monkeypatch):
             each.data.mul_(0).add_(5)
         return count
 
-    monkeypatch.setattr(sessions.Learner, "update", ruined)
+    monkeypatch.setattr(standing.Learner, "update", ruined)
     config = dataclasses.replace(CONFIG, relabel_rounds=0)
     report = adapted(drifting(), config=config).report
     policies = {each["policy"] for each in report.continued}
@@ -629,8 +689,8 @@ def test_own_families_take_it_too():
 
 @pytest.mark.parametrize("outside", [True, False])
 def test_a_known_tasks_policy_plays_where_rewards_are_far_from_known_ones(monkeypatch, outside):
-    monkeypatch.setattr(sessions, "is_outside", lambda *arguments: outside)
-    monkeypatch.setattr(sessions, "SURPRISING", 1e9)
+    monkeypatch.setattr(standing, "is_outside", lambda *arguments: outside)
+    monkeypatch.setattr(standing, "SURPRISING", 1e9)
     session = session_of()
     said = live(session, drifting(bound=2.0), 8)
     names = ["known task" if outside else "adapted context", "relabeled"]
@@ -638,7 +698,7 @@ def test_a_known_tasks_policy_plays_where_rewards_are_far_from_known_ones(monkey
     assert plays == names
     acted = [row["policy"] for row in session.log]
     assert [name for name in acted if name not in ("gathering", "continued")] == names
-    first = session._progress.first[0]
+    first = session._standing.progress.first[0]
     if outside:  # the initial context is to be beaten, by the episode that it gathered
         assert first.candidate.name == "initial context"
         assert first.returns == [session.log[0]["return"]]
@@ -647,7 +707,7 @@ def test_a_known_tasks_policy_plays_where_rewards_are_far_from_known_ones(monkey
 
 
 def test_a_known_tasks_policy_is_not_kept_unplayed_where_a_log_gathered(monkeypatch):
-    monkeypatch.setattr(sessions, "is_outside", lambda *arguments: True)
+    monkeypatch.setattr(standing, "is_outside", lambda *arguments: True)
     session = session_of(logged=random_transitions(30))
     session.improve()
     assert session.kept.name == "initial context"
@@ -663,7 +723,7 @@ def test_known_states_surprise_only_where_a_task_is_another(monkeypatch, diagnos
         asked.add(share)
         return 0.0
 
-    monkeypatch.setattr(sessions.Expectation, "surprise", surprise)
+    monkeypatch.setattr(standing.Expectation, "surprise", surprise)
     session = session_of(structured_agent(), STRUCTURED) if diagnosed else session_of()
     live(session, drifting(30 if diagnosed else STEPS), 7)
     assert asked == {0.5 if diagnosed else 0.0}
@@ -671,17 +731,17 @@ def test_known_states_surprise_only_where_a_task_is_another(monkeypatch, diagnos
 
 def test_a_false_alarm_loses_nothing_that_was_kept(monkeypatch):
     surprises = iter([9.0, 9.0])
-    monkeypatch.setattr(sessions.Expectation, "surprise", lambda *_: 0.0)
+    monkeypatch.setattr(standing.Expectation, "surprise", lambda *_: 0.0)
     session, env = session_of(), drifting(bound=2.0)
     live(session, env, 12)
-    monkeypatch.setattr(sessions.Expectation, "surprise", lambda *_: next(surprises, 0.0))
+    monkeypatch.setattr(standing.Expectation, "surprise", lambda *_: next(surprises, 0.0))
     live(session, env, 1)
     acted = session.acting
     assert acted.candidate.name == "continued"
     assert "changed again" in live(session, env, 1)[0]
     live(session, env, 3, improve=False)  # as many as are gathered
     assert "is to play an episode" in session.improve()
-    proven = session._progress.first[0]
+    proven = session._standing.progress.first[0]
     assert proven.candidate is acted.candidate
     assert proven.returns == acted.returns == [session.log[13]["return"]]
     assert session.kept is proven.candidate  # until another one was better
