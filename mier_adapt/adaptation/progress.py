@@ -126,8 +126,8 @@ class Progress:
     def learn(self, candidate: Any) -> None:
         """Take what learning made, and forget what can no longer be kept.
 
-        Windows of the past stay as they are: only the best of them, or one with what is new, can be
-        kept.
+        Those that have played and are followed by a whole window play no more: of the windows that
+        they end only the best may be kept.
         """
         best = self._best_window()[-1:]
         for each in [each for each in self.learned if each.returns][: -self._window]:
@@ -153,7 +153,7 @@ class Progress:
         if size < min(self._window, 2):
             return []
         windows = [played[start : start + size] for start in range(len(played) - size + 1)]
-        return max(windows, key=_mean)
+        return max((each for each in windows if each[-1].candidate is not None), key=_mean)
 
 
 def _mean(versions: list[Version]) -> float:

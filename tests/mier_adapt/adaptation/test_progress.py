@@ -74,6 +74,16 @@ def test_what_never_was_better_goes_back_to_what_came():
     assert progress.restore() == "safe"
 
 
+def test_what_was_forgotten_is_not_kept_where_the_best_one_plays_again_and_worse():
+    progress = played([("safe", [5.0])], [7.0, 6.0, 9.0], window=1)
+    progress.learn("new")
+    assert progress.kept.candidate == 2  # so that 0 and 1 were forgotten
+    progress.learned[2].returns.append(-9.0)
+    assert progress.kept.candidate == "safe"
+    progress.learned[2].returns.append(30.0)
+    assert progress.kept.candidate == 2
+
+
 @given(
     returns=st.lists(st.none() | st.integers(-3, 3).map(float), max_size=12),
     window=st.integers(1, 4),
