@@ -43,6 +43,7 @@ _Point = TypeVar("_Point", CurvePoint, Outcome)
 def write_figures(out: Path) -> list[str]:
     """Write every figure that a directory has something for, as PNG and CSV; what there is to say.
 
+    Figures of an earlier call that there is nothing for any more are removed.
     A sweep's also gets the tables that they are drawn from, with which they can be drawn elsewhere.
 
     Args:
@@ -70,15 +71,16 @@ def write_figures(out: Path) -> list[str]:
     rows_by_figure = {name: rows_of(results) for name, (rows_of, *_) in FIGURES.items()}
     labels = [row["label"] for rows in rows_by_figure.values() for row in rows]
     for name, (rows_of, about, missing) in FIGURES.items():
-        rows = rows_by_figure[name]
+        rows, path = rows_by_figure[name], out / FOLDER / name
         if not rows:
             told.append(f"No {name}, {about}: {missing}.")
+            for suffix in (".csv", ".png"):  # what an earlier call drew of what is gone
+                path.with_suffix(suffix).unlink(missing_ok=True)
             continue
         text = io.StringIO()
         writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        path = out / FOLDER / name
         replace_text(path.with_suffix(".csv"), text.getvalue())
         picture = path.with_suffix(".png")
         plot_panels(rows, picture, bars=rows_of is ood_returns, labels=labels)

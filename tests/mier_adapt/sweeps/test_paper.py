@@ -166,10 +166,13 @@ def test_figures_are_written_and_what_is_missing_is_said(sweep, monkeypatch):
         path.unlink()
     for path in out.rglob("task-10*.json"):
         path.unlink()
+    (out / "figures" / "figure_4.png").touch()
+    (out / "figures" / "mine.png").touch()
     told = paper.write_figures(out)
     assert told[0] == "Not done yet: 16 of 16 jobs, which are left out."
     assert told[1].endswith("figure_2.png: returns over environment steps")
     assert [line[:12] for line in told[2:]] == ["No figure_4,", "No figure_5,", "No figure_6,"]
+    assert {path.name for path in (out / "figures").iterdir()} == {"figure_2.csv", "mine.png"}
 
 
 def test_figures_of_a_sweeps_tables_are_those_of_the_sweep(sweep, tmp_path):
