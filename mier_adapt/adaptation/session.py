@@ -75,8 +75,8 @@ class AdaptationSession:
         termination_fn: When episodes end, as :func:`.adapt` needs it.
         checkpoint: File that keeps the real transitions after every episode. If it is there, the
             session takes up where that ended, with the same policies, bit for bit on the same
-            machine's CPU; it computes them again, at the price of some seconds for each
-            :meth:`improve`.
+            machine's CPU if none was made while the robot acted; it computes them again, at the
+            price of some seconds for each :meth:`improve`.
         logged: Transitions of the robot as it is now that are there already, ``(B, ...)``, actions
             in [-1, 1]. They count as gathered, and :meth:`improve` may be called at once. They are
             no episode: no policy is judged by them.
