@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.optim.swa_utils import AveragedModel
 
 from mier_adapt.agents.agent import Agent
 from mier_adapt.integration import MixedReplayBuffer, relabeling_policy, update
@@ -107,7 +108,7 @@ class Learner:
         count: int,
         batch_size: int,
         *,
-        after: Callable[[int], None] = lambda made: None,
+        after: Callable[[], None] = lambda: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> int:
         """Take so many of the algorithm's own updates; how many were taken.
@@ -115,7 +116,7 @@ class Learner:
         Args:
             count: How many, if nothing stops them.
             batch_size: Transitions of each.
-            after: Told each one's number.
+            after: Called after each one.
             should_stop: Asked before each one; True leaves out the rest.
 
         Raises:
@@ -131,8 +132,38 @@ class Learner:
                         f"The losses are {losses} at update {made} after relabeling. The agent is "
                         "unchanged; lower critic_lr."
                     )
-                after(made)
+                after()
         return count
+
+
+class LastWeights:
+    """The mean of a policy's weights over the last of so many updates.
+
+    Args:
+        policy: What is updated.
+        updates: How often, if nothing stops that.
+        share: Of these, the last ones, that the mean is over.
+
+    Source:
+        Izmailov et al. (2018), arXiv:1803.05407.
+    """
+
+    def __init__(self, policy: torch.nn.Module, *, updates: int, share: float) -> None:
+        self.made = 0
+        """Updates so far."""
+        self._policy, self._mean = policy, AveragedModel(policy)
+        self._before = updates * (1 - share)
+
+    def take(self) -> None:
+        """To be called after each update."""
+        self.made += 1
+        if self.made > self._before:
+            self._mean.update_parameters(self._policy)
+
+    def load_into(self, policy: torch.nn.Module) -> None:
+        """Replace a policy's weights; those stay of which none of the last updates was made."""
+        if self._mean.n_averaged:
+            policy.load_state_dict(self._mean.module.state_dict())
 
 
 def draw_stored(

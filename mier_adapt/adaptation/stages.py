@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.optim.swa_utils import AveragedModel
 
 from mier_adapt._checks import checked, require_tensor
 from mier_adapt._score_test import FEWEST
 from mier_adapt.adaptation.identification import Identified, adapter_for
-from mier_adapt.adaptation.learner import Learner, draw_stored
+from mier_adapt.adaptation.learner import LastWeights, Learner, draw_stored
 from mier_adapt.adapted_policy import AdaptedPolicy
 from mier_adapt.agents.agent import Agent
 from mier_adapt.agents.configs import AdaptConfig
@@ -472,27 +471,25 @@ def train_on_synthetic(
     algorithm = learner.algorithm
     sources = sources_of(learner.policy)
     learner.add_real(found.real, found.truncated)
-    averaged = AveragedModel(algorithm.policy)
     updates = config.relabel_rounds * config.updates_per_round
-    synthetic = made = 0
+    averaged = LastWeights(algorithm.policy, updates=updates, share=config.averaged_share)
+    synthetic = 0
 
-    def average(_: int) -> None:
-        nonlocal made
-        made += 1
-        if made > updates * (1 - config.averaged_share):
-            averaged.update_parameters(algorithm.policy)
-        on_update(made)
+    def updated() -> None:
+        averaged.take()
+        on_update(averaged.made)
 
     for _ in range(config.relabel_rounds):
         synthetic += learner.relabel(sources, config.relabel_size)
         taken = learner.update(
-            config.updates_per_round, config.batch_size, after=average, should_stop=should_stop
+            config.updates_per_round, config.batch_size, after=updated, should_stop=should_stop
         )
         if taken < config.updates_per_round:
             break
-    if averaged.n_averaged:
-        algorithm.policy.load_state_dict(averaged.module.state_dict())
+    averaged.load_into(algorithm.policy)
     require_finite_parameters(algorithm, "The relabeled policy")
     return dataclasses.replace(
-        start.evolved("relabeled", algorithm), synthetic_transitions=synthetic, updates=made
+        start.evolved("relabeled", algorithm),
+        synthetic_transitions=synthetic,
+        updates=averaged.made,
     )

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 from mier_adapt.adaptation.episode import EXCITED, Episode
 from mier_adapt.adaptation.identification import Identified, adapter_for, novelty
 from mier_adapt.adaptation.known_terms import as_wanted, in_known_terms, refine_behind, within_reach
-from mier_adapt.adaptation.learner import Learner
+from mier_adapt.adaptation.learner import LastWeights, Learner
 from mier_adapt.adaptation.progress import Progress
 from mier_adapt.adaptation.stages import (
     PolicyCandidate,
@@ -362,18 +361,18 @@ class Standing:
         if not learner.real_alone:
             sources = self._sources(fitted, start, generator)(learner.policy)
             learner.relabel(sources, rounds.relabel_size)
-        averaged = AveragedModel(learner.algorithm.policy)
-
-        def average(made: int) -> None:
-            if made >= rounds.updates * (1 - rounds.averaged_share):
-                averaged.update_parameters(learner.algorithm.policy)
-
-        batch_size = self._config.batch_size
-        taken = learner.update(rounds.updates, batch_size, after=average, should_stop=should_stop)
+        averaged = LastWeights(
+            learner.algorithm.policy, updates=rounds.updates, share=rounds.averaged_share
+        )
+        taken = learner.update(
+            rounds.updates,
+            self._config.batch_size,
+            after=averaged.take,
+            should_stop=should_stop,
+        )
         require_finite_parameters(learner.algorithm, "The policy that learned on")
         algorithm = copy.deepcopy(learner.algorithm)
-        if averaged.n_averaged:
-            algorithm.policy.load_state_dict(averaged.module.state_dict())
+        averaged.load_into(algorithm.policy)
         progress.learn(start.evolved("continued", algorithm))
         model, context = fitted[0].model, fitted[0].context
         self._expects = Expectation.of(model, context, found.real, start.compensation)
