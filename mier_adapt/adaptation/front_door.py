@@ -316,7 +316,8 @@ def adapt(
             with stage("continue"):
                 session = session_after(
                     agent,
-                    config,
+                    # What learning is worth beside what suffices has been compared by now.
+                    dataclasses.replace(config, learn_always=False),
                     found,
                     kept,
                     diagnosis,

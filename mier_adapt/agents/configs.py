@@ -117,7 +117,8 @@ class AdaptConfig:
     that can be done; nothing else is tried where it suffices. Ours. Where only rewards vary there
     is nothing to look for."""
     learn_always: bool = False
-    """Go through the stages that follow, which learn, also where undoing a change suffices."""
+    """Go through the stages that follow, which learn, also where undoing a change suffices, to
+    compare them. In the episodes of a budget nothing is learned there all the same."""
     try_known_task: bool = True
     """Where only rewards vary and no context explains the new ones as well as known tasks are
     explained, also try the policy of the known task that should return most by the new models, and

@@ -658,6 +658,14 @@ def test_an_episode_of_a_budget_is_kept_before_anything_is_made_of_it(tmp_path, 
     assert_same_tree(again.algorithm.policy.state_dict(), whole.algorithm.policy.state_dict())
 
 
+def test_what_is_learned_to_be_compared_is_not_gone_on_with():
+    config = dataclasses.replace(STRUCTURED, learn_always=True)
+    env = drifting(30, strength=-1.0)
+    report = adapted(env, structured_agent(), config, budget=95).report
+    assert report.updates > 0
+    assert {each["policy"] for each in report.continued} == {report.decision}
+
+
 def test_no_budget_is_what_it_was_and_less_than_an_episode_is_refused():
     without = adapted(drifting(), budget=0).report
     assert (without.continued, without.continued_transitions) == ((), 0)
