@@ -135,18 +135,23 @@ def by_difficulty(results: Results) -> list[_Row]:
 
 
 def over_adaptation(results: Results) -> list[_Row]:
-    """Returns of the meta-test tasks over updates on the new task, and over real transitions."""
+    """Returns of the meta-test tasks over updates on the new task, and over real transitions.
+
+    What undoes a change takes no updates, and is a point of its own.
+    """
     rows = []
     adapted = [each for each in results.outcomes if each.arm]
     for (preset, arm), here in _grouped(adapted, "preset", "arm").items():
         every = {name: each for (name,), each in _grouped(here, "stage").items()}
         most = max(map(len, every.values()))  # not all tasks have every stage, or as many episodes
         stages = {name: each for name, each in every.items() if len(each) == most}
-        for stage in ("adapted context", "actor only", "relabeled"):
+        undone = f"{arm}, what changed undone"
+        labels = dict.fromkeys(("adapted context", "actor only", "relabeled"), arm)
+        for stage, label in {**labels, "compensated": undone}.items():
             if stage in stages:
                 x = float(np.mean([each.updates for each in stages[stage]]))
                 table = _table(stages[stage], *_SEEDS)
-                rows.append(_row(preset, arm, "updates at test time", x, table))
+                rows.append(_row(preset, label, "updates at test time", x, table))
         episodes = [name for name in stages if name.startswith("episode ")]
         for stage in ("initial context", "adapted context", *episodes) if episodes else ():
             x = float(np.mean([each.transitions for each in stages[stage]]))

@@ -144,6 +144,22 @@ def test_figure_6_is_over_updates_and_over_real_transitions(sweep):
     assert_of(spent[3], of_all[:, :, 0, 1])
 
 
+def test_figure_6_has_what_undid_a_change_beside_what_learned(sweep):
+    results = results_of(*sweep)
+    undone = [
+        each._replace(stage="compensated", updates=0, episode_return=each.episode_return + 7)
+        for each in results.outcomes
+        if each.stage == "adapted context"
+    ]
+    rows = paper.over_adaptation(results._replace(outcomes=[*results.outcomes, *undone]))
+    (found,) = select(rows, panel="halfcheetah-vel", label="usual, what changed undone")
+    start = select(rows, panel="halfcheetah-vel", label="usual")[0]
+    assert (found["x"], found["iqm"]) == (0, pytest.approx(start["iqm"] + 7))
+    some = results._replace(outcomes=[*results.outcomes, *undone[1:]])  # others had no change
+    rows = paper.over_adaptation(some)
+    assert not select(rows, panel=undone[0].preset, label="usual, what changed undone")
+
+
 def test_figures_are_written_and_what_is_missing_is_said(sweep, monkeypatch):
     jobs, out = sweep
     drawn = {}
