@@ -24,6 +24,10 @@ class Version:
         """Of the returns; there is at least one."""
         return float(np.mean(self.returns))
 
+    def copy(self) -> "Version":
+        """The same policy, with returns that go on by themselves."""
+        return dataclasses.replace(self, returns=list(self.returns))
+
 
 class Progress:
     """Real episodes, which are gathered anyway, decide between policies.
@@ -71,12 +75,8 @@ class Progress:
     def copy(self) -> "Progress":
         """A progress that goes on by itself, with the same policies."""
         other = copy.copy(self)
-        for name in ("first", "learned"):
-            versions = [
-                dataclasses.replace(each, returns=list(each.returns))
-                for each in getattr(self, name)
-            ]
-            setattr(other, name, versions)
+        other.first = [each.copy() for each in self.first]
+        other.learned = [each.copy() for each in self.learned]
         return other
 
     @property

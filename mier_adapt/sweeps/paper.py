@@ -43,8 +43,8 @@ _Point = TypeVar("_Point", CurvePoint, Outcome)
 def write_figures(out: Path) -> list[str]:
     """Write every figure that a directory has something for, as PNG and CSV; what there is to say.
 
-    Figures of an earlier call that there is nothing for any more are removed.
     A sweep's also gets the tables that they are drawn from, with which they can be drawn elsewhere.
+    Figures of an earlier call that there is nothing for any more are removed.
 
     Args:
         out: A sweep's directory, whose figures leave out what is not done yet; or one with tables.

@@ -182,7 +182,9 @@ def improved_within_episodes(session, env, episodes, reward):
             obs, over, step = obs_next, terminated or truncated, step + 1
 
 
-def test_who_acted_while_it_improved_is_taken_up_as_well(tmp_path, monkeypatch):
+@pytest.fixture
+def taken_up(tmp_path, monkeypatch):
+    """Begins a session that only goes on learning, or takes it up from its file."""
     monkeypatch.setattr(standing, "SURPRISING", 1e9)
     config = dataclasses.replace(WITHOUT_CONTEXT, relabel_rounds=0)
     rounds = dataclasses.replace(ROUNDS, window=1)
@@ -192,6 +194,10 @@ def test_who_acted_while_it_improved_is_taken_up_as_well(tmp_path, monkeypatch):
         agent = agent_of(conditioned=False)
         return session_of(agent, config, rounds=rounds, checkpoint=path)
 
+    return taken_up
+
+
+def test_who_acted_while_it_improved_is_taken_up_as_well(taken_up):
     def the_second_is_good(session, acting):
         progress = session._standing.progress
         second = [each.number for each in progress.learned[1:2]] if progress else []
@@ -253,17 +259,8 @@ def test_an_episode_that_ends_while_another_change_is_noticed_is_taken_up(tmp_pa
     assert versions[0] == versions[1]
 
 
-def test_an_episode_that_ends_while_it_improves_counts_from_then_on(tmp_path, monkeypatch):
+def test_an_episode_that_ends_while_it_improves_counts_from_then_on(taken_up, monkeypatch):
     """Whether its end came before a step of that or after is no part of what comes of it."""
-    monkeypatch.setattr(standing, "SURPRISING", 1e9)
-    config = dataclasses.replace(WITHOUT_CONTEXT, relabel_rounds=0)
-    rounds = dataclasses.replace(ROUNDS, window=1)
-    path = tmp_path / "session"
-
-    def taken_up():
-        agent = agent_of(conditioned=False)
-        return session_of(agent, config, rounds=rounds, checkpoint=path)
-
     session, env = taken_up(), drifting()
     live(session, env, 6)
     lost = standing.Progress.lost
@@ -467,9 +464,8 @@ def test_another_change_is_noticed_with_the_next_episode_and_undone():
     assert said[0].startswith("the task has changed again; 30 of 60 transitions gathered")
     assert "motor 1 is reversed" in said[1]
     assert [each["policy"] for each in session.log][-2:] == ["unchanged", "compensated"]
-    assert session._standing.progress.first[0].returns == [
-        session.log[5]["return"]
-    ]  # of what acted then
+    safe = session._standing.progress.first[0]
+    assert safe.returns == [session.log[5]["return"]]  # of what acted then
     assert sum("changed again" in each for each in said) == 1
 
 
