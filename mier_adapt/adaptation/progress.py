@@ -39,7 +39,8 @@ class Progress:
     Args:
         first: What came before any learning, the safe one in front.
         window: How many in a row.
-        margin: By how much, as a share of the return so far, others have to be better.
+        margin: By how much, as a share of what the safe one returned, others have to be better; and
+            what learning made may be as much worse than the best of the first ones.
         returns: Of episodes that the safe one has played already.
         numbered: Versions that were numbered before.
     """
@@ -102,7 +103,7 @@ class Progress:
     def kept(self) -> Version:
         """What is handed back if all ends now: it has played itself."""
         base, window = self.base, self._best_window()
-        if window and base.returns and _mean(window) > self._to_beat(base.mean):
+        if window and base.returns and _mean(window) > self._required:
             return window[-1]
         return base
 
@@ -116,7 +117,7 @@ class Progress:
         best = self._best_window() if kept in self.learned else [kept]
         worst = min(each.mean for each in best)
         if len(best) < self._window:  # a single episode may have been a lucky one
-            worst -= self._margin * abs(worst)
+            worst = self._short_of(worst)
         return all(each.mean < worst for each in latest)
 
     def offer(self, candidate: Any) -> None:
@@ -144,8 +145,23 @@ class Progress:
         self.numbered += 1
         return Version(candidate, self.numbered - 1)
 
+    @property
+    def _required(self) -> float:
+        """What learning has to return.
+
+        The best of the first ones was chosen by an episode each, and so by luck as well; it is no
+        safeguard, as what it was chosen over is.
+        """
+        safe, base = self.first[0], self.base
+        if base is safe:
+            return self._to_beat(safe.mean)
+        return max(self._to_beat(safe.mean), self._short_of(base.mean))
+
     def _to_beat(self, mean: float) -> float:
         return mean + self._margin * abs(mean)
+
+    def _short_of(self, mean: float) -> float:
+        return mean - self._margin * abs(mean)
 
     def _best_window(self) -> list[Version]:
         played = [each for each in self.learned if each.returns]

@@ -273,7 +273,9 @@ class ContinueConfig:
     window: Size = 3
     """Episodes of as many policies in a row that say how good these are."""
     margin: NonNegative = 0.04
-    """By how much, as a share of its return, they have to be better than what came."""
+    """By how much, as a share of its return, they have to be better than what came. They may be as
+    much worse than what learning began with, where that is something else: it was chosen by an
+    episode."""
 
     def __post_init__(self) -> None:
         checked_fields(self)

@@ -51,6 +51,25 @@ def test_they_have_to_be_better_by_the_margin():
     assert played([("safe", [-100.0])], [-95.0] * 3, margin=0.04).kept.candidate == 2
 
 
+@pytest.mark.parametrize(
+    ("learned", "kept"),
+    [
+        (97.0, 2),  # the best of several was chosen by its luck as well
+        (95.0, "best"),
+        (83.0, "best"),
+    ],
+)
+def test_the_best_of_the_first_ones_need_not_be_beaten_by_a_margin(learned, kept):
+    first = [("safe", [80.0]), ("undone", [90.0]), ("best", [100.0])]
+    assert played(first, [learned] * 3, margin=0.04).kept.candidate == kept
+
+
+def test_what_came_has_to_be_beaten_by_the_margin_wherever_learning_began():
+    first = [("safe", [100.0]), ("best", [105.0])]
+    assert played(first, [103.0] * 3, margin=0.04).kept.candidate == "best"
+    assert played(first, [104.5] * 3, margin=0.04).kept.candidate == 2
+
+
 def test_learning_is_lost_where_the_last_ones_are_all_worse_than_the_best_ever_were():
     best = [6.0, 7.0, 8.0]
     assert not played([("safe", [5.0])], best).lost
