@@ -152,10 +152,7 @@ class Progress:
         The best of the first ones was chosen by an episode each, and so by luck as well; it is no
         safeguard, as what it was chosen over is.
         """
-        safe, base = self.first[0], self.base
-        if base is safe:
-            return self._to_beat(safe.mean)
-        return max(self._to_beat(safe.mean), self._short_of(base.mean))
+        return max(self._to_beat(self.first[0].mean), self._short_of(self.base.mean))
 
     def _to_beat(self, mean: float) -> float:
         return mean + self._margin * abs(mean)
