@@ -177,8 +177,8 @@ PRESETS: dict[str, Preset] = {
 Transitions for adaptation are those of the paper's Table 1. ``…-paper`` keeps the
 published settings throughout; ``smoke`` is ``halfcheetah-negated-joints`` cut down to a minute
 or two; ``…-held-out`` is for choosing options of adaptation, see docs/results.md.
-``halfcheetah-negated-joints`` and ``halfcheetah-vel-hard`` have been trained in full here; see
-docs/results.md.
+``halfcheetah-negated-joints``, ``halfcheetah-vel``, ``halfcheetah-vel-medium`` and
+``halfcheetah-vel-hard`` have been trained in full here; see docs/results.md.
 """
 
 
