@@ -178,7 +178,8 @@ Transitions for adaptation are those of the paper's Table 1. ``…-paper`` keeps
 published settings throughout; ``smoke`` is ``halfcheetah-negated-joints`` cut down to a minute
 or two; ``…-held-out`` is for choosing options of adaptation, see docs/results.md.
 ``halfcheetah-negated-joints``, ``halfcheetah-vel``, ``halfcheetah-vel-medium`` and
-``halfcheetah-vel-hard`` have been trained in full here; see docs/results.md.
+``halfcheetah-vel-hard`` have been trained in full here; see docs/results.md, and for the second
+docs/which_method.md.
 """
 
 

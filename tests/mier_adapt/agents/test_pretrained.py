@@ -12,6 +12,7 @@ from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tre
 from mier_adapt.agents import evaluate, pretrained
 from mier_adapt.agents import run_file as run_files
 from mier_adapt.agents.packed_run import pack_replay, unpack_replay
+from mier_adapt.agents.presets import preset
 from mier_adapt.integration import ContextReplayBuffer
 
 from ..conftest import CHECKPOINT
@@ -180,6 +181,19 @@ def test_an_export_takes_no_runs_place(negated_joints_run):
 def test_a_configuration_of_no_preset_needs_its_command(negated_joints_run, tmp_path):
     with pytest.raises(ValueError, match=r"expected command .* Say what made it"):
         pretrained.export_run(negated_joints_run, tmp_path / "x", name="x", commit="c0ffee")
+
+
+@pytest.mark.parametrize("name", run_files.pretrained_names())
+def test_a_run_that_ships_is_small_and_has_its_presets_options(name):
+    run, wanted = load_run(name), preset(name)
+    trained = dataclasses.replace(
+        run.config,
+        replay_per_task=wanted.meta_train.replay_per_task,  # less of it ships
+    )
+    assert (trained, run.adapt_config) == (wanted.meta_train, wanted.adapt)
+    assert pretrained.read_card(name)["updates"] == wanted.meta_train.updates
+    checkpoint = run_files.find_run(name) / CHECKPOINT
+    assert checkpoint.stat().st_size < 4_000_000
 
 
 def test_unknown_names_list_the_known_ones(names, monkeypatch, tmp_path):
