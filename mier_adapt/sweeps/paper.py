@@ -137,7 +137,8 @@ def by_difficulty(results: Results) -> list[_Row]:
 def over_adaptation(results: Results) -> list[_Row]:
     """Returns of the meta-test tasks over updates on the new task, and over real transitions.
 
-    What undoes a change takes no updates, and is a point of its own.
+    What is handed back is a point of its own where that is not one stage of the line's in all
+    tasks, as where a change was undone, or a known task's policy is better.
     """
     rows = []
     adapted = [each for each in results.outcomes if each.arm]
@@ -145,12 +146,19 @@ def over_adaptation(results: Results) -> list[_Row]:
         every = {name: each for (name,), each in _grouped(here, "stage").items()}
         most = max(map(len, every.values()))  # not all tasks have every stage, or as many episodes
         stages = {name: each for name, each in every.items() if len(each) == most}
-        undone = f"{arm}, what changed undone"
-        labels = dict.fromkeys(("adapted context", "actor only", "relabeled"), arm)
-        for stage, label in {**labels, "compensated": undone}.items():
-            if stage in stages:
-                x = float(np.mean([each.updates for each in stages[stage]]))
-                table = _table(stages[stage], *_SEEDS)
+        shown = {
+            stage: stages[stage]
+            for stage in ("adapted context", "actor only", "relabeled")
+            if stage in stages
+        }
+        kept = [each for each in here if each.kept]
+        if {each.stage for each in kept} not in [{stage} for stage in shown]:
+            shown["handed back"] = kept
+        for stage, points in shown.items():
+            label = arm if stage in stages else f"{arm}, {stage}"
+            counts = [each.updates for each in points if each.updates is not None]
+            if len(counts) == len(points):  # what went on with a budget has not counted them
+                x, table = float(np.mean(counts)), _table(points, *_SEEDS)
                 rows.append(_row(preset, label, "updates at test time", x, table))
         episodes = [name for name in stages if name.startswith("episode ")]
         for stage in ("initial context", "adapted context", *episodes) if episodes else ():

@@ -211,6 +211,7 @@ def _adapted(job: Adapting, run: Training, out: Path) -> Iterator[Outcome]:
             "initial context": 0.0,
             "adapted context": 0.0,
             "compensated": 0.0,
+            "known task": 0.0,
             "actor only": float(refreshed),
             "relabeled": float(refreshed + report["updates"]),
         }

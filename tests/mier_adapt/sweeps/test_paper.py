@@ -144,20 +144,28 @@ def test_figure_6_is_over_updates_and_over_real_transitions(sweep):
     assert_of(spent[3], of_all[:, :, 0, 1])
 
 
-def test_figure_6_has_what_undid_a_change_beside_what_learned(sweep):
-    results = results_of(*sweep)
-    undone = [
-        each._replace(stage="compensated", updates=0, episode_return=each.episode_return + 7)
-        for each in results.outcomes
-        if each.stage == "adapted context"
-    ]
-    rows = paper.over_adaptation(results._replace(outcomes=[*results.outcomes, *undone]))
-    (found,) = select(rows, panel="halfcheetah-vel", label="usual, what changed undone")
-    start = select(rows, panel="halfcheetah-vel", label="usual")[0]
-    assert (found["x"], found["iqm"]) == (0, pytest.approx(start["iqm"] + 7))
-    some = results._replace(outcomes=[*results.outcomes, *undone[1:]])  # others had no change
-    rows = paper.over_adaptation(some)
-    assert not select(rows, panel=undone[0].preset, label="usual, what changed undone")
+def test_figure_6_has_what_was_handed_back_beside_what_learned(sweep):
+    jobs, out = sweep
+    assert not select(
+        paper.over_adaptation(results_of(jobs, out)), label="usual, handed back"
+    )  # all of it was relabeled
+    directory = next(out / job.name for job in jobs if isinstance(job, Adapting))
+    for path in directory.glob("task-*.json"):
+        report = json.loads(path.read_text())
+        report["decision"] = "known task"
+        report["returns"]["known task"] = [9.0]
+        path.write_text(json.dumps(report))
+    results = results_of(jobs, out)
+    rows = paper.over_adaptation(results)
+    (found,) = select(rows, label="usual, handed back")
+    kept = [each for each in results.outcomes if each.kept and each.arm]
+    kept = [each for each in kept if each.preset == found["panel"]]
+    assert {each.updates for each in kept if each.stage == "known task"} == {0}
+    assert found["x"] == np.mean([each.updates for each in kept])
+    assert found["tasks"] * found["seeds"] == len(kept)
+    unknown = [each._replace(updates=None) if each.kept else each for each in results.outcomes]
+    rows = paper.over_adaptation(results._replace(outcomes=unknown))
+    assert not select(rows, label="usual, handed back")
 
 
 def test_figures_are_written_and_what_is_missing_is_said(sweep, monkeypatch):
