@@ -11,7 +11,7 @@ from mier_adapt.agents.run_file import OURS
 from mier_adapt.baselines import BASELINES
 from mier_adapt.cli.options import Options, read_toml
 from mier_adapt.cli.words import UsageError, in_shell_words, require_known
-from mier_adapt.sweeps.grid import Adaptations, Evaluation, Grid, Runs, expand
+from mier_adapt.sweeps.grid import Adaptations, Evaluation, Grid, Oracles, Runs, expand
 from mier_adapt.sweeps.jobs import NAME, Job
 from mier_adapt.sweeps.methods import presets_of
 
@@ -51,10 +51,16 @@ def _grid(values: dict[str, Any], path: Path) -> Grid:
                     f"letters, digits, '-', '_', '+' and '.', got {arm!r:.80}."
                 )
             changes.update(Options(_ADAPT).checked(changes, path))
+    oracle = None
+    if "oracle" in values:
+        oracle = Oracles(**_lists(Oracles, values["oracle"], "oracle", path))
+        config = {"": BASELINES["sac"].run_file.config_class}
+        oracle = dataclasses.replace(oracle, changes=Options(config).checked(oracle.changes, path))
     return Grid(
         runs=tuple(_runs(each, path) for each in tables),
         evaluate=Evaluation(**_lists(Evaluation, values.get("evaluate", {}), "evaluate", path)),
         adapt=adapt,
+        oracle=oracle,
     )
 
 

@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from mier_adapt._checks import Count, Seed, Size, checked_fields
 from mier_adapt.adaptation.comparison import with_all_stages
 from mier_adapt.agents.configs import AdaptConfig, ContinueConfig, MetaTrainConfig, merged
 from mier_adapt.agents.run_file import OURS
-from mier_adapt.sweeps.jobs import Adapting, Job, Training
+from mier_adapt.sweeps.jobs import Adapting, Job, Oracle, Training
 from mier_adapt.sweeps.methods import training, usual_settings
+from mier_adapt_envs import task_set
 
 FAST = {
     **{"updates": 4, "updates_per_iteration": 2, "evaluate_every": 1, "evaluated_tasks": 2},
@@ -85,6 +88,26 @@ class Adaptations:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Oracles:
+    """What could be reached: SAC on meta-test tasks alone, from scratch, of every preset."""
+
+    tasks: Size = 2
+    """As many of each preset's meta-test tasks, from the first to the last."""
+    seeds: tuple[Seed, ...] = (0,)
+    """One run on each task for each."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Fields of SAC's configuration that are different."""
+
+    def __post_init__(self) -> None:
+        checked_fields(self)
+        if "task" in self.changes:
+            raise ValueError(
+                "Expected [oracle] changes without task: each run has its own, of which [oracle] "
+                "tasks says how many."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Grid:
     """What a grid's file says."""
 
@@ -94,6 +117,8 @@ class Grid:
     """Of all runs."""
     adapt: Adaptations | None = None
     """Of all runs of ours; none adapts without it."""
+    oracle: Oracles | None = None
+    """Of all presets; there are none without it."""
 
 
 def expand(grid: Grid, *, fast: bool = False) -> list[Job]:
@@ -112,31 +137,22 @@ def expand(grid: Grid, *, fast: bool = False) -> list[Job]:
         expand(grid)
     trainings: dict[str, Training] = {}
     for runs, (preset, method, seed) in _combinations(grid, fast):
-        settings = merged(usual_settings(method, preset), runs.changes)
-        resolved, _, _ = training(method, settings)
-        if fast:  # what the preset leaves to defaults, too
-            resolved, _, _ = training(method, _capped(resolved))
-        job = Training(
-            preset=preset,
-            method=method,
-            seed=seed,
-            settings=resolved,
-            episodes=1 if fast else grid.evaluate.episodes,
-            evaluation_seeds=1 if fast else grid.evaluate.seeds,
-            evaluation_tasks=_FAST_TASKS if fast else grid.evaluate.tasks,
-        )
+        job = _training(grid, fast, preset, method, seed, runs.changes)
         if job.name in trainings:
             raise ValueError(f"Expected each run once, but {job.name} is there twice.")
         trainings[job.name] = job
-    if grid.adapt is None:
-        return list(trainings.values())
-    ours = [job for job in trainings.values() if job.method == OURS]
-    if not ours:
-        raise ValueError(
-            f"Expected a run by {OURS} to [adapt]; other methods adapt by their own means, as "
-            "[evaluate] has it. Leave [adapt] out."
-        )
-    return [*trainings.values(), *_adaptations(ours, grid.adapt, fast)]
+    jobs: list[Job] = [*trainings.values()]
+    if grid.oracle is not None:
+        jobs += _oracles(grid, grid.oracle, fast)
+    if grid.adapt is not None:
+        ours = [job for job in trainings.values() if job.method == OURS]
+        if not ours:
+            raise ValueError(
+                f"Expected a run by {OURS} to [adapt]; other methods adapt by their own means, as "
+                "[evaluate] has it. Leave [adapt] out."
+            )
+        jobs += _adaptations(ours, grid.adapt, fast)
+    return jobs
 
 
 def _combinations(grid: Grid, fast: bool) -> Iterator[tuple[Runs, tuple[str, str, int]]]:
@@ -144,6 +160,37 @@ def _combinations(grid: Grid, fast: bool) -> Iterator[tuple[Runs, tuple[str, str
         seeds = runs.seeds[:1] if fast else runs.seeds
         for each in itertools.product(runs.presets, runs.methods, seeds):
             yield runs, each
+
+
+def _training(
+    grid: Grid, fast: bool, preset: str, method: str, seed: int, changes: dict[str, Any]
+) -> Training:
+    settings, _, _ = training(method, merged(usual_settings(method, preset), changes))
+    if fast:  # what the preset leaves to defaults, too
+        settings, _, _ = training(method, _capped(settings))
+    return Training(
+        preset=preset,
+        method=method,
+        seed=seed,
+        settings=settings,
+        episodes=1 if fast else grid.evaluate.episodes,
+        evaluation_seeds=1 if fast else grid.evaluate.seeds,
+        evaluation_tasks=_FAST_TASKS if fast else grid.evaluate.tasks,
+    )
+
+
+def _oracles(grid: Grid, oracle: Oracles, fast: bool) -> Iterator[Oracle]:
+    presets = dict.fromkeys(preset for runs in grid.runs for preset in runs.presets)
+    seeds = oracle.seeds[:1] if fast else oracle.seeds
+    for preset in presets:
+        usual = usual_settings("sac", preset)
+        tasks = task_set(usual["family"], usual["task_set"])
+        last, count = len(tasks.meta_test) - 1, min(oracle.tasks, len(tasks.meta_test))
+        for number in dict.fromkeys(np.linspace(0, last, count).astype(int).tolist()):
+            changes = {**oracle.changes, "task": len(tasks.meta_train) + number}
+            for seed in seeds:
+                run = _training(grid, fast, preset, "sac", seed, changes)
+                yield Oracle(**vars(run), task=number)
 
 
 def _adaptations(runs: list[Training], adapt: Adaptations, fast: bool) -> Iterator[Adapting]:

@@ -24,6 +24,9 @@ from mier_adapt.training.metrics import read_metrics
 SWEEP_FILE = "sweep.json"
 """What a sweep consists of, in its directory. What of it is done, the jobs' directories say."""
 
+ORACLE = "oracle"
+"""What directories and results call runs on one task alone."""
+
 NAME = r"\w[\w.+-]{0,63}"
 """What may be the name of a directory within a sweep's."""
 _REPORT = {"task": str, "decision": str, "returns": {str: [float]}, "continued": [{str: object}]}
@@ -166,6 +169,21 @@ class Training(Job):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Oracle(Training):
+    """A run on one meta-test task alone, which shows what could be reached there."""
+
+    plain: ClassVar = {**Training.plain, "task": int}
+
+    task: int
+    """By number among the meta-test tasks."""
+
+    @property
+    def run_name(self) -> str:
+        """Beside the methods' runs."""
+        return f"{self.preset}/{ORACLE}/task-{self.task}-seed-{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Adapting(Job):
     """Adaptations of a run to its meta-test tasks, with one seed and by one arm's settings."""
 
@@ -254,7 +272,7 @@ def _leaving_where(should_stop: Callable[[], bool]) -> Iterator[Callable[..., No
         yield look
 
 
-_KINDS: dict[str, type[Job]] = {"training": Training, "adapting": Adapting}
+_KINDS: dict[str, type[Job]] = {"training": Training, "oracle": Oracle, "adapting": Adapting}
 
 
 def write_jobs(jobs: list[Job], out: Path) -> None:

@@ -15,7 +15,7 @@ from mier_adapt._storage.files import replace_text
 from mier_adapt.agents.run_file import OURS
 from mier_adapt.figures import plot_panels
 from mier_adapt.statistics import bootstrap_interval, interquartile_mean
-from mier_adapt.sweeps.jobs import SWEEP_FILE, read_jobs
+from mier_adapt.sweeps.jobs import ORACLE, SWEEP_FILE, read_jobs
 from mier_adapt.sweeps.methods import DIFFICULTY
 from mier_adapt.sweeps.results import (
     CURVES_FILE,
@@ -104,7 +104,10 @@ def learning_curves(results: Results) -> list[_Row]:
 
 
 def ood_returns(results: Results) -> list[_Row]:
-    """Returns of the meta-test tasks after adaptation, of each method and each arm."""
+    """Returns of the meta-test tasks after adaptation, of each method and each arm.
+
+    And what could be reached on those that there is an oracle of.
+    """
     rows = []
     kept = [each for each in results.outcomes if each.kept and each.split == "test"]
     for (preset, method, arm), here in _grouped(kept, "preset", "method", "arm").items():
@@ -116,7 +119,11 @@ def ood_returns(results: Results) -> list[_Row]:
 def by_difficulty(results: Results) -> list[_Row]:
     """Returns of tasks ever further outside training, and of a family's task sets side by side."""
     rows = []
-    evaluated = [each for each in results.outcomes if not each.arm and each.stage == EVALUATED]
+    evaluated = [
+        each
+        for each in results.outcomes
+        if not each.arm and each.stage == EVALUATED and each.method != ORACLE
+    ]
     harder = [each for each in evaluated if each.split == DIFFICULTY]
     for (preset, method, _), here in _grouped(harder, "preset", "method", "task").items():
         if (x := here[0].parameter) is not None:
@@ -194,7 +201,8 @@ none. Source: Mendonca et al. (2020), arXiv:2006.07178."""
 
 def _name(method: str) -> str:
     """What figures call a method that no arm went on with."""
-    return f"{OURS}, context alone" if method == OURS else method
+    names = {OURS: f"{OURS}, context alone", ORACLE: f"{ORACLE}, on some of the tasks"}
+    return names.get(method, method)
 
 
 def _grouped(points: Iterable[_Point], *names: str) -> dict[tuple[Any, ...], list[_Point]]:

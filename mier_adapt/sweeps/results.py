@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mier_adapt._storage.files import CheckpointError, replace_text
-from mier_adapt.sweeps.jobs import Adapting, Job, Training
+from mier_adapt.sweeps.jobs import ORACLE, Adapting, Job, Oracle, Training
 
 CURVES_FILE, RETURNS_FILE = "curves.csv", "returns.csv"
 """In a sweep's directory, or in one of tables alone."""
@@ -87,7 +87,9 @@ def results_of(jobs: Sequence[Job], out: Path) -> Results:
     results = Results([], [])
     for job in jobs:
         done = job.done(out)
-        if isinstance(job, Training):
+        if isinstance(job, Oracle):  # whose curves are of one task that no method trains on
+            results.outcomes.extend(_reached(job, out) if done else ())
+        elif isinstance(job, Training):
             results.curves.extend(_curve(job, out))
             results.outcomes.extend(_evaluated(job, out) if done else ())
         elif isinstance(job, Adapting) and done:
@@ -201,6 +203,12 @@ def _evaluated(job: Training, out: Path) -> Iterator[Outcome]:
                         transitions=None,
                         episode_return=_rounded(returned),
                     )
+
+
+def _reached(job: Oracle, out: Path) -> Iterator[Outcome]:
+    """Of the one task, which was all that the run trained on."""
+    adapted = [each for each in _evaluated(job, out) if each.stage == EVALUATED]
+    return (each._replace(method=ORACLE, split="test", task=job.task) for each in adapted)
 
 
 def _adapted(job: Adapting, run: Training, out: Path) -> Iterator[Outcome]:

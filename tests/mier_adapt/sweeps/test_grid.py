@@ -8,7 +8,7 @@ from mier_adapt.baselines import BASELINES
 from mier_adapt.cli.grids import read_grid
 from mier_adapt.cli.words import UsageError
 from mier_adapt.sweeps.grid import FAST
-from mier_adapt.sweeps.jobs import Adapting, Training, read_jobs, write_jobs
+from mier_adapt.sweeps.jobs import Adapting, Oracle, Training, read_jobs, write_jobs
 
 from ..doubles import REPOSITORY
 from .grids import jobs_of, write_grid
@@ -42,6 +42,26 @@ def test_a_grid_is_every_combination_and_what_needs_a_run_comes_after_it(tmp_pat
     assert {job.settings["updates"] for job in jobs[:4]} == {7}
     pearl = jobs[4]
     assert pearl.settings == BASELINES["pearl"].of_preset("halfcheetah-vel").config.to_dict()
+
+
+def test_oracles_are_of_meta_test_tasks_from_the_first_to_the_last(tmp_path):
+    path = tmp_path / "grid.toml"
+    oracle = {"tasks": 3, "seeds": [0, 4], "changes": {"updates": 9}}
+    jobs = [job for job in jobs_of(path, OURS, PEARL, oracle=oracle) if isinstance(job, Oracle)]
+    assert [job.name for job in jobs] == [
+        f"{preset}/oracle/task-{task}-seed-{seed}"
+        for preset, tasks in (("halfcheetah-vel", (0, 14, 29)), ("smoke", (0, 4, 9)))
+        for task in tasks
+        for seed in (0, 4)
+    ]
+    for job in jobs:
+        trained = 100 if job.preset == "halfcheetah-vel" else 10
+        assert (job.method, job.settings["updates"]) == ("sac", 9)
+        assert job.settings["task"] == trained + job.task
+    path = write_grid(path, OURS, oracle={"tasks": 99, "seeds": [2, 3]})
+    jobs = [job for job in read_grid(path, fast=True) if isinstance(job, Oracle)]
+    assert [job.task for job in jobs] == [*range(30), *range(10)]  # no task twice
+    assert {(job.seed, job.settings["updates"]) for job in jobs} == {(2, 4)}
 
 
 def test_every_run_of_a_fast_grid_is_short(tmp_path):
@@ -123,6 +143,17 @@ def table(**changes):
         ([OURS], {"evaluate": {"seeds": 0}}, "{path}: Expected seeds >= 1, got 0"),
         ([OURS], {"evalaute": {}}, "no key of a grid in {path} evalaute. Did you mean evaluate?"),
         ([PEARL], {"adapt": {}}, "{path}: Expected a run by mier to [adapt]"),
+        ([OURS], {"oracle": {"tasks": 0}}, "{path}: Expected tasks >= 1, got 0"),
+        (
+            [OURS],
+            {"oracle": {"changes": {"task": 3}}},
+            "{path}: Expected [oracle] changes without task",
+        ),
+        (
+            [OURS],
+            {"oracle": {"changes": {"updatse": 3}}},
+            "no key of {path} updatse. Did you mean updates?",
+        ),
         ([OURS], {"adapt": {"arms": {"a/b": {}}}}, "{path} expected each arm to be a table"),
         (
             [OURS],
@@ -167,7 +198,7 @@ def test_a_sweep_may_grow_and_not_change(tmp_path):
     first = jobs_of(tmp_path / "grid.toml", OURS)
     write_jobs(first, out)
     assert [job.to_dict() for job in read_jobs(out)] == [job.to_dict() for job in first]
-    more = jobs_of(tmp_path / "grid.toml", OURS, PEARL, adapt={})
+    more = jobs_of(tmp_path / "grid.toml", OURS, PEARL, adapt={}, oracle={})
     write_jobs(more, out)
     assert [job.to_dict() for job in read_jobs(out)] == [job.to_dict() for job in more]
     for runs, message in (
@@ -175,7 +206,7 @@ def test_a_sweep_may_grow_and_not_change(tmp_path):
         ([table(changes={"updates": 9}), PEARL], "grid: updates of halfcheetah-vel/mier/seed-0"),
     ):
         with pytest.raises(ValueError, match=message) as error:
-            write_jobs(jobs_of(tmp_path / "grid.toml", *runs, adapt={}), out)
+            write_jobs(jobs_of(tmp_path / "grid.toml", *runs, adapt={}, oracle={}), out)
         assert "Choose another directory" in str(error.value)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").touch()

@@ -11,7 +11,7 @@ from mier_adapt import figures
 from mier_adapt._storage.files import CheckpointError
 from mier_adapt.statistics import bootstrap_interval, interquartile_mean
 from mier_adapt.sweeps import paper
-from mier_adapt.sweeps.jobs import Adapting, Training, write_jobs
+from mier_adapt.sweeps.jobs import Adapting, Oracle, Training, write_jobs
 from mier_adapt.sweeps.results import read_results, results_of, write_results
 
 from ..doubles import example_report
@@ -112,6 +112,31 @@ def test_figure_4_has_methods_and_arms_by_what_was_handed_back(sweep):
         [returns(f"{job.name}{task}", 4, 2)[3].mean() for job in done] for task in done[0].tasks
     ]
     assert_of(kept, np.array(table))
+
+
+def test_figure_4_has_what_could_be_reached_on_the_tasks_that_there_is_an_oracle_of(tmp_path):
+    jobs = jobs_of(tmp_path / "grid.toml", VEL, oracle={"seeds": [0, 1]})
+    oracles = [job for job in jobs if isinstance(job, Oracle)]
+    rows = [{"task": "velocity 2", "parameters": [2.0], "return_initial": [0.0]}]
+    for job in oracles:
+        (tmp_path / job.name).mkdir(parents=True)
+        rows[0]["return_adapted"] = returns(job.name, 1).tolist()
+        text = json.dumps({"splits": {"train": rows}})
+        (tmp_path / job.name / "sweep_evaluation.json").write_text(text)
+    results = results_of(jobs, tmp_path)
+    assert not results.curves
+    assert {(each.method, each.split, each.task) for each in results.outcomes} == {
+        ("oracle", "test", 0),
+        ("oracle", "test", 29),
+    }
+    bars = paper.ood_returns(results)
+    assert {bar["label"] for bar in bars} == {"oracle, on some of the tasks"}
+    table = [
+        [returns(f"halfcheetah-vel/oracle/task-{task}-seed-{seed}", 1)[0] for seed in (0, 1)]
+        for task in (0, 29)
+    ]
+    assert_of(select(bars, panel="halfcheetah-vel")[0], np.array(table))
+    assert not paper.by_difficulty(results)
 
 
 def test_figure_5_has_tasks_that_grow_harder_and_a_familys_sets(sweep):

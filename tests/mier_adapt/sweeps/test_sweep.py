@@ -11,7 +11,7 @@ import pytest
 from mier_adapt._storage.locks import run_lock
 from mier_adapt.sweeps import jobs as jobs_module
 from mier_adapt.sweeps import working
-from mier_adapt.sweeps.jobs import Training, read_jobs
+from mier_adapt.sweeps.jobs import Oracle, Training, read_jobs
 from mier_adapt.training.metrics import read_metrics
 
 from ..conftest import CHECKPOINT
@@ -70,11 +70,13 @@ def test_a_stop_does_not_wait_for_an_evaluation_or_an_adaptation(tmp_path):
 @pytest.mark.usefixtures("two_tasks")
 def test_a_grid_is_trained_evaluated_adapted_and_drawn_and_then_nothing_is_left(command, tmp_path):
     evaluate = {"seeds": 2, "episodes": 1, "tasks": 9}
-    grid = write_grid(tmp_path / "grid.toml", OURS, SAC, evaluate=evaluate, adapt=ADAPT)
+    oracle = {"tasks": 1, "changes": SMALL_SAC}
+    tables = {"evaluate": evaluate, "adapt": ADAPT, "oracle": oracle}
+    grid = write_grid(tmp_path / "grid.toml", OURS, SAC, **tables)
     out = tmp_path / "out"
     code, shown, err = command("sweep", grid, "--out", out)
     assert (code, err) == (0, "")
-    assert "Done: 5 of 5 jobs" in shown
+    assert "Done: 6 of 6 jobs" in shown
     assert "smoke/mier/seed-0: done, 12 of 12 updates, return " in shown
     jobs = read_jobs(out)
     for job in jobs:
@@ -91,6 +93,9 @@ def test_a_grid_is_trained_evaluated_adapted_and_drawn_and_then_nothing_is_left(
     assert command(*alone, "--episodes", 1)[0] == 0
     (trained,) = (job for job in jobs if job.name == "smoke/sac/seed-1")
     assert trained.evaluation(out) == record
+    (reached,) = (job for job in jobs if isinstance(job, Oracle))
+    ((only,),) = reached.evaluation(out)["splits"].values()
+    assert only["task"] == record["splits"]["test"][0]["task"]
     reports = jobs[-1].reports(out)
     assert [report["task"] for report in reports] == [
         row["task"] for row in record["splits"]["test"][:2]
@@ -99,7 +104,7 @@ def test_a_grid_is_trained_evaluated_adapted_and_drawn_and_then_nothing_is_left(
 
     changed = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     code, shown, _ = command("sweep", grid, "--out", out)
-    assert (code, "Done: 5 of 5 jobs" in shown) == (0, True)
+    assert (code, "Done: 6 of 6 jobs" in shown) == (0, True)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == changed
 
     code, shown, err = command("figures", out)
