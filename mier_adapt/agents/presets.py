@@ -92,7 +92,7 @@ PRESETS: dict[str, Preset] = {
     "ant-goal": family_preset("AntGoal", "standard", **_MANY_TASKS),
     "ant-negated-joints": family_preset("AntNegatedJoints", "standard", updates=500_000),
     "halfcheetah-dir": family_preset(
-        "HalfCheetahDir", "standard", AdaptConfig(adaptation_steps=1_000)
+        "HalfCheetahDir", "standard", AdaptConfig(adaptation_steps=1_000), updates=200_000
     ),
     "halfcheetah-negated-joints": family_preset(
         "HalfCheetahNegatedJoints",
@@ -177,8 +177,8 @@ PRESETS: dict[str, Preset] = {
 Transitions for adaptation are those of the paper's Table 1. ``…-paper`` keeps the
 published settings throughout; ``smoke`` is ``halfcheetah-negated-joints`` cut down to a minute
 or two; ``…-held-out`` is for choosing options of adaptation, see docs/results.md.
-``halfcheetah-negated-joints``, ``halfcheetah-vel``, ``halfcheetah-vel-medium`` and
-``halfcheetah-vel-hard`` have been trained in full here; see docs/results.md, and for the second
+``halfcheetah-negated-joints``, ``halfcheetah-dir``, ``halfcheetah-vel``, ``halfcheetah-vel-medium``
+and ``halfcheetah-vel-hard`` have been trained in full here; see docs/results.md, and for the third
 docs/which_method.md.
 """
 
