@@ -6,6 +6,7 @@ the room one room?
 
 import ast
 import io
+import re
 import subprocess
 import tokenize
 from collections import Counter
@@ -18,6 +19,7 @@ import pytest
 import mier_adapt
 from tests.rooms import PACKAGES, public_names, rooms
 
+REPOSITORY = Path(__file__).parents[1]
 MOST_NAMES = 113
 MOST_NAMES_AT_THE_TOP = 24
 MOST_CHECKS = 0.10
@@ -184,9 +186,7 @@ TOP_LEVEL = {
 
 
 def test_nothing_else_lies_at_the_top_of_the_repository() -> None:
-    done = subprocess.run(
-        ["git", "ls-files"], cwd=Path(__file__).parents[1], capture_output=True, text=True
-    )
+    done = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True)
     if done.returncode:
         pytest.skip("not a checkout of git")
     assert {line.partition("/")[0] for line in done.stdout.splitlines()} == TOP_LEVEL
@@ -200,6 +200,20 @@ def test_few_names_are_public() -> None:
     print(f"{len(names)} names in all, {len(mier_adapt.__all__)} in mier_adapt")
     assert len(names) <= MOST_NAMES
     assert len(mier_adapt.__all__) <= MOST_NAMES_AT_THE_TOP
+
+
+def test_the_account_of_the_design_names_every_file() -> None:
+    text = (REPOSITORY / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"\w+\.py\b", text))
+    files = {
+        path
+        for package in PACKAGES
+        for path in Path(package.__path__[0]).rglob("*.py")
+        if path.name not in ("__init__.py", "_version.py") and path.parent.name != "commands"
+    }  # subcommands are a file each, as `mier-adapt --help` lists them
+    assert len(files) > 100
+    missing = [str(path) for path in files if path.name not in named]
+    assert sorted(missing) == []
 
 
 def test_little_of_the_code_only_checks() -> None:
