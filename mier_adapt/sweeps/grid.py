@@ -186,7 +186,7 @@ def _oracles(grid: Grid, oracle: Oracles, fast: bool) -> Iterator[Oracle]:
         usual = usual_settings("sac", preset)
         tasks = task_set(usual["family"], usual["task_set"])
         last, count = len(tasks.meta_test) - 1, min(oracle.tasks, len(tasks.meta_test))
-        for number in dict.fromkeys(np.linspace(0, last, count).astype(int).tolist()):
+        for number in np.linspace(0, last, count).astype(int).tolist():
             changes = {**oracle.changes, "task": len(tasks.meta_train) + number}
             for seed in seeds:
                 run = _training(grid, fast, preset, "sac", seed, changes)
