@@ -30,7 +30,7 @@ FAST = {
 }
 """The most that a field is in a fast sweep."""
 _FAST_TASKS = 2
-"""Tasks of each split that a run of a fast sweep is evaluated on, and adapts to."""
+"""Tasks of each split that a run of a fast sweep is evaluated on, and adapts to; and oracles."""
 _FAST_BUDGET = 80
 """Further real transitions of each of its adaptations: two episodes that do not end early."""
 
@@ -126,8 +126,8 @@ def expand(grid: Grid, *, fast: bool = False) -> list[Job]:
 
     Args:
         grid: What is to be run.
-        fast: Cut every run down to a few updates, every evaluation and adaptation to two tasks, and
-            all seeds to the first: to see that it runs.
+        fast: Cut every run down to a few updates, evaluations, adaptations and oracles to two
+            tasks, and all seeds to the first: to see that it runs.
 
     Raises:
         ValueError: If a run is there twice, settings are none of its method, there is nothing to
@@ -185,7 +185,8 @@ def _oracles(grid: Grid, oracle: Oracles, fast: bool) -> Iterator[Oracle]:
     for preset in presets:
         usual = usual_settings("sac", preset)
         tasks = task_set(usual["family"], usual["task_set"])
-        last, count = len(tasks.meta_test) - 1, min(oracle.tasks, len(tasks.meta_test))
+        most = _FAST_TASKS if fast else oracle.tasks
+        last, count = len(tasks.meta_test) - 1, min(oracle.tasks, most, len(tasks.meta_test))
         for number in np.linspace(0, last, count).astype(int).tolist():
             changes = {**oracle.changes, "task": len(tasks.meta_train) + number}
             for seed in seeds:
