@@ -349,6 +349,22 @@ class Evidence:
         errors = (inverse @ spread @ inverse / len(some)).diagonal().clamp_min(0).sqrt()
         return 1 + step, torch.where(unknown, torch.inf, errors)
 
+    @torch.no_grad()
+    def signs_told(
+        self, change: Change, parameters: Float[Tensor, " P"], task: int
+    ) -> Bool[Tensor, " A"]:
+        """Of which motors it would be noticed, if they did the opposite of what a change says."""
+        dim = self.model.act_dim
+        signs = Actuators(dim, "signs")
+        probe = Together(change, signs)
+        one = signs.identity().to(parameters)
+        each = torch.cat((one.unsqueeze(0), one - 2 * torch.diag(one)))
+        each = torch.cat((parameters.expand(len(each), -1), each), -1)
+        rows = torch.cat((self.train, self.held_out))
+        of = self.contexts[[task]].expand(len(each), -1)
+        found = self._mean(self.losses(probe, each, of, self.of(probe, rows)), rows)
+        return found[1:] >= found[0] + _WORTH
+
 
 def softened(losses: Tensor, floor: float) -> Tensor:
     """Losses that grow with their logarithm where they are far above a floor.

@@ -1,5 +1,6 @@
 """What affine maps did to motors and sensors, in words."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,8 +28,18 @@ class Estimate(NamedTuple):
         return f"{self.value:.2f} ± {self.error:.2f}" if self.told else "not told"
 
 
-def motors_in_words(matrix: Tensor, offset: Tensor, gains: tuple[Estimate, ...]) -> list[str]:
-    """What happened to motors, from what they execute: ``matrix act + offset``."""
+def is_dead(matrix: Tensor) -> Tensor:
+    """Which motors do hardly anything, whatever the command."""
+    return matrix.abs().amax(-1) < _DEAD
+
+
+def motors_in_words(
+    matrix: Tensor, offset: Tensor, gains: tuple[Estimate, ...], untold: Sequence[int]
+) -> list[str]:
+    """What happened to motors, from what they execute: ``matrix act + offset``.
+
+    But for ``untold`` ones, which may as well be reversed.
+    """
     dim = len(matrix)
     diagonal = matrix.diagonal()
     if dim > 1 and bool(((matrix - diagonal[0] * torch.eye(dim).to(matrix)).abs() < 1e-3).all()):
@@ -39,7 +50,7 @@ def motors_in_words(matrix: Tensor, offset: Tensor, gains: tuple[Estimate, ...])
                 # Equations of motion are in proportion to masses, but for joints' own friction.
                 every += f", or all that they move is {1 / common:.2f} times as heavy"
             return [every, *_offsets(offset)]
-    said = []
+    said: dict[int, str] = {}
     for number, row in enumerate(matrix):
         own = float(row[number])
         told = ""
@@ -49,23 +60,25 @@ def motors_in_words(matrix: Tensor, offset: Tensor, gains: tuple[Estimate, ...])
         motor = f"motor {number + 1}"
         if others in ([], [number]):
             if abs(own) < _DEAD:
-                said.append(f"{motor} is dead")
+                said[number] = f"{motor} is dead"
             elif own < 0:
                 weak = f" and at {-own:.2f} of its strength" if own > -1 + _MIXED else ""
-                said.append(f"{motor} is reversed{weak}{told}")
+                said[number] = f"{motor} is reversed{weak}{told}"
             elif abs(own - 1) >= _MIXED:
-                said.append(f"{motor} is at {own:.2f} of its strength{told}")
+                said[number] = f"{motor} is at {own:.2f} of its strength{told}"
         elif len(others) == 1:
             how = "" if float(row[others[0]]) > 0 else ", reversed"
             at = abs(float(row[others[0]]))
             weak = f" at {at:.2f} of its strength" if abs(at - 1) >= _MIXED else ""
-            said.append(f"{motor} follows what is meant for motor {others[0] + 1}{how}{weak}")
+            said[number] = f"{motor} follows what is meant for motor {others[0] + 1}{how}{weak}"
         else:
             mix = " ".join(f"{float(row[other]):+.2f} a{other + 1}" for other in others)
-            said.append(f"{motor} executes a mixture, {mix}")
-    if said and len(said) < dim:
-        said[-1] += "; the others are as they were"
-    return said + _offsets(offset)
+            said[number] = f"{motor} executes a mixture, {mix}"
+    words, unchanged = list(said.values()), set(range(dim)) - said.keys()
+    if words and unchanged:
+        far = ", as far as is told" if unchanged & set(untold) else ""
+        words[-1] += f"; the others are as they were{far}"
+    return words + _offsets(offset)
 
 
 def _offsets(offset: Tensor) -> list[str]:

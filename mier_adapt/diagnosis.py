@@ -21,7 +21,7 @@ from mier_adapt._familiarity import Familiarity
 from mier_adapt._products import quick_products
 from mier_adapt._score_test import score_test
 from mier_adapt._typing import Float, Tensor
-from mier_adapt._words import SHIFTED, Estimate, motors_in_words, sensors_in_words
+from mier_adapt._words import SHIFTED, Estimate, is_dead, motors_in_words, sensors_in_words
 from mier_adapt.changes import (
     Actuators,
     Change,
@@ -167,7 +167,8 @@ class Diagnosis:
     known_loss: float | None
     """Mean loss of known tasks' transitions, where such were given."""
     gains: tuple[Estimate, ...]
-    """What each motor executes, in units of what the chosen explanation says of it: around 1."""
+    """What each motor executes, in units of what the chosen explanation says of it: around 1. One
+    whose sign the model does not tell has an infinite error."""
     sentences: tuple[str, ...]
     """What changed, in words."""
     compensation: Compensation | None
@@ -344,9 +345,13 @@ def diagnose(
         left, p_value = _in_the_mean(chosen, found, known, transitions)
         chosen = left if left is chosen else _polished(left, found[0], evidence)
     gains: tuple[Estimate, ...] = ()
+    untold: list[int] = []
     if chosen.known_task is not None:
-        estimates = evidence.gain_errors(chosen.change, chosen.parameters, chosen.context)
-        gains = tuple(Estimate(*each) for each in torch.stack(estimates, -1).tolist())
+        values, errors = evidence.gain_errors(chosen.change, chosen.parameters, chosen.context)
+        signed = evidence.signs_told(chosen.change, chosen.parameters, chosen.known_task)
+        errors = torch.where(signed, errors, torch.inf)
+        gains = tuple(map(Estimate, values.tolist(), errors.tolist()))
+        untold = (~signed).nonzero().flatten().tolist()
     change, parameters = chosen.change, chosen.parameters
     motors = affine(functools.partial(change.executed, parameters), transitions.act)
     sensors = affine(functools.partial(change.restored, parameters), transitions.obs)
@@ -356,7 +361,7 @@ def diagnose(
         chosen=chosen,
         known_loss=known_loss,
         gains=gains,
-        sentences=_sentences(chosen, motors, sensors, gains, transitions, names, p_value),
+        sentences=_sentences(chosen, motors, sensors, gains, untold, transitions, names, p_value),
         compensation=undone,
         p_value=p_value,
     )
@@ -607,16 +612,21 @@ def _sentences(
     motors: Affine | None,
     sensors: Affine | None,
     gains: tuple[Estimate, ...],
+    untold: Sequence[int],
     transitions: Transitions,
     names: Sequence[str],
     p_value: float | None,
 ) -> tuple[str, ...]:
-    """What changed, in words."""
+    """What changed, in words; ``untold`` are motors that may as well be reversed."""
     change, parameters = chosen.change, chosen.parameters
     said: list[str] = []
-    for number, spread in enumerate(transitions.act.std(0).tolist(), start=1):
-        if spread < _STILL:
-            said.append(f"not identifiable from these transitions: motor {number} never moved")
+    moves = transitions.act.std(0) >= _STILL
+    for number in (~moves).nonzero().flatten().tolist():
+        said.append(f"not identifiable from these transitions: motor {number + 1} never moved")
+    dead = torch.zeros_like(moves) if motors is None else is_dead(motors[0])
+    if either := [str(each + 1) for each in untold if moves[each] and not dead[each]]:
+        which = f"motors {', '.join(either)} are" if len(either) > 1 else f"motor {either[0]} is"
+        said.append(f"not identifiable from these transitions: whether {which} reversed")
     if chosen.known_task is None:
         return (*said, f"{chosen.name} explain it, no change of actuators or sensors does")
     known = f"the known task {names[chosen.known_task]!r}" if names else ""
@@ -629,7 +639,7 @@ def _sentences(
         said.append(f"it is nearest to {known}")
     parts = change.parts(parameters) if isinstance(change, Together) else [(change, parameters)]
     if motors is not None:
-        said += motors_in_words(*motors, gains)
+        said += motors_in_words(*motors, gains, untold)
     if sensors is not None:
         said += sensors_in_words(*sensors)
     if change.lag:

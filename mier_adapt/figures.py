@@ -459,7 +459,10 @@ def plot_diagnosis(diagnosis: Mapping[str, Any], path: Path) -> None:
 
 
 def _draw_motors(axes: Axes, diagnosis: Mapping[str, Any]) -> None:
-    """Gains of all motors with 95% intervals, each beside the command that it follows."""
+    """Gains of all motors with 95% intervals, each beside the command that it follows.
+
+    Hollow ones are what the diagnosis supposes, and the transitions do not tell.
+    """
     undone = diagnosis["compensation"]
     gains = diagnosis["gains"]
     matrix = np.eye(len(gains)) if undone is None else np.array(undone["act_matrix"])
@@ -470,14 +473,18 @@ def _draw_motors(axes: Axes, diagnosis: Mapping[str, Any]) -> None:
         changed = command != number or abs(own - 1) >= 0.1
         colour = _ORANGE if changed else _BLUE
         reach = 1.96 * abs(own) * error
-        axes.errorbar(own * value, number, xerr=reach, fmt="o", color=colour, capsize=3)
+        fill = "none" if gain is None else "full"
+        axes.errorbar(
+            own * value, number, xerr=reach, fmt="o", color=colour, capsize=3, fillstyle=fill
+        )
         if command != number:
             axes.annotate(f" command {command + 1}", (own * value, number), va="bottom")
     for known in (-1, 0, 1):
         axes.axvline(known, color="black", linewidth=0.6, linestyle=":", zorder=0)
     axes.set_yticks(range(len(gains)), [f"motor {number + 1}" for number in range(len(gains))])
     axes.invert_yaxis()
-    axes.set(xlabel="gain", title="What each motor does")
+    label = "gain (hollow: not told)" if None in gains else "gain"
+    axes.set(xlabel=label, title="What each motor does")
 
 
 def _draw_hypotheses(axes: Axes, diagnosis: Mapping[str, Any]) -> None:

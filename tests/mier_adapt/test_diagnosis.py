@@ -495,6 +495,43 @@ def test_what_never_moved_is_not_told() -> None:
     assert diagnosis.gains[0].told
 
 
+class Even(Robot):
+    """Does the same with a command of some motors and its opposite, as a model may have learned."""
+
+    def __init__(self, motors):
+        self.motors = motors
+
+    def mean(self, obs, act, context):
+        act = act.clone()
+        act[..., self.motors] = act[..., self.motors].square()
+        return super().mean(obs, act, context)
+
+
+@pytest.mark.parametrize(
+    ("motors", "said"),
+    [([1], "motor 2 is reversed"), ([1, 2], "motors 2, 3 are reversed")],
+)
+def test_that_a_model_cannot_tell_a_sign_is_said(motors, said) -> None:
+    transitions = gathered()
+    obs, act = transitions.obs, transitions.act
+    for sign in (1.0, -1.0):
+        executed = act * torch.tensor([-1.0, sign, 1.0])
+        rew, after = Even(motors).mean(obs, executed, None)
+        new = Transitions(obs, act, rew, after, transitions.terminated)
+        diagnosis = diagnose(Even(motors), new, changes=[Actuators(ACT, "signs")])
+        first, last = diagnosis.sentences
+        assert first == f"not identifiable from these transitions: whether {said}"
+        assert last.startswith("motor 1 is reversed (gain -1.0")
+        assert last.endswith("; the others are as they were, as far as is told")
+        told = [each.told for each in diagnosis.gains]
+        assert told == [number not in motors for number in range(ACT)]
+
+
+def test_a_dead_motor_is_not_asked_for_its_sign() -> None:
+    diagnosis = found(gathered(matrix=np.diag([1, 0, 1])))
+    assert diagnosis.sentences == ("motor 2 is dead; the others are as they were",)
+
+
 def test_too_few_transitions_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 10 transitions"):
         diagnose(Robot(), gathered()[:3])

@@ -220,6 +220,8 @@ def test_a_diagnosis_shows_what_each_motor_does_and_how_sure_that_is(axes, tmp_p
     np.testing.assert_allclose(drawn, [(1.02, 0), (-0.98, 1), (1.0, 2)])
     reach = [np.ptp(bar[2][0].get_segments()[0][:, 0]) / 2 for bar in motors.containers]
     np.testing.assert_allclose(reach, [1.96 * 0.03, 1.96 * 0.04, 0])
+    assert [bar[0].get_fillstyle() for bar in motors.containers] == ["full", "full", "none"]
+    assert motors.get_xlabel() == "gain (hollow: not told)"
     assert [text.get_text() for text in motors.texts] == [" command 2", " command 1"]
     assert "motor 3 never moved" in motors.figure.get_suptitle()
     colours = [line.get_color() for line in losses.lines]
