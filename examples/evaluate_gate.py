@@ -8,9 +8,11 @@ candidate's truth is its mean return in 20 deterministic episodes against that o
 policy that only knows the new context, from the same starts; it counts as better or worse where
 they differ by more than 25 and by more than two standard errors, and as a tie otherwise. The gate
 sees one further episode of either; "any episode" is the mean over which of the 21 it might have
-seen.
+seen. A second table has gates that see more where the first ones leave doubt, the mean over all
+places among the 21 at which they might have begun.
 
     python examples/evaluate_gate.py halfcheetah-negated-joints --out gate.json
+    python examples/evaluate_gate.py runs/ant-negated-joints --task 0 1 2 3 --out gate-ant.json
 
 A call that is repeated goes on where it was.
 """
@@ -46,6 +48,8 @@ EPISODES = 20
 """Deterministic episodes that are the truth about a candidate."""
 MARGINS = (0.0, 0.02, 0.03, 0.04, 0.05, 0.1)
 """Values of ``MarginGate.margin`` to look at."""
+MOST_EPISODES = (1, 2, 4, 8)
+"""Values of ``MarginGate.most_episodes`` to look at, with the margin that it has."""
 
 
 @dataclass
@@ -166,6 +170,23 @@ def accepts(row: dict[str, Any], margin: float) -> list[bool]:
     return [name == "returns" for name, _ in chosen]
 
 
+def plays(row: dict[str, Any], most_episodes: int) -> tuple[float, float]:
+    """How often a gate accepts, wherever it begins, and how many episodes of each it plays."""
+    gate, accepted, played = MarginGate(most_episodes=most_episodes), [], []
+    for first in range(EPISODES + 1):
+        seen = {"safe": 0, "returns": 0}
+
+        def play(name: str, episodes: int, seen: Any = seen, first: int = first) -> tuple[Any, ...]:
+            at = [(first + seen[name] + each) % (EPISODES + 1) for each in range(episodes)]
+            seen[name] += episodes
+            return tuple(row[name][each] for each in at)
+
+        chosen, _ = gate.choose(("safe", "returns"), play)
+        accepted.append(chosen == "returns")
+        played.append(seen["returns"])
+    return float(np.mean(accepted)), float(np.mean(played))
+
+
 def main(args: Args) -> None:
     """Measure what is missing; print how often the gate accepts."""
     torch.set_num_threads(1)
@@ -205,6 +226,15 @@ def main(args: Args) -> None:
                 f"{interval.low:.0%} to {interval.high:.0%}",
                 f"{np.mean([accepts(row, margin) for row in of_kind]):.1%}",
             )
+    Console().print(table)
+    table = Table(title=f"margin {MarginGate.margin:.0%}, more episodes where there is doubt")
+    for column in ("at most", "truly", "candidates", "accepted", "episodes of each"):
+        table.add_column(column, justify="right")
+    for most, kind in itertools.product(MOST_EPISODES, ("better", "worse", "tie")):
+        of_kind = [plays(row, most) for row in rows if verdict(row, args.tie) == kind]
+        if of_kind:
+            accepted, played = np.mean(of_kind, axis=0)
+            table.add_row(str(most), kind, str(len(of_kind)), f"{accepted:.1%}", f"{played:.1f}")
     Console().print(table)
 
 

@@ -7,6 +7,10 @@ initial context, takes the two context steps of meta-training, and measures the 
 - a model without context that was trained for as many steps on the same experience, and
 - the same model under the contexts that it found for the other tasks.
 
+A second table says how much worse the model predicts with the sign of one motor's commands wrong: a
+motor for which that is nothing is one whose sign no context tells. Where tasks are negated joints,
+a model that is told what motors execute, and needs no context, shows what there was to be learned.
+
     mier-adapt meta-train halfcheetah-negated-joints --updates 20000 --out runs/negated-joints
     python examples/identify_tasks.py runs/negated-joints
 """
@@ -21,7 +25,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from mier_adapt import load_run, meta_train_offline
+from mier_adapt import ContextModel, Transitions, load_run, meta_train_offline
 from mier_adapt.agents import FamilyEnvs, collect
 from mier_adapt.integration import from_tianshou
 
@@ -39,8 +43,22 @@ class Args:
     """Train the model without context for 200 steps only, to see that it runs."""
 
 
+@torch.no_grad()
+def worse_with_signs_wrong(
+    model: ContextModel, transitions: Transitions, contexts: torch.Tensor
+) -> torch.Tensor:
+    """By how much, for each motor, in the mean over tasks: ``(A,)``."""
+    right = model.loss(transitions, contexts).mean()
+    signs = 1 - 2 * torch.eye(model.act_dim)
+    wrong = [
+        model.loss(replace(transitions, act=transitions.act * each), contexts).mean()
+        for each in signs
+    ]
+    return torch.stack(wrong) - right
+
+
 def main(args: Args) -> None:
-    """Print a table of losses, a row for each meta-training task."""
+    """Print a table of losses, a row for each meta-training task, and one of motors."""
     torch.manual_seed(args.seed)
     generator = np.random.default_rng(args.seed)
     run = load_run(args.run_directory)
@@ -59,13 +77,18 @@ def main(args: Args) -> None:
     adapted = run.adapter.adapt(adaptation)
     steps = config.model.pretrain_steps + -(-config.updates // config.policy.updates_per_model_step)
     steps = min(steps, 200) if args.fast else steps
-    plain = meta_train_offline(
-        [from_tianshou(each) for each in run.replay.buffers],
-        steps=steps,
-        seed=args.seed,
-        config=replace(config.model, context_dim=0),
-        varies=run.model.varies,
-    ).model
+    stored = [from_tianshou(each) for each in run.replay.buffers]
+
+    def without_context(experience: list[Transitions]) -> ContextModel:
+        return meta_train_offline(
+            experience,
+            steps=steps,
+            seed=args.seed,
+            config=replace(config.model, context_dim=0),
+            varies=run.model.varies,
+        ).model
+
+    plain = without_context(stored)
     with torch.no_grad():
         without = plain.loss(fresh, plain.initial_context)
         before = run.model.loss(fresh, run.model.initial_context)
@@ -92,6 +115,25 @@ def main(args: Args) -> None:
     ):
         wins = int((own < rival).sum())
         console.print(f"Own context better than {name}: {wins} of {len(own)} tasks.")
+    if run.model.varies == "reward":
+        return
+
+    table = Table(title="How much worse with the sign of one motor's commands wrong")
+    columns = {"own context": worse_with_signs_wrong(run.model, fresh, adapted)}
+    if run.task_set.family.endswith("NegatedJoints"):
+        signs = torch.tensor([task.parameters for task in tasks]).float()
+        executed = [
+            replace(each, act=each.act * own) for each, own in zip(stored, signs, strict=True)
+        ]
+        told = without_context(executed)
+        fresh = replace(fresh, act=fresh.act * signs.unsqueeze(1))
+        contexts = told.initial_context.expand(len(tasks), -1)
+        columns["told what motors execute"] = worse_with_signs_wrong(told, fresh, contexts)
+    for column in ("motor", *columns):
+        table.add_column(column, justify="right")
+    for number, row in enumerate(zip(*columns.values(), strict=True), start=1):
+        table.add_row(str(number), *(f"{value:.2f}" for value in row))
+    console.print(table)
 
 
 if __name__ == "__main__":
