@@ -46,7 +46,8 @@ class AdaptationSession:
     experience relabeled afresh, and the algorithm's own updates on that and on what is real. The
     episodes that gather are also what says which policy is kept, so that a safeguard costs nothing.
     Where undoing a change suffices nothing is learned. Where nothing undoes other dynamics, or
-    undoing returned no more, a policy that knows no context learns from real transitions alone.
+    undoing returned no more, and no context explains them, it learns from real transitions alone,
+    and under the context of the known task that is nearest.
     Where these are no longer explained, the task has changed again, and all begins anew with what
     came since; what acted in it is what others have to beat.
 

@@ -164,13 +164,35 @@ def suffices(diagnosis: Diagnosis, found: Identified) -> bool:
 
 
 def is_beyond(agent: Agent, diagnosis: Diagnosis, start: PolicyCandidate) -> bool:
-    """Whether a policy without a context goes on in dynamics that its model does not know.
+    """Whether a policy goes on in dynamics that the agent's model does not know.
 
-    Those of a robot that changed, unless it acts behind what undoes the change: synthetic
-    transitions would be those of a model that was fitted to the few real ones, from which the
-    policy learns more.
+    Those of a robot that changed, unless a new context explains it as well as what was found, or
+    the policy acts behind what undoes the change: synthetic transitions would be those of a model
+    that was fitted to the few real ones, from which the policy learns more.
     """
-    return not agent.conditioned and diagnosis.changed and start.compensation is None
+    most = diagnosis.chosen.loss + _AS_WELL
+    contexts = (each for each in diagnosis.explanations if each.known_task is None)
+    known = any(each.model is agent.model and each.loss <= most for each in contexts)
+    return diagnosis.changed and start.compensation is None and not known
+
+
+_AS_WELL = 0.5
+"""Loss by which a new context may be worse than what was found, as :func:`.diagnose` has it."""
+
+
+def nearest_candidate(
+    agent: Agent, diagnosis: Diagnosis, start: PolicyCandidate
+) -> PolicyCandidate | None:
+    """The policy of the known task that one in other dynamics is nearest to; None without one.
+
+    The steps that explain other dynamics best may lead to contexts that no policy was trained
+    under.
+    """
+    nearest = agent.conditioned and diagnosis.chosen.known_task is not None
+    if not (nearest and is_beyond(agent, diagnosis, start)):
+        return None
+    known = first_candidate(agent, diagnosis.chosen.context)
+    return dataclasses.replace(known, name="known task")
 
 
 _REACHED = 0.1

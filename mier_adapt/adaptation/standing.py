@@ -24,6 +24,7 @@ from mier_adapt.adaptation.stages import (
     is_beyond,
     is_outside,
     known_candidate,
+    nearest_candidate,
     refine,
     sources_of_models,
     suffices,
@@ -192,6 +193,8 @@ class Standing:
             diagnosis = self._diagnose(found, generator, same_policy=same_policy)
             if (undone := compensated(agent, start, diagnosis)) is not None:
                 first.append(undone)
+            elif (nearest := nearest_candidate(agent, diagnosis, start)) is not None:
+                first = [nearest]
             said = f"{'; '.join(diagnosis.sentences)}; "
         excess = novelty(agent, found.real, found.context, contexts)
         outside = is_outside(agent, config, excess)

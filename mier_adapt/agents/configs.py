@@ -262,11 +262,11 @@ class ContinueConfig:
     """Adam's step size of the critics."""
     tau: PositiveShare = 0.03
     """Share of the critics that enters their targets with every update: these are few, and carry
-    what will be back to the present. The algorithm's own for a policy that knows no context where
-    nothing undoes other dynamics, or helps: it learns on as it did."""
+    what will be back to the present. The algorithm's own where nothing undoes other dynamics, or
+    helps, and no context explains them: it learns on as it did."""
     real_fraction: Share = 0.5
-    """Share of real transitions in a batch; all of it for a policy that knows no context where
-    nothing undoes other dynamics, or helps. With 1 nothing is relabeled."""
+    """Share of real transitions in a batch; all of it where nothing undoes other dynamics, or
+    helps, and no context explains them. With 1 nothing is relabeled."""
     averaged_share: Share = 0.5
     """Last share of a round's updates over which the weights of the policy that plays are averaged;
     0 for the last ones. Learning goes on from the last ones."""

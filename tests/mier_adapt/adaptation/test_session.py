@@ -9,15 +9,32 @@ import numpy as np
 import pytest
 import torch
 
-from mier_adapt import AdaptationSession, GradientContextAdapter, NewTask, Transitions, adapt
+from mier_adapt import (
+    AdaptationSession,
+    Agent,
+    GradientContextAdapter,
+    NewTask,
+    Transitions,
+    adapt,
+)
 from mier_adapt._storage.checkpoints import CheckpointError, load_tree, save_tree
 from mier_adapt.adaptation import session as sessions
 from mier_adapt.adaptation import standing
 from mier_adapt.adaptation.front_door import rounds_of
 from mier_adapt.agents import AdaptConfig, ContinueConfig
 from mier_adapt.compensation import Compensation
+from mier_adapt.integration import ContextReplayBuffer
 
-from ..doubles import OBS_DIM, CountedEnv, DriftEnv, assert_same_tree, random_transitions
+from ..doubles import (
+    ACT_DIM,
+    OBS_DIM,
+    ClosedForm,
+    CountedEnv,
+    DriftEnv,
+    assert_same_tree,
+    random_transitions,
+    small_sac,
+)
 from .test_foreign_agents import CONFIG, WITHOUT_CONTEXT, agent_of
 from .test_structured import CONFIG as STRUCTURED
 from .test_structured import agent as structured_agent
@@ -426,6 +443,64 @@ def test_what_no_model_knows_and_nothing_undoes_is_learned_from_real_steps_alone
     before, after = whole.algorithm.alpha, learner.algorithm.alpha
     assert type(after) is type(before)
     assert after.value != before.value
+
+
+class Curved(ClosedForm):
+    """A point that drifts as :class:`DriftEnv`'s, and curves as its context says."""
+
+    obs_dim, act_dim, context_dim, std = OBS_DIM, ACT_DIM, 1, 0.2
+    initial_context = torch.zeros(1)
+
+    def mean(self, obs, act, context):
+        curve = torch.as_tensor(context)[..., :1].unsqueeze(-2) * torch.sin(2 * obs)
+        obs_next = 0.9 * obs + torch.cat((act, act[..., :1]), -1) + curve
+        return -obs_next.abs().sum(-1), obs_next
+
+
+class CurvedEnv(DriftEnv):
+    """Does what the model says of a context, in a wind besides."""
+
+    def __init__(self, curve=0.0, wind=0.0):
+        super().__init__()
+        self.curve, self.wind = torch.tensor([curve]), wind
+
+    def step(self, action):
+        obs, act = torch.from_numpy(self._state), torch.as_tensor(action)
+        _, after = Curved().mean(obs[None], act[None], self.curve)
+        self._state = (after[0] + self.wind).numpy()
+        return self._state.copy(), -float(np.abs(self._state).sum()), False, False, {}
+
+
+@pytest.mark.parametrize(
+    ("env", "begins", "alone"),
+    [
+        (CurvedEnv(wind=1.0), "known task", True),
+        (CurvedEnv(curve=1.0), "adapted context", False),
+    ],
+)
+def test_dynamics_that_no_context_explains_are_learned_under_a_known_one(env, begins, alone):
+    stored, generator = [], np.random.default_rng(0)
+    for context in (0.0, 0.5):
+        obs, act = torch.randn(300, OBS_DIM), torch.rand(300, ACT_DIM) * 2 - 1
+        rew, obs_next = Curved().mean(obs, act, torch.tensor([context]))
+        stored.append(Transitions(obs, act, rew, obs_next, torch.zeros(300, dtype=torch.bool)))
+    whole = Agent(
+        adapter=GradientContextAdapter(Curved(), lr=0.02, steps=20),
+        algorithm=small_sac(context_dim=1),
+        replay=ContextReplayBuffer.of(stored, context_dim=1, generator=generator),
+    )
+    config = dataclasses.replace(
+        STRUCTURED, context_steps=20, later_context_lr=0.02, excitation=0.0
+    )
+    session = session_of(whole, config)
+    said = live(session, gymnasium.wrappers.TimeLimit(env, 30), 5)
+    assert "learned from" in said[-1]
+    policies = [each["policy"] for each in session.log]
+    assert policies[:3] == ["gathering", "gathering", begins]
+    assert ("relabeled" in policies) != alone
+    assert session._standing.learner.real_alone == alone
+    context = session._standing.progress.first[0].candidate.actor.contexts.flatten()
+    assert float(context) == pytest.approx(float(env.unwrapped.curve), abs=0.05)
 
 
 def test_another_diagnosis_goes_on_from_what_was_learned(monkeypatch):
