@@ -118,7 +118,9 @@ class Compensation:
         return np.clip(ends[0], -1, 1), np.clip(ends[1], -1, 1)
 
     def shortfall(self, act: ArrayLike) -> float:
-        """How far from these actions the robot stays, whatever it is told; mean over all of them.
+        """How far from these actions the robot stays, whatever it is told.
+
+        Mean over all of them, of the motor that stays farthest: one dead motor of many is enough.
 
         Args:
             act: What the known robot would be told, ``(B, A)``, in [-1, 1].
@@ -126,7 +128,7 @@ class Compensation:
         Raises:
             ValueError: If the shape does not fit, or a value is not finite.
         """
-        return float(np.abs(self.executed(self.action(act)) - np.asarray(act)).mean())
+        return float(np.abs(self.executed(self.action(act)) - np.asarray(act)).mean(0).max())
 
     def executed(self, act: ArrayLike) -> NDArray[Any]:
         """What the changed robot executes when told this, in terms of the known one.

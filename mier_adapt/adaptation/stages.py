@@ -196,7 +196,7 @@ def nearest_candidate(
 
 
 _REACHED = 0.1
-"""Mean shortfall of the commands up to which undoing a change suffices."""
+"""Shortfall of the commands up to which undoing a change suffices."""
 
 
 def as_far(config: AdaptConfig, diagnosis: Diagnosis | None) -> AdaptConfig:

@@ -138,5 +138,13 @@ def test_other_dimensions_and_spaces_are_refused():
 def test_what_motors_reach_is_told():
     weak = Compensation(0.5 * np.eye(2), np.zeros(2))
     assert weak.shortfall(np.array([[0.5, -0.4], [0.1, 0.0]])) == pytest.approx(0)
-    assert weak.shortfall(np.array([[1.0, -0.9]])) == pytest.approx((0.5 + 0.4) / 2)
+    assert weak.shortfall(np.array([[1.0, -0.9], [0.1, 0.0]])) == pytest.approx(0.5 / 2)
     assert copy.deepcopy(SWAP).shortfall(np.zeros((3, 2))) == pytest.approx(0)
+
+
+def test_one_dead_motor_of_many_is_not_made_little_of_by_the_others():
+    gains = np.ones(10)
+    gains[3] = 0.0
+    dead = Compensation(np.diag(gains), np.zeros(10))
+    act = np.random.default_rng(0).uniform(-0.8, 0.8, (100, 10))
+    assert dead.shortfall(act) == pytest.approx(np.abs(act[:, 3]).mean())
