@@ -123,12 +123,13 @@ class Compensation:
         Mean over all of them, of the motor that stays farthest: one dead motor of many is enough.
 
         Args:
-            act: What the known robot would be told, ``(B, A)``, in [-1, 1].
+            act: What the known robot would be told, ``(A,)`` or ``(B, A)``, in [-1, 1].
 
         Raises:
             ValueError: If the shape does not fit, or a value is not finite.
         """
-        return float(np.abs(self.executed(self.action(act)) - np.asarray(act)).mean(0).max())
+        left = np.atleast_2d(np.abs(self.executed(self.action(act)) - np.asarray(act)))
+        return float(left.mean(0).max())
 
     def executed(self, act: ArrayLike) -> NDArray[Any]:
         """What the changed robot executes when told this, in terms of the known one.

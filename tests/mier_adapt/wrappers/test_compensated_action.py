@@ -148,3 +148,4 @@ def test_one_dead_motor_of_many_is_not_made_little_of_by_the_others():
     dead = Compensation(np.diag(gains), np.zeros(10))
     act = np.random.default_rng(0).uniform(-0.8, 0.8, (100, 10))
     assert dead.shortfall(act) == pytest.approx(np.abs(act[:, 3]).mean())
+    assert dead.shortfall(act[0]) == pytest.approx(abs(act[0, 3]))
