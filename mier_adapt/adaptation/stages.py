@@ -170,14 +170,14 @@ def is_beyond(agent: Agent, diagnosis: Diagnosis, start: PolicyCandidate) -> boo
     the policy acts behind what undoes the change: synthetic transitions would be those of a model
     that was fitted to the few real ones, from which the policy learns more.
     """
-    most = diagnosis.chosen.loss + _AS_WELL
+    most = diagnosis.chosen.loss + _MARGIN
     contexts = (each for each in diagnosis.explanations if each.known_task is None)
     known = any(each.model is agent.model and each.loss <= most for each in contexts)
     return diagnosis.changed and start.compensation is None and not known
 
 
-_AS_WELL = 0.5
-"""Loss by which a new context may be worse than what was found, as :func:`.diagnose` has it."""
+_MARGIN = 0.5
+"""Loss by which an explanation may be worse than the best one, or than what was chosen."""
 
 
 def nearest_candidate(
@@ -274,6 +274,7 @@ def explain(
         known=known.to(agent.device),
         others=others,
         names=names,
+        margin=_MARGIN,
         same_policy=same_policy,
         generator=draws,
     )
