@@ -123,12 +123,12 @@ def main(args: Args) -> None:
     if run.task_set.family.endswith("NegatedJoints"):
         signs = torch.tensor([task.parameters for task in tasks]).float()
         executed = [
-            replace(each, act=each.act * own) for each, own in zip(stored, signs, strict=True)
+            replace(each, act=each.act * sign) for each, sign in zip(stored, signs, strict=True)
         ]
         told = without_context(executed)
         fresh = replace(fresh, act=fresh.act * signs.unsqueeze(1))
-        contexts = told.initial_context.expand(len(tasks), -1)
-        columns["told what motors execute"] = worse_with_signs_wrong(told, fresh, contexts)
+        column = worse_with_signs_wrong(told, fresh, told.initial_context)
+        columns["told what motors execute"] = column
     for column in ("motor", *columns):
         table.add_column(column, justify="right")
     for number, row in enumerate(zip(*columns.values(), strict=True), start=1):
